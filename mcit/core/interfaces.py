@@ -1,0 +1,141 @@
+"""What methods and the loop see of engine, data and logging; implemented in engine/, train/ and cli/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mcit.core.types import Batch, ModelOutput, Progress, Row, Stage, WeightUnit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Weights(Protocol):
+    """Whole tensors, one unit at a time, in one fixed order on every rank."""
+
+    def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
+        """Units with something trainable in this stage, sorted by name; all kinds or one."""
+
+    def gathered(self, unit: WeightUnit) -> AbstractContextManager[dict[str, Tensor]]:
+        """Detached fp32 copies of the unit's tensors by role."""
+
+    def edit(self, unit: WeightUnit) -> AbstractContextManager[dict[str, Tensor]]:
+        """Like `gathered`, but what is changed in place is written back. Needs slot weights:edit or weights:prox."""
+
+
+class Gradients(Protocol):
+    """Gradients between backward and step, one unit at a time."""
+
+    def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
+        """The same units and order as `Weights.units`."""
+
+    def full(self, unit: WeightUnit) -> dict[str, Tensor]:
+        """Copies of the unit's gradients by role; a tensor without gradient is zeros."""
+
+    def replace(self, unit: WeightUnit, role: str, gradient: Tensor) -> None:
+        """Put a gradient in place of the present one."""
+
+    def scale(self, unit: WeightUnit, factor: float) -> None:
+        """Multiply the unit's gradients."""
+
+    def freeze(self, unit: WeightUnit, role: str, mask: Tensor) -> None:
+        """Keep the entries where `mask` is true exactly as they are in the coming step."""
+
+
+class TensorStore(Protocol):
+    """Large state of a method: named tensors in host memory, written as safetensors."""
+
+    def get(self, kind: str, name: str) -> Tensor | None:
+        """The tensor, or None."""
+
+    def put(self, kind: str, name: str, tensor: Tensor) -> None:
+        """Store a detached copy in host memory."""
+
+    def drop(self, kind: str, name: str | None = None) -> None:
+        """Forget one tensor, or all of a kind."""
+
+    def names(self, kind: str) -> list[str]:
+        """Sorted names of a kind."""
+
+
+class MetricSink(Protocol):
+    """Takes scalars by name; syncs with the device once per logging interval."""
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record one value of the current step."""
+
+
+class DataContext(Protocol):
+    """Rows that a method may draw a stream from; no tensors."""
+
+    stage: Stage
+    seed: int
+
+    def rows(self, task: str, split: str = "train") -> Sequence[Row]:
+        """Rows of a task of this stage or of any earlier one, in the recipe's order."""
+
+    def stage_rows(self) -> Sequence[Row]:
+        """Training rows of this stage, in the recipes' order."""
+
+
+class NamesContext(Protocol):
+    """What `select_trainable` may know."""
+
+    stage: Stage
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class StepContext(Protocol):
+    """What per-step hooks may use."""
+
+    stage: Stage
+    step: int
+    total_steps: int
+    num_units: int
+    """LoRA units of the stage (trained tensors when there are none)."""
+    weights: Weights
+
+    def reference(self, batch: Batch) -> ModelOutput:
+        """Outputs of the frozen reference on `batch`, computed at most once per batch."""
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record a scalar without waiting for the device."""
+
+
+class StageContext(StepContext, Protocol):
+    """What stage hooks may use besides."""
+
+    data: DataContext
+    seed: int
+
+    def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
+        """Batches of a stream in stored order with the model's outputs, without gradients."""
+
+    def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[Gradients]:
+        """Gradients of the mean token loss of each batch, discarded after each iteration."""
+
+
+class Reporter(Protocol):
+    """Where the loop tells what happens; a live display or plain log lines."""
+
+    def progress(self, progress: Progress) -> None:
+        """A step or a batch of answers is done."""
+
+    def line(self, text: str) -> None:
+        """One line for people."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Ignore."""
+
+    def line(self, text: str) -> None:
+        """Ignore."""
+
+
+JsonMap = MutableMapping[str, Any]

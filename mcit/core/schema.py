@@ -1,0 +1,170 @@
+"""The run config: what a YAML file may say. Cross-field rules live beside the fields they concern."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from mcit.core.config import Config, Field
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class BaseConfig(Config):
+    """The model that the first stage starts from."""
+
+    family: str = "hf"
+    """File name in mcit/models/families: ``hf`` (any image-text-to-text folder), ``tiny``, ``embedded``."""
+    model: str | None = None
+    """Folder (or hub id, when a network is there) of the base; not needed by families that build their own."""
+    revision: str | None = None
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Storage of frozen weights; trained tensors are always fp32."""
+    adapter: str | None = None
+    """PEFT folder whose adapter is merged into the base before the first stage."""
+    trust_remote_code: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    seed: int = 0
+    """Seed of random weights (family ``tiny`` only)."""
+
+
+class EngineConfig(Config):
+    """How steps are computed. Not part of a run's identity: it may change between two starts of one run."""
+
+    kind: Literal["plain"] = "plain"
+    micro_batch: int = Field(4, ge=1)
+    """Rows per forward pass and rank."""
+    gradient_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(2, ge=0)
+    """Threads that prepare rows ahead of the step."""
+
+
+class AdapterConfig(Config):
+    """What is trained in a stage, and what becomes of it in the next one."""
+
+    kind: Literal["lora", "none"] = "lora"
+    """``none`` is full fine-tuning of the language model."""
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | list[str] = "language-linear"
+    """``language-linear``: every linear below the decoder; or module name endings, matched at a dot."""
+    also_train: list[Literal["projector", "head", "embeddings", "tower"]] = ["projector"]
+    """Groups trained beside the adapter (full fine-tuning: beside the decoder)."""
+    carry: Literal["merge", "keep", "stack", "none"] = "merge"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_has_no_carry(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind") == "none":
+            return {"carry": "none", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _carry_fits_kind(self) -> Self:
+        if (self.kind == "none") != (self.carry == "none"):
+            raise ValueError(f"carry: {self.carry} does not go with kind: {self.kind}")
+        return self
+
+
+class OptimConfig(Config):
+    """Optimiser and schedule of a stage."""
+
+    batch: int = Field(16, ge=1)
+    """Rows per optimiser step, over all ranks and micro-batches."""
+    lr: float = Field(2e-4, ge=0)
+    lr_projector: float | None = Field(None, ge=0)
+    """Learning rate of the projector; None uses `lr`."""
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0)
+    """Below 1 a share of the stage's steps, from 1 on a number of steps."""
+    min_lr_share: float = Field(0.0, ge=0, le=1)
+    """Share of the learning rate at which the schedule ends."""
+    clip: float | None = Field(1.0, gt=0)
+    """Largest norm of the whole gradient; None leaves it as it is."""
+
+
+class StageConfig(Config):
+    """One position in the sequence; a key not given comes from ``defaults``."""
+
+    name: str | None = None
+    """Name in the run directory; the task's name when not given."""
+    task: str | None = None
+    recipe: str | list[str]
+    """Recipe name or path; several recipes are trained jointly."""
+    adapter: AdapterConfig = AdapterConfig()
+    optim: OptimConfig = OptimConfig()
+    epochs: int = Field(1, ge=0)
+    max_steps: int | None = Field(None, ge=1)
+    methods: list[dict[str, Any]] = []
+    """Each ``{name: …}`` or ``{use: …}`` with the method's settings."""
+    gradient_order: list[str] = []
+    """Order of methods that edit gradients, needed when there is more than one."""
+
+    @field_validator("name", "task")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not _NAME.match(value):
+            raise ValueError("use letters, digits, '.', '_' and '-' only")
+        return value
+
+    @property
+    def recipes(self) -> list[str]:
+        """The recipes of this stage, always as a list."""
+        return [self.recipe] if isinstance(self.recipe, str) else list(self.recipe)
+
+
+class EvalConfig(Config):
+    """What is scored after each stage."""
+
+    tasks: Literal["seen", "all", "none"] | list[str] = "seen"
+    base: bool = False
+    """Also score every task with the base model before the first stage."""
+    batch: int = Field(16, ge=1)
+    """Rows per generated batch."""
+    rows: int | None = Field(None, ge=1)
+    """At most so many test rows per task, the first in the recipe's order."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Replaces each task's own limit."""
+    mode: Literal["strict", "fixed"] = "strict"
+    """Scorer mode of the matrix; both are always stored."""
+    filters: list[str] = []
+    validate_every: int = Field(0, ge=0)
+    """Score the validation split every so many steps inside a stage; 0 is never."""
+
+
+class CheckpointConfig(Config):
+    """Live checkpoints inside a stage. Not part of a run's identity."""
+
+    every: int = Field(100, ge=0)
+    """Steps between two checkpoints; 0 makes none but on a signal."""
+    keep: int = Field(2, ge=1)
+
+
+class RunConfig(Config):
+    """A whole run: one base, stages in order."""
+
+    name: str
+    seed: int = 0
+    base: BaseConfig = BaseConfig()
+    engine: EngineConfig = EngineConfig()
+    stages: list[StageConfig] = Field(min_length=1)
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not _NAME.match(value):
+            raise ValueError("use letters, digits, '.', '_' and '-' only")
+        return value
+
+
+NOT_IDENTITY = frozenset({"engine", "checkpoint"})
+"""Sections that may differ between two starts of the same run."""

@@ -1,0 +1,37 @@
+"""Tensors on disk: safetensors only, written whole or not at all. torch is imported by the first call, not by import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcit.core.errors import StateError
+from mcit.core.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, note: str | None = None) -> None:
+    """Write tensors by name, sorted, so that equal content gives equal bytes.
+
+    `note` becomes the one metadata entry ``format`` (more than one is not byte-stable in safetensors).
+    """
+    from safetensors.torch import save
+
+    ordered = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
+    write_bytes(path, save(ordered, metadata={"format": note or "pt"}))
+
+
+def load_tensors(path: Path | str, *, device: str = "cpu") -> dict[str, Any]:
+    """Read all tensors of a file. Raises StateError for a missing or damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise StateError("file is missing", where=str(path), fix="restore it, or remove its folder")
+    try:
+        return load_file(str(path), device=device)
+    except (SafetensorError, OSError) as error:
+        raise StateError(f"not a whole safetensors file ({error})", where=str(path), fix="restore it") from None

@@ -1,0 +1,238 @@
+"""The nouns that layers share. Frozen; no torch at import time.
+
+Shapes: B rows of a batch, T positions, N supervised tokens of a batch, V vocabulary, D hidden, O/I out/in features, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mcit.core.schema import AdapterConfig, OptimConfig, RunConfig
+
+JsonDict = dict[str, Any]
+ALL_ENGINES = frozenset({"plain", "zero1", "zero2", "zero3"})
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message. `text` holds a literal ``<image>`` where an image stands."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training or test row: turns start with the user, alternate and end with the assistant."""
+
+    id: str
+    images: tuple[str, ...]
+    """Paths relative to `root`, in the order of the ``<image>`` placeholders."""
+    turns: tuple[Turn, ...]
+    task: str
+    source: str
+    """``file:line`` where the row came from."""
+    style: str = ""
+    """Answer style: letter, word, name, yes_no, phrase, box, text, or an ASD style."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What scoring and transforms need: choices, answers, box, class, …"""
+    root: str = ""
+    """Image root; set when a data folder is opened, not stored with the row."""
+
+    @property
+    def where(self) -> str:
+        """``file:line:id``, for messages."""
+        return f"{self.source}:{self.id}"
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn: the gold answer of a test row."""
+        return self.turns[-1].text
+
+    @property
+    def question(self) -> str:
+        """The last user turn, placeholders included."""
+        return self.turns[-2].text
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An encoded row. `input_ids_T` and `labels_T` are int64; `labels_T` is -100 where nothing is supervised."""
+
+    row: Row
+    input_ids_T: Tensor
+    labels_T: Tensor
+    pixels: Mapping[str, Tensor]
+    """What the processor made of the images, by its own names, first axis = images; empty for a text-only row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one stream, padded to one length."""
+
+    stream: str
+    rows: tuple[Row, ...]
+    input_ids_BT: Tensor
+    labels_BT: Tensor
+    attention_BT: Tensor
+    pixels: Mapping[str, Tensor]
+    target_count: int
+    """Supervised tokens of the batch."""
+
+    @property
+    def row_ids(self) -> tuple[str, ...]:
+        """Ids of the rows, in order."""
+        return tuple(row.id for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """What a forward pass leaves for losses: logits only where a supervised token is predicted."""
+
+    logits_NV: Tensor
+    targets_N: Tensor
+    row_N: Tensor
+    """Position in the batch of the row that each supervised token belongs to."""
+    nll_N: Tensor
+    """Negative log-likelihood of each supervised token, fp32."""
+    hidden_BTD: Tensor | None = None
+    """Last hidden states, if a method needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """A loss as a sum together with what it is counted in; the loop divides by that count over the whole step."""
+
+    sum: Tensor
+    per: Literal["tokens", "rows"] = "tokens"
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class WeightUnit:
+    """The smallest group of tensors a method needs together.
+
+    ``lora``: roles ``A`` (R, I) and ``B`` (O, R) of one adapted matrix. ``tensor``: role ``weight``, one trained tensor.
+    """
+
+    name: str
+    kind: Literal["lora", "tensor"]
+    params: Mapping[str, str]
+    """Role to parameter name."""
+    shape: tuple[int, ...]
+    """Shape of the effective weight: (O, I) of the adapted matrix, or the tensor's own."""
+    scale: float = 1.0
+    """alpha / rank of a LoRA pair."""
+    block: str = ""
+    """The transformer block it belongs to, for methods that group."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a method says about itself before any model exists."""
+
+    slots: frozenset[str] = frozenset()
+    """Held exclusively: objective:task, trainable-mask, weights:edit, weights:prox, optimiser."""
+    needs: frozenset[str] = frozenset()
+    """adapter:lora, carry:merge, hidden_states, reference:stage_start, reference:base, dtype:full."""
+    streams: frozenset[str] = frozenset()
+    edits_gradients: bool = False
+    engines: frozenset[str] = ALL_ENGINES
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Rows that a method adds to every step of a stage."""
+
+    rows: Sequence[Row]
+    per_step: int
+    """Rows per optimiser step, over all ranks."""
+
+
+# ---- plan -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of a stage with its checked settings."""
+
+    name: str
+    config: Any
+    """An instance of the method's Config."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A data set with a scorer, built from one recipe."""
+
+    name: str
+    recipe: str
+    folder: Path
+    """Content-addressed folder of the built recipe."""
+    digest: str
+    """Digest of the recipe text and its sources."""
+    rows: Mapping[str, int]
+    """Rows per split."""
+    scorer: str
+    style: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One position in the sequence, resolved."""
+
+    index: int
+    """From 1."""
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    methods: tuple[MethodSpec, ...]
+    adapter: AdapterConfig
+    optim: OptimConfig
+    epochs: int
+    steps: int
+    rows: int
+    """Training rows of all tasks of the stage."""
+    seed: int
+    gradient_order: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Name in the run directory: ``01-scienceqa``."""
+        return f"{self.index:02d}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run does, resolved and checked, before any weights are loaded."""
+
+    config: RunConfig
+    stages: tuple[Stage, ...]
+    tasks: tuple[TaskSpec, ...]
+    """Every task of the sequence, in order of first appearance: the columns of the score matrix."""
+    model_path: Path
+    """Local folder of the base in HF layout."""
+    digest: str
+    """Identity of the run: the resolved config without the sections that may change."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for live display."""
+
+    stage: int
+    stages: int
+    name: str
+    phase: Literal["train", "eval", "export"]
+    done: int
+    total: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    left_stage_s: float | None = None
+    left_total_s: float | None = None
