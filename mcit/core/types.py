@@ -114,6 +114,18 @@ class LossSum:
     per: Literal["tokens", "rows"] = "tokens"
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Supervised tokens and rows per stream over a whole optimiser step, all ranks and micro-batches."""
+
+    tokens: Mapping[str, int]
+    rows: Mapping[str, int]
+
+    def of(self, stream: str, per: str) -> int:
+        """The normaliser of a loss sum; at least 1."""
+        return max(1, (self.tokens if per == "tokens" else self.rows).get(stream, 0))
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class WeightUnit:

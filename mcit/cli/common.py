@@ -1,0 +1,187 @@
+"""What several verbs share: arguments, live display, opening a run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from mcit.core.interfaces import Reporter
+from mcit.core.types import JsonDict, Plan, Progress
+
+if TYPE_CHECKING:
+    from mcit.runs.run import Run
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "pillow", "safetensors", "numpy")
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, --set, --json."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config such as demo")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value: --set seed=3")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def start_torch() -> None:
+    """Settings every command that computes shares: no tokenizer threads, quiet libraries, deterministic kernels."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+    from transformers.utils import logging
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def environment() -> JsonDict:
+    """Versions, machine and devices, for environment.json."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    import mcit
+
+    versions: dict[str, str | None] = {"mcit": mcit.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "devices": cuda or ["cpu"],
+    }
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT; the loop looks at it after every step. A second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __call__(self) -> bool:
+        """Whether a signal came."""
+        return self.set
+
+    def install(self) -> None:
+        """Take over both signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.set:
+            raise KeyboardInterrupt
+        self.set = True
+        print("stopping after this step; a second signal stops at once", file=sys.stderr, flush=True)
+
+
+class Lines:
+    """Plain log lines: every line as it comes, progress at most every few seconds."""
+
+    def __init__(self, *, every_s: float = 5.0) -> None:
+        self._every, self._last = every_s, 0.0
+
+    def line(self, text: str) -> None:
+        """Print with flush, so that a log file is always current."""
+        print(text, file=sys.stderr, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        """One line every few seconds and at the end of each phase."""
+        now = time.monotonic()
+        if now - self._last >= self._every or progress.done == progress.total:
+            self._last = now
+            self.line(describe(progress))
+
+
+class Live:
+    """A rich progress bar on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}"),
+            console=self._console, transient=True,
+        )
+        self._task: Any = None
+        self._key: tuple[int, str, str] | None = None
+        self._bar.start()
+
+    def line(self, text: str) -> None:
+        """Print above the bar."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar; a new phase gets a new one."""
+        key = (progress.stage, progress.name, progress.phase)
+        if key != self._key:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._key = key
+            title = f"stage {progress.stage} of {progress.stages} {progress.name} {progress.phase}"
+            self._task = self._bar.add_task(title, total=progress.total, extra="")
+        self._bar.update(self._task, completed=progress.done, extra=_numbers(progress))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+
+def reporter() -> Reporter:
+    """Live bars on a terminal, log lines elsewhere."""
+    return Live() if sys.stderr.isatty() else Lines()
+
+
+def describe(progress: Progress) -> str:
+    """One line of progress."""
+    where = f"stage {progress.stage} of {progress.stages} {progress.name} {progress.phase}"
+    return f"{where} {progress.done}/{progress.total} {_numbers(progress)}".rstrip()
+
+
+def _numbers(progress: Progress) -> str:
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.left_stage_s is not None:
+        parts.append(f"stage left {_time(progress.left_stage_s)}")
+    if progress.left_total_s is not None:
+        parts.append(f"all left {_time(progress.left_total_s)}")
+    return "  ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def plan_of_run(run: Run) -> Plan:
+    """The plan of an existing run, from its stored resolved config. Raises StateError if it no longer resolves."""
+    from mcit.core.files import read_json
+    from mcit.core.schema import RunConfig
+    from mcit.train.plan import make_plan
+
+    stored = read_json(run.layout.root / "resolved.json") if (run.layout.root / "resolved.json").exists() else run.config()
+    return make_plan(RunConfig.model_validate(stored))
+
+
+def runs_dir(args: argparse.Namespace) -> Path:
+    """--runs-dir, else ``runs`` in the current folder."""
+    return Path(args.runs_dir)

@@ -1,0 +1,60 @@
+"""The command line: parse, call one function, print. Verbs import what they need when they run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+import mcit
+from mcit.core.errors import McitError
+
+VERBS = ("plan", "run", "resume", "status", "eval", "export", "data", "report", "doctor")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs. Each lives in a file of its name with `add_parser(subparsers)` and `run(args) -> int`."""
+    top = argparse.ArgumentParser(
+        prog="mcit", description="Train a vision-language model on a sequence of tasks, stage after stage."
+    )
+    top.add_argument("--version", action="version", version=f"mcit {mcit.__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    for verb in VERBS:
+        importlib.import_module(f"mcit.cli.{verb}").add_parser(verbs)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 config, 3 plan, 4 data, 5 state, 75 interrupted)."""
+    args = parser().parse_args(argv)
+    try:
+        return int(importlib.import_module(f"mcit.cli.{args.verb}").run(args))
+    except McitError as error:
+        show_error(error, as_json=getattr(args, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 75
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def show_error(error: McitError, *, as_json: bool) -> None:
+    """All problems of an error: three lines each on stderr, or one JSON object on stdout."""
+    if as_json:
+        found = [{"where": p.where, "what": p.what, "fix": p.fix} for p in error.problems]
+        print(json.dumps({"error": type(error).__name__, "exit": error.exit_code, "problems": found}, ensure_ascii=False))
+        return
+    shown = error.problems[:50]
+    for problem in shown:
+        print(problem, file=sys.stderr)
+    if len(error.problems) > len(shown):
+        print(f"… and {len(error.problems) - len(shown)} more problems", file=sys.stderr)
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())

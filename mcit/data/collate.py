@@ -1,0 +1,62 @@
+"""Samples -> Batch: text padded to one length, pictures of all rows in one tensor.
+
+Shapes: B rows, T positions of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mcit.core.types import Batch, Sample
+from mcit.data.encode import IGNORE, TOKEN_KEYS
+
+
+def collate(
+    samples: Sequence[Sample], *, stream: str, pad_id: int, side: Literal["right", "left"] = "right"
+) -> Batch:
+    """Pad samples to the longest; the attention mask, not the pad id, tells padding apart.
+
+    Pixels keep the processor's names and are concatenated over images; rows without an image add nothing. Where shapes
+    differ after the first axis (rows of unequal tiling), the end is padded with zeros. `side` is left for generation.
+    """
+    length = max(len(sample.input_ids_T) for sample in samples)
+
+    def stacked(rows: Sequence[Tensor], fill: int) -> Tensor:
+        out = torch.full((len(rows), length), fill, dtype=torch.int64)
+        for line, row in zip(out, rows, strict=True):
+            part = line[length - len(row) :] if side == "left" else line[: len(row)]
+            part.copy_(row)
+        return out
+
+    labels = stacked([s.labels_T for s in samples], IGNORE)
+    return Batch(
+        stream=stream,
+        rows=tuple(s.row for s in samples),
+        input_ids_BT=stacked([s.input_ids_T for s in samples], pad_id),
+        labels_BT=labels,
+        attention_BT=stacked([torch.ones_like(s.input_ids_T) for s in samples], 0),
+        pixels={
+            key: stacked([s.pixels.get(key, torch.zeros_like(s.input_ids_T)) for s in samples], 0)
+            if key in TOKEN_KEYS
+            else _joined([s.pixels[key] for s in samples if key in s.pixels])
+            for key in sorted({key for s in samples for key in s.pixels})
+        },
+        target_count=int((labels[:, 1:] != IGNORE).sum()),
+    )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate over the first axis; ragged later axes are filled with zeros at their end."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    if all(list(part.shape[1:]) == shape for part in parts):
+        return torch.cat(list(parts))
+    padded = []
+    for part in parts:
+        whole = part.new_zeros([part.shape[0], *shape])
+        whole[tuple(slice(0, size) for size in part.shape)] = part
+        padded.append(whole)
+    return torch.cat(padded)

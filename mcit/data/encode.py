@@ -1,0 +1,262 @@
+"""Row -> Sample: token ids, label mask and pixels, through the model's own processor and chat template.
+
+The conversation is tokenised once; which tokens are an answer follows from their character offsets. What is supervised
+is exactly what the model must produce after the generation prompt: the answer and its end token.
+
+Shapes: T positions of a row after image placeholders are expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcit.core.errors import DataError
+from mcit.core.types import Row, Sample
+from mcit.data.images import load_images
+from mcit.data.template import PLACEHOLDER, ChatTemplate, Rendering
+
+IGNORE = -100
+TOKEN_KEYS = frozenset({"token_type_ids", "mm_token_type_ids"})
+"""Processor outputs with one value per token; everything else it adds belongs to images."""
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask", "offset_mapping", "text_replacement_offsets"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """One tokenisation: ids, character offsets in the expanded text, and the shifts of the expansion."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    text: str
+    extras: Mapping[str, Tensor]
+    expansions: Sequence[Mapping[str, Any]]
+
+    def moved(self, position: int) -> int:
+        """Where a character position of the unexpanded text is in the expanded one."""
+        shift = 0
+        for item in self.expansions:
+            if item["span"][1] <= position:
+                shift = item["new_span"][1] - item["span"][1]
+        return position + shift
+
+
+class Encoder:
+    """Encodes rows for one processor. Pure: equal rows give equal samples, in any order and thread."""
+
+    def __init__(self, processor: Any, *, max_length: int | None = None, pad_images: bool = False) -> None:
+        self.processor = processor
+        self.max_length = max_length
+        self.pad_images = pad_images
+        self._tokenizer = processor.tokenizer
+        self._template = ChatTemplate(processor)
+        self._bos = self._tokenizer.bos_token
+        self._end_id: int | None = None
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of the token that closes an answer: generation must stop at it."""
+        if self._end_id is None:
+            self._end_id = int(self._tokenizer.convert_tokens_to_ids(self._template.end_token))
+        return self._end_id
+
+    @property
+    def pad_id(self) -> int:
+        """Id to pad with: the tokenizer's own, else its end token (padding is told apart by the attention mask)."""
+        found = self._tokenizer.pad_token_id
+        return int(found if found is not None else self.end_token_id)
+
+    def encode(self, row: Row) -> Sample:
+        """A training sample: every answer and its end token supervised.
+
+        Raises DataError naming file:line:id when a placeholder has no image, nothing is supervised, the supervised
+        tokens are not the answer, the generation prompt is no token prefix, or the row is longer than `max_length`.
+        """
+        self._check_turns(row)
+        rendering = self._template.render(row)
+        tokens = self._tokenise(rendering.text, row)
+        labels = [IGNORE] * len(tokens.ids)
+        for k, (prompt, end) in enumerate(zip(rendering.prompts, rendering.ends, strict=True)):
+            first = self._prompt_length(tokens, prompt, row)
+            last = self._last_token(tokens, tokens.moved(end))
+            labels[first : last + 1] = tokens.ids[first : last + 1]
+            self._prove(tokens.ids[first : last + 1], rendering, k, row)
+        return self._sample(row, tokens, labels)
+
+    def prompt(self, row: Row) -> Sample:
+        """Everything before the last answer with the generation prompt, nothing supervised.
+
+        Raises DataError as `encode` does.
+        """
+        self._check_turns(row)
+        rendering = self._template.render(row)
+        tokens = self._tokenise(rendering.text[: rendering.prompts[-1]], row)
+        return self._sample(row, tokens, [IGNORE] * len(tokens.ids))
+
+    def supervised_text(self, sample: Sample) -> list[tuple[str, bool]]:
+        """The sample as pieces of text, each with whether it is supervised; image tokens are shown as one."""
+        pieces: list[tuple[str, bool]] = []
+        ids, labels = sample.input_ids_T.tolist(), sample.labels_T.tolist()
+        start = 0
+        for at in range(1, len(ids) + 1):
+            if at == len(ids) or (labels[at] == IGNORE) != (labels[start] == IGNORE):
+                text = self._tokenizer.decode(ids[start:at], skip_special_tokens=False)
+                pieces.append((_collapsed(text, self._template.image_token), labels[start] != IGNORE))
+                start = at
+        return pieces
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+    def _check_turns(self, row: Row) -> None:
+        if len(row.turns) < 2 or row.turns[-1].role != "assistant":
+            raise DataError("the row does not end with an answer", where=row.where, fix="add the assistant's turn")
+        count = sum(turn.text.count(PLACEHOLDER) for turn in row.turns)
+        if count != len(row.images):
+            raise DataError(
+                f"{count} {PLACEHOLDER} placeholder(s) for {len(row.images)} image(s)",
+                where=row.where,
+                fix=f"write {PLACEHOLDER} once for each image, in order",
+            )
+
+    def _tokenise(self, text: str, row: Row) -> _Tokens:
+        """Expand placeholders, look at the pictures, tokenise once."""
+        settings = {
+            "return_offsets_mapping": True,
+            "padding": False,
+            "truncation": False,
+            "add_special_tokens": not (self._bos and text.startswith(self._bos)),
+        }
+        if not row.images:
+            out = self._tokenizer([text], **settings)
+            return _Tokens(*self._real(out["input_ids"][0], out["offset_mapping"][0]), text, {}, ())
+        images = load_images(row, pad=self.pad_images)
+        try:
+            out = self.processor(images=images, text=[text], return_text_replacement_offsets=True, **settings)
+        except ValueError as error:
+            raise DataError(
+                f"the processor refuses the row: {error}",
+                where=row.where,
+                fix="check that the chat template shows every image exactly once",
+            ) from None
+        expansions = (out.get("text_replacement_offsets") or [[]])[0]
+        expanded = _expanded(text, expansions)
+        ids, offsets = self._real(out["input_ids"][0], out["offset_mapping"][0])
+        if not expansions and offsets[-1][1] > len(text):
+            raise DataError(
+                f"{type(self.processor).__name__} does not say where it expands image placeholders",
+                where=row.where,
+                fix="use a model whose processor supports return_text_replacement_offsets",
+            )
+        self._check_images(ids, expanded, expansions, row)
+        extras = {}
+        for key in sorted(set(out) - _TEXT_KEYS):
+            value = torch.as_tensor(out[key][0]) if key in TOKEN_KEYS else _images_first(out[key])
+            extras[key] = value
+        return _Tokens(ids, offsets, expanded, extras, expansions)
+
+    def _real(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Without the tokens that some tokenizers add after the text: the end token is placed by the template."""
+        end = len(ids)
+        while end > 1 and tuple(offsets[end - 1]) == (0, 0):
+            end -= 1
+        return list(ids[:end]), [(int(a), int(b)) for a, b in offsets[:end]]
+
+    def _check_images(self, ids: list[int], expanded: str, expansions: Sequence[Any], row: Row) -> None:
+        token, token_id = self._template.image_token, getattr(self.processor, "image_token_id", None)
+        if len(expansions) not in (0, len(row.images)):
+            raise DataError(
+                f"the processor expanded {len(expansions)} placeholder(s) for {len(row.images)} image(s)",
+                where=row.where,
+                fix="check the chat template: it must show every image once",
+            )
+        if token_id is not None and ids.count(token_id) != expanded.count(token):
+            raise DataError(
+                f"{ids.count(token_id)} image tokens are left of {expanded.count(token)}",
+                where=row.where,
+                fix="switch truncation off in the tokenizer, or raise its limit",
+            )
+
+    def _prompt_length(self, tokens: _Tokens, prompt: int, row: Row) -> int:
+        """Tokens of the generation prompt, after checking that the row starts with exactly these."""
+        text = tokens.text[: tokens.moved(prompt)]
+        out = self._tokenizer(
+            [text],
+            return_offsets_mapping=True,
+            padding=False,
+            truncation=False,
+            add_special_tokens=not (self._bos and text.startswith(self._bos)),
+        )
+        ids, _ = self._real(out["input_ids"][0], out["offset_mapping"][0])
+        if tokens.ids[: len(ids)] != ids:
+            raise DataError(
+                "the generation prompt is not a token prefix of the training sequence: the tokenizer merges its end "
+                f"{text[-12:]!r} with the answer",
+                where=row.where,
+                fix="end the template's generation prompt before the white space that precedes answers",
+            )
+        return len(ids)
+
+    def _last_token(self, tokens: _Tokens, end: int) -> int:
+        """Index of the last token that starts before character `end`."""
+        return max((i for i, (a, b) in enumerate(tokens.offsets) if a < end and b > a), default=-1)
+
+    def _prove(self, ids: list[int], rendering: Rendering, k: int, row: Row) -> None:
+        """Decode the supervised tokens and compare them with the text they must stand for."""
+        if not ids:
+            raise DataError("no token of the answer is supervised", where=row.where, fix="write an answer")
+        meant = rendering.text[rendering.prompts[k] : rendering.ends[k]]
+        shown = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if _squeezed(shown) != _squeezed(meant):
+            raise DataError(
+                f"the supervised tokens read {shown!r}, the answer is {meant!r}",
+                where=row.where,
+                fix="the tokenizer cannot write this answer; change its words or the tokenizer",
+            )
+
+    def _sample(self, row: Row, tokens: _Tokens, labels: list[int]) -> Sample:
+        length = len(tokens.ids)
+        if self.max_length is not None and length > self.max_length:
+            raise DataError(
+                f"{length} tokens, the limit is {self.max_length}",
+                where=row.where,
+                fix="shorten or remove the row; rows are never cut",
+            )
+        extras = {k: v[:length] if k in TOKEN_KEYS else v for k, v in tokens.extras.items()}
+        return Sample(
+            row=row,
+            input_ids_T=torch.tensor(tokens.ids, dtype=torch.int64),
+            labels_T=torch.tensor(labels, dtype=torch.int64),
+            pixels=extras,
+        )
+
+
+def _expanded(text: str, expansions: Sequence[Mapping[str, Any]]) -> str:
+    out, done = [], 0
+    for item in expansions:
+        start, end = item["span"]
+        out += [text[done:start], item["replacement"]]
+        done = end
+    return "".join([*out, text[done:]])
+
+
+def _images_first(value: Any) -> Tensor:
+    """What a processor returns for images (arrays, lists of arrays, tensors) as one tensor, first axis = images."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (list, tuple)):
+        return torch.stack([torch.as_tensor(item) for item in value])
+    return torch.as_tensor(value)
+
+
+def _squeezed(text: str) -> str:
+    """Without white space: decoders differ in how they treat a leading blank."""
+    return "".join(text.split())
+
+
+def _collapsed(text: str, token: str) -> str:
+    while token * 2 in text:
+        text = text.replace(token * 2, token)
+    return text

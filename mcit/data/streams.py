@@ -1,0 +1,194 @@
+"""Seekable streams of rows, and the batches of a step.
+
+The order of a stream depends on (seed, epoch) alone, and its position is one integer: rows drawn so far. A step is a
+slice of that order, whatever the number of ranks, micro-batches or worker threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from mcit.core.errors import DataError, StateError
+from mcit.core.seeds import seed_for
+from mcit.core.types import Batch, Row, Sample
+from mcit.data.collate import collate
+from mcit.data.encode import IGNORE, Encoder
+
+_IMAGE_LENGTH = 2_000
+"""Characters that an image counts for when rows are compared by length without encoding them."""
+
+
+@lru_cache(maxsize=8)
+def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """A permutation of ``range(count)`` that depends on (seed, epoch) alone.
+
+    Fisher-Yates over ``random.Random.random``, whose sequence Python guarantees for ever (``shuffle`` it does not).
+    """
+    draw = random.Random(seed_for(seed, "epoch", epoch)).random
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        pick = int(draw() * (last + 1))
+        order[last], order[pick] = order[pick], order[last]
+    return tuple(order)
+
+
+class Stream:
+    """A named, endless or bounded sequence of rows: one shuffled epoch after the other."""
+
+    def __init__(
+        self, name: str, rows: Sequence[Row], *, per_step: int, seed: int, total: int | None = None
+    ) -> None:
+        """`per_step` rows make a step; after `total` rows the stream is empty (never, when it is None)."""
+        if not rows and total != 0:
+            raise DataError("the stream has no rows", where=f"stream {name}", fix="check the recipe's train split")
+        self.name, self.rows, self.per_step, self.seed, self.total = name, rows, per_step, seed, total
+
+    def at(self, position: int) -> Row:
+        """The row at a position of the endless order."""
+        epoch, index = divmod(position, len(self.rows))
+        return self.rows[epoch_order(self.seed, epoch, len(self.rows))[index]]
+
+    def step(self, cursor: int) -> range:
+        """Positions of the step that starts at `cursor`; the last one may be short, then they are empty."""
+        end = cursor + self.per_step
+        return range(cursor, end if self.total is None else max(cursor, min(end, self.total)))
+
+
+class StageStreams:
+    """The streams of a stage: this rank's micro-batches step by step, the first stream first."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        encoder: Encoder,
+        *,
+        micro_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ) -> None:
+        """`workers` threads encode the rows of the coming step; results do not depend on them."""
+        self.streams = {stream.name: stream for stream in streams}
+        if len(self.streams) != len(streams):
+            raise DataError("two streams have one name", where=", ".join(s.name for s in streams))
+        self.encoder, self.micro_batch, self.rank, self.world = encoder, micro_batch, rank, world
+        self._cursors = dict.fromkeys(self.streams, 0)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None
+        self._ahead: dict[tuple[str, int], Future[Sample]] = {}
+        self._local = threading.local()
+
+    @property
+    def cursors(self) -> dict[str, int]:
+        """Rows drawn so far, by stream."""
+        return dict(self._cursors)
+
+    def seek(self, cursors: Mapping[str, int]) -> None:
+        """Continue at saved positions. Raises StateError when they are of other streams."""
+        if set(cursors) != set(self.streams):
+            raise StateError(
+                f"saved positions are of streams {sorted(cursors)}, the stage has {sorted(self.streams)}",
+                where="streams",
+                fix="resume with the methods the stage was started with",
+            )
+        self._forget()
+        self._cursors = {name: int(cursors[name]) for name in self.streams}
+
+    def next_step(self) -> list[Batch]:
+        """This rank's micro-batches of the coming step, stream by stream in the given order.
+
+        Every rank gets equally many; one without rows left gets a row that nothing is supervised of.
+        """
+        batches = []
+        for stream in self.streams.values():
+            positions = stream.step(self._cursors[stream.name])
+            for part in self._parts(stream, positions):
+                batches.append(self._batch(stream, part, ghost=positions[:1]))
+            self._cursors[stream.name] = positions.stop
+        self._look_ahead()
+        return batches
+
+    def largest_batch(self) -> Batch:
+        """The micro-batch with the longest rows of any stream, for a rehearsal.
+
+        Rows are ranked by characters and pictures; only the longest candidates are encoded.
+        """
+        best: Batch | None = None
+        for stream in self.streams.values():
+            rows = sorted(stream.rows, key=row_length, reverse=True)[: max(4 * self.micro_batch, 16)]
+            samples = sorted((self.encoder.encode(row) for row in rows), key=lambda s: -len(s.input_ids_T))
+            size = min(self.micro_batch, stream.per_step)
+            batch = collate(samples[:size], stream=stream.name, pad_id=self.encoder.pad_id)
+            if best is None or batch.input_ids_BT.numel() > best.input_ids_BT.numel():
+                best = batch
+        if best is None:
+            raise DataError("the stage has no stream", where="streams")
+        return best
+
+    def batches(self, name: str, *, limit: int | None = None, batch: int | None = None) -> Iterator[Batch]:
+        """Batches of `batch` rows in stored order, of all ranks' rows alike; at most `limit` rows."""
+        rows = self.streams[name].rows[:limit]
+        size = batch or self.micro_batch
+        for start in range(0, len(rows), size):
+            samples = [self.encoder.encode(row) for row in rows[start : start + size]]
+            yield collate(samples, stream=name, pad_id=self.encoder.pad_id)
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._forget()
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+    def _parts(self, stream: Stream, positions: range) -> list[list[int]]:
+        """This rank's positions, cut into micro-batches.
+
+        Rows of a step are sorted by length first: rows of one micro-batch need little padding, ranks get equal work.
+        """
+        ordered = sorted(positions, key=lambda position: (-row_length(stream.at(position)), position))
+        count = -(-len(ordered) // (self.world * self.micro_batch))
+        mine = ordered[self.rank :: self.world]
+        return [mine[k * self.micro_batch : (k + 1) * self.micro_batch] for k in range(count)]
+
+    def _batch(self, stream: Stream, positions: Sequence[int], *, ghost: Sequence[int]) -> Batch:
+        samples = [self._sample(stream, position) for position in positions]
+        if not samples:
+            sample = self.encoder.encode(stream.at(ghost[0]))
+            samples = [replace(sample, labels_T=torch.full_like(sample.labels_T, IGNORE))]
+        return collate(samples, stream=stream.name, pad_id=self.encoder.pad_id)
+
+    def _sample(self, stream: Stream, position: int) -> Sample:
+        waiting = self._ahead.pop((stream.name, position), None)
+        return waiting.result() if waiting else self.encoder.encode(stream.at(position))
+
+    def _look_ahead(self) -> None:
+        if self._pool is None:
+            return
+        for stream in self.streams.values():
+            for part in self._parts(stream, stream.step(self._cursors[stream.name])):
+                for position in part:
+                    row = stream.at(position)
+                    self._ahead[stream.name, position] = self._pool.submit(self._encode_in_thread, row)
+
+    def _encode_in_thread(self, row: Row) -> Sample:
+        # A fast tokenizer must not be used by two threads at once, so each has its own copy.
+        if not hasattr(self._local, "encoder"):
+            self._local.encoder = copy.deepcopy(self.encoder)
+        return self._local.encoder.encode(row)
+
+    def _forget(self) -> None:
+        for future in self._ahead.values():
+            future.cancel()
+        self._ahead.clear()
+
+
+def row_length(row: Row) -> int:
+    """A length to compare rows by without encoding them."""
+    return sum(len(turn.text) for turn in row.turns) + _IMAGE_LENGTH * len(row.images)

@@ -1,0 +1,44 @@
+"""Keep a seeded choice of rows, in their old order."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import model_validator
+
+from mcit.core.config import Config, Field
+from mcit.core.types import Row
+from mcit.data.transforms.base import RowTransform
+
+
+class Subsample(RowTransform):
+    """A number of rows, or a share of them; with ``by: style`` from each style alike."""
+
+    class Config(Config):
+        """Exactly one of `rows` and `share`."""
+
+        rows: int | None = Field(None, ge=1)
+        share: float | None = Field(None, gt=0, le=1)
+        by_style: bool = False
+        """Apply the number or share to every style separately."""
+
+        @model_validator(mode="after")
+        def _one_of_two(self) -> Self:
+            if (self.rows is None) == (self.share is None):
+                raise ValueError("give either rows or share")
+            return self
+
+    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+        """Rows with the smallest draws; each row's draw depends on the seed and its place alone."""
+        draw = random.Random(seed).random
+        groups: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            groups[row.style if self.config.by_style else ""].append((draw(), index))
+        kept: list[int] = []
+        for group in groups.values():
+            count = self.config.rows if self.config.rows is not None else max(1, round(self.config.share * len(group)))
+            kept += [index for _, index in sorted(group)[:count]]
+        return [rows[index] for index in sorted(kept)]

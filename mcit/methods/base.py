@@ -1,0 +1,116 @@
+"""The contract between a continual-learning method and everything else: ten hooks, claims and state.
+
+A method returns contributions; the loop combines them. It is handed whole tensors, one unit at a time, and never reaches
+for a parameter or a gradient itself, so one file runs on any engine. See ``docs/methods.md`` for a guide.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mcit.core.config import MethodConfig
+from mcit.core.errors import Problem, StateError
+from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
+from mcit.core.tensorstore import HostTensors
+from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, Stage, StreamSpec, WeightUnit
+
+HOOKS = (
+    "select_trainable",
+    "streams",
+    "on_stage_start",
+    "on_batch",
+    "loss_term",
+    "weight_penalty",
+    "before_step",
+    "after_step",
+    "on_stage_end",
+    "check",
+)
+_HOOK_LIKE = (("on_", "before_", "after_", "select_"), ("_term", "_penalty"))
+
+
+class Method:
+    """One continual-learning idea: contributions at hooks, plus its own state.
+
+    State is what `state_dict` returns (JSON) and what lies in `tensors` (safetensors); a method keeps nothing else
+    between hooks, for a resumed run restores these two alone.
+    """
+
+    name: ClassVar[str]
+    claims: ClassVar[Claims] = Claims()
+    state_version: ClassVar[int] = 1
+
+    class Config(MethodConfig):
+        """Typed settings; unknown keys are refused."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        starts, ends = _HOOK_LIKE
+        for name, value in vars(cls).items():
+            looks = name.startswith(starts) or name.endswith(ends)
+            if inspect.isfunction(value) and looks and not name.startswith("_") and name not in HOOKS:
+                near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.0)
+                raise TypeError(f"{cls.__name__}.{name} is not a hook; did you mean '{near[0]}'? (hooks: {', '.join(HOOKS)})")
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.tensors = HostTensors()
+
+    # ---- before a model exists (no tensors) -------------------------------------------------------------------------
+    def check(self, stage: Stage, plan: Plan) -> list[Problem]:
+        """Problems of these settings in this stage of this plan."""
+        return []
+
+    def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
+        """The subset of `names` that may train; intersected over methods."""
+        return names
+
+    def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
+        """Streams to read beside ``task``, by name."""
+        return {}
+
+    # ---- stage boundaries (collective: every rank calls, in the same order) -----------------------------------------
+    def on_stage_start(self, ctx: StageContext) -> None:
+        """Before the first step; not called again after a resume inside the stage."""
+
+    def on_stage_end(self, ctx: StageContext) -> None:
+        """After the last step, before the stage is committed."""
+
+    # ---- every micro-batch ------------------------------------------------------------------------------------------
+    def on_batch(self, batch: Batch, ctx: StepContext) -> Batch:
+        """Change a batch before the forward pass; must keep the number of rows and of supervised tokens."""
+        return batch
+
+    def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
+        """A loss on activations of any stream, as a sum and what it is counted in; None is nothing."""
+        return None
+
+    # ---- once per optimiser step ------------------------------------------------------------------------------------
+    def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> Tensor | None:
+        """A scalar that depends on this unit's fp32 tensors alone, or None; the engine differentiates it."""
+        return None
+
+    def before_step(self, grads: Gradients, ctx: StepContext) -> None:
+        """Edit gradients after reduction and penalties, before the finite check and clipping."""
+
+    def after_step(self, ctx: StepContext) -> None:
+        """After the weights changed; may read local weights, and write units with the slot ``weights:prox``."""
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> JsonDict:
+        """Small state: numbers, strings, lists."""
+        return {}
+
+    def load_state_dict(self, state: JsonDict) -> None:
+        """Take back what `state_dict` returned. Raises StateError for keys it does not know."""
+        if state:
+            raise StateError(f"unknown state {sorted(state)}", where=self.name, fix="it was written by another version")
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this class implements a hook (unused hooks are never called)."""
+        return getattr(type(self), hook) is not getattr(Method, hook)

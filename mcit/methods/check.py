@@ -1,0 +1,95 @@
+"""From claims to problems: conflicts between methods, and needs that a stage does not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcit.core.errors import Problem
+from mcit.core.types import Plan, Stage
+from mcit.methods.base import HOOKS, Method
+from mcit.methods.compose import make
+
+
+def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
+    """Every conflict and unmet need of the methods of one stage, and what each method's own check says."""
+    methods = [make(spec) for spec in stage.methods]
+    problems = [*_twice(methods, where), *_slots(methods, where), *_streams(methods, where), *_editors(methods, stage, where)]
+    for i, method in enumerate(methods):
+        place = f"{where}.methods[{i}] ({method.name})"
+        problems += [Problem(place, *found) for found in _needs(method, stage, plan)]
+        if plan.config.engine.kind not in method.claims.engines:
+            fix = f"set engine.kind to one of {', '.join(sorted(method.claims.engines))}"
+            problems.append(Problem(place, f"cannot run on engine {plan.config.engine.kind}", fix))
+        problems += method.check(stage, plan)
+    if stage.epochs == 0 and not any("weights:edit" in m.claims.slots for m in methods):
+        problems.append(
+            Problem(f"{where}.epochs", "is 0 and no method edits weights, so the stage does nothing", "set epochs to 1 or more")
+        )
+    return problems
+
+
+def hook_table(stage: Stage) -> dict[str, list[str]]:
+    """Who acts on which hook, in calling order."""
+    methods = [make(spec) for spec in stage.methods]
+    return {hook: names for hook in HOOKS if (names := [m.name for m in methods if m.overrides(hook)])}
+
+
+def _twice(methods: Sequence[Method], where: str) -> list[Problem]:
+    names = [m.name for m in methods]
+    return [
+        Problem(f"{where}.methods", f"'{name}' is listed twice", "remove one")
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+
+
+def _slots(methods: Sequence[Method], where: str) -> list[Problem]:
+    holder: dict[str, str] = {}
+    problems = []
+    for i, method in enumerate(methods):
+        for slot in sorted(method.claims.slots):
+            if slot in holder:
+                what = f"needs slot {slot}, which '{holder[slot]}' already holds"
+                problems.append(Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage"))
+            holder.setdefault(slot, method.name)
+    return problems
+
+
+def _streams(methods: Sequence[Method], where: str) -> list[Problem]:
+    opener: dict[str, str] = {}
+    problems = []
+    for i, method in enumerate(methods):
+        for stream in sorted(method.claims.streams):
+            if stream in opener:
+                what = f"opens stream '{stream}', which '{opener[stream]}' already opens"
+                problems.append(Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage"))
+            opener.setdefault(stream, method.name)
+    return problems
+
+
+def _editors(methods: Sequence[Method], stage: Stage, where: str) -> list[Problem]:
+    editors = [m.name for m in methods if m.claims.edits_gradients]
+    problems = []
+    if len(editors) > 1 and set(stage.gradient_order) != set(editors):
+        what = f"{' and '.join(editors)} both edit gradients, so their order matters"
+        problems.append(Problem(f"{where}.gradient_order", what, f"set gradient_order: [{', '.join(editors)}] in the order you want"))
+    for name in stage.gradient_order:
+        if name not in editors:
+            problems.append(Problem(f"{where}.gradient_order", f"'{name}' edits no gradients in this stage", "remove it"))
+    return problems
+
+
+def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
+    adapter = stage.adapter
+    have = {f"adapter:{adapter.kind}", f"carry:{adapter.carry}", "hidden_states", "reference:stage_start", "dtype:full"}
+    cures = {
+        "adapter:lora": "set adapter.kind: lora in this stage",
+        "adapter:none": "set adapter.kind: none in this stage",
+        "carry:merge": "set adapter.carry: merge in this stage",
+        "carry:stack": "set adapter.carry: stack in this stage",
+    }
+    shown = {"adapter": f"adapter.kind is {adapter.kind}", "carry": f"adapter.carry is {adapter.carry}"}
+    out = []
+    for need in sorted(method.claims.needs - have):
+        why = shown.get(need.split(":")[0], "nothing in this stage provides it")
+        out.append((f"needs {need}, but {why}", cures.get(need, "remove the method, or choose one that does not need it")))
+    return out

@@ -1,0 +1,170 @@
+"""Several methods as one: the combination law of each hook, and their state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcit.core.errors import DataError, PlanError, StateError, TrainingError
+from mcit.core.files import read_json, write_json
+from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
+from mcit.core.lookup import class_of
+from mcit.core.types import Batch, Counts, LossSum, MethodSpec, ModelOutput, Stage, StreamSpec, WeightUnit
+from mcit.methods.base import Method
+
+
+class MethodSet:
+    """The methods of one stage, in listed order."""
+
+    def __init__(self, methods: Sequence[Method], *, gradient_order: Sequence[str] = ()) -> None:
+        self.methods = tuple(methods)
+        rank = {name: i for i, name in enumerate(gradient_order)}
+        self._editors = sorted(self._with("before_step"), key=lambda m: rank.get(m.name, len(rank)))
+
+    @classmethod
+    def build(cls, stage: Stage, inherited: Mapping[str, Path] | None = None) -> MethodSet:
+        """Methods of a stage with the state they left in earlier stages (`inherited`: name to state folder)."""
+        built = []
+        for spec in stage.methods:
+            method = make(spec)
+            if inherited and method.name in inherited:
+                _load(method, inherited[method.name])
+            built.append(method)
+        return cls(built, gradient_order=stage.gradient_order)
+
+    def _with(self, hook: str) -> list[Method]:
+        return [m for m in self.methods if m.overrides(hook)]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Union of what the methods need."""
+        return frozenset().union(*(m.claims.needs for m in self.methods))
+
+    @property
+    def replaces_task_loss(self) -> bool:
+        """Whether a method holds the slot objective:task."""
+        return any("objective:task" in m.claims.slots for m in self.methods)
+
+    # ---- hooks ------------------------------------------------------------------------------------------------------
+    def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
+        """Intersection. Raises PlanError when nothing is left to train, or a method names something new."""
+        chosen = names
+        for method in self._with("select_trainable"):
+            mine = method.select_trainable(names, ctx)
+            if mine - names:
+                raise PlanError(f"selects '{sorted(mine - names)[0]}', which this stage does not train", where=method.name)
+            chosen &= mine
+        if names and not chosen:
+            raise PlanError("the methods together leave nothing to train", where=ctx.stage.name, fix="remove one of them")
+        return chosen
+
+    def streams(self, ctx: DataContext) -> dict[str, StreamSpec]:
+        """Disjoint union. Raises PlanError for a name opened twice or not claimed."""
+        opened: dict[str, StreamSpec] = {}
+        for method in self._with("streams"):
+            for name, spec in method.streams(ctx).items():
+                if name in opened or name == "task":
+                    raise PlanError(f"stream '{name}' is opened twice", where=method.name, fix="remove one of the methods")
+                if name not in method.claims.streams:
+                    raise PlanError(f"opens stream '{name}' without claiming it", where=method.name)
+                if not spec.rows:
+                    raise DataError(f"stream '{name}' has no rows", where=method.name)
+                opened[name] = spec
+        return opened
+
+    def on_stage_start(self, ctx: StageContext) -> None:
+        """In listed order."""
+        for method in self._with("on_stage_start"):
+            method.on_stage_start(ctx)
+
+    def on_batch(self, batch: Batch, ctx: StepContext) -> Batch:
+        """Composition in listed order. Raises TrainingError if a method changes what the step was counted by."""
+        for method in self._with("on_batch"):
+            new = method.on_batch(batch, ctx)
+            if len(new.rows) != len(batch.rows) or new.stream != batch.stream:
+                raise TrainingError("on_batch changed the rows or the stream of a batch", where=method.name)
+            batch = new
+        return batch
+
+    def loss_terms(
+        self, out: ModelOutput, batch: Batch, counts: Counts, ctx: StepContext
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Sum of all terms, each divided by its count over the whole step; and the detached share of each method."""
+        total: Tensor | None = None
+        shares: dict[str, Tensor] = {}
+        for method in self._with("loss_term"):
+            term = method.loss_term(out, batch, ctx)
+            if term is not None:
+                value = _normalised(term, batch, counts)
+                total = value if total is None else total + value
+                shares[method.name] = value.detach()
+        return total, shares
+
+    def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> dict[str, Tensor]:
+        """Penalty of each method on this unit."""
+        found = {m.name: m.weight_penalty(unit, tensors, ctx) for m in self._with("weight_penalty")}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether any method has a weight penalty."""
+        return bool(self._with("weight_penalty"))
+
+    def before_step(self, grads: Gradients, ctx: StepContext) -> None:
+        """In `gradient_order`, then listed order."""
+        for method in self._editors:
+            method.before_step(grads, ctx)
+
+    def after_step(self, ctx: StepContext) -> None:
+        """Order-free by contract; called in listed order."""
+        for method in self._with("after_step"):
+            method.after_step(ctx)
+
+    def on_stage_end(self, ctx: StageContext) -> None:
+        """Readers first, then the one writer."""
+        hooked = self._with("on_stage_end")
+        for method in sorted(hooked, key=lambda m: "weights:edit" in m.claims.slots):
+            method.on_stage_end(ctx)
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+    def save(self, folder: Path) -> None:
+        """``<method>/state.json`` and ``<method>/tensors.safetensors`` below `folder`."""
+        for method in self.methods:
+            home = folder / method.name
+            home.mkdir(parents=True, exist_ok=True)
+            state = {"state_version": method.state_version, "state": method.state_dict()}
+            write_json(home / "state.json", state)
+            method.tensors.save(home / "tensors.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Restore every method. Raises StateError for missing state or another state version."""
+        for method in self.methods:
+            _load(method, folder / method.name)
+
+
+def make(spec: MethodSpec) -> Method:
+    """A method with its settings and empty state."""
+    method: Method = class_of("methods", spec.name, base=Method)(spec.config)
+    return method
+
+
+def _load(method: Method, home: Path) -> None:
+    record = read_json(home / "state.json")
+    if record["state_version"] != method.state_version:
+        raise StateError(
+            f"state has version {record['state_version']}, this code writes {method.state_version}",
+            where=str(home),
+            fix="use the mcit version the stage was trained with, or start a new run",
+        )
+    method.load_state_dict(record["state"])
+    method.tensors.load(home / "tensors.safetensors")
+
+
+def _normalised(term: LossSum, batch: Batch, counts: Counts) -> Tensor:
+    value: Tensor = term.sum / counts.of(batch.stream, term.per)
+    if value.dtype != torch.float32:
+        value = value.float()
+    return value

@@ -1,0 +1,94 @@
+"""Load a base model and its processor from a folder in HF layout; resolve a family to such a folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from mcit.core import lookup
+from mcit.core.errors import ConfigError, StateError
+from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
+from mcit.core.paths import cache_dir
+from mcit.core.schema import BaseConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+
+
+def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = None) -> Path:
+    """Local HF folder of the base; a family that builds its own model does so now, once.
+
+    Raises ConfigError when the folder is missing or is no model, DataError when a download fails.
+    """
+    return Path(lookup.module_of("models.families", base.family).materialize(base, announce=announce))
+
+
+def pending(base: BaseConfig) -> str | None:
+    """What `materialize` would have to download or build first, in words; None when the folder is there."""
+    found = lookup.module_of("models.families", base.family).pending(base)
+    return str(found) if found else None
+
+
+def load_processor(path: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """The model's own processor, with the PIL image backend (torchvision is never needed)."""
+    try:
+        return AutoProcessor.from_pretrained(str(path), trust_remote_code=trust_remote_code, backend="pil")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"no usable processor: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="the folder must hold processor, image processor and tokenizer files of an image-text-to-text model",
+        ) from error
+
+
+def load_base(
+    path: Path | str,
+    *,
+    dtype: str = "fp32",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    device: str | torch.device = "cpu",
+) -> PreTrainedModel:
+    """The frozen base in `dtype` (fp32 or bf16), in eval mode.
+
+    Raises ConfigError when the folder holds no image-text-to-text model.
+    """
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(path),
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(
+            f"cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="give a folder written by save_pretrained with safetensors weights",
+        ) from error
+    model.requires_grad_(False)
+    loaded: PreTrainedModel = model.eval().to(device)
+    return loaded
+
+
+def base_digest(path: Path | str) -> str:
+    """sha256 over the names and contents of the model files of a folder.
+
+    Hashing some hundred megabytes takes seconds, so the result is kept in the cache under names, sizes and times.
+    """
+    root = Path(path).resolve()
+    files = sorted(p for p in root.iterdir() if p.is_file() and p.suffix in _WEIGHTS and not p.name.startswith("."))
+    stamp = canonical_json([[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    memo = cache_dir() / "digests" / f"{digest_of(stamp)[:32]}.json"
+    if memo.is_file():
+        return str(read_json(memo)["sha256"])
+    digest = digest_of({p.name: sha256_file(p) for p in files})
+    with contextlib.suppress(StateError):  # a cache that cannot be written only costs time
+        write_json(memo, {"folder": str(root), "sha256": digest})
+    return digest

@@ -1,0 +1,135 @@
+"""What the weights are called: parameter groups, LoRA targets, and the units that methods are handed.
+
+Groups are found from the model's own accessors (`get_decoder`, output and input embeddings) and from the names that
+transformers gives vision towers and projectors, so that any image-text-to-text model is covered without a list of models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mcit.core.config import suggestion
+from mcit.core.errors import PlanError
+from mcit.core.types import WeightUnit
+
+PROJECTOR = frozenset({"multi_modal_projector", "mm_projector", "connector", "merger", "embed_vision", "aligner"})
+TOWER = frozenset({"vision_tower", "vision_model", "visual", "vision_encoder", "image_tower", "vision_embed_tokens"})
+_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])\.(?P<adapter>[^.]+)\.weight$")
+
+
+def group_of(name: str) -> str:
+    """Group of a parameter by name: projector, tower, head, embeddings or language."""
+    parts = set(name.split("."))
+    if parts & PROJECTOR:
+        return "projector"
+    if parts & TOWER:
+        return "tower"
+    if "lm_head" in parts:
+        return "head"
+    if parts & {"embed_tokens", "wte"}:
+        return "embeddings"
+    return "language"
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of the model itself by the names they have without adapters (tied ones once)."""
+    return {n.replace(".base_layer.", "."): p for n, p in model.named_parameters() if ".lora_" not in n}
+
+
+def decoder_prefix(model: nn.Module) -> str:
+    """Qualified name of the language decoder. Raises PlanError if the model does not say which it is."""
+    decoder = model.get_decoder()  # type: ignore[operator]
+    for name, module in model.named_modules():
+        if module is decoder and name:
+            return name
+    raise PlanError("the model has no separate decoder", where=type(model).__name__, fix="list adapter.targets by name")
+
+
+def lora_targets(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """Sorted full names of the linear modules to adapt.
+
+    ``language-linear`` is every linear below the decoder. A list holds name endings matched at a dot; each must match
+    something, and the vision tower is matched only by an ending that names it.
+
+    Raises PlanError for an ending that matches no linear module.
+    """
+    linears = [n for n, m in model.named_modules() if _is_linear(m) and ".lora_" not in n and ".base_layer" not in n]
+    if targets == "language-linear":
+        prefix = decoder_prefix(model) + "."
+        found = [n for n in linears if n.startswith(prefix)]
+        if not found:
+            raise PlanError("no linear module below the decoder", where="adapter.targets", fix="list them by name")
+        return sorted(found)
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    out: set[str] = set()
+    for ending in wanted:
+        matches = {n for n in linears if n == ending or n.endswith("." + ending)}
+        if not any(part in TOWER for part in ending.split(".")):
+            matches = {n for n in matches if group_of(n) != "tower"}
+        if not matches:
+            endings = {n.rsplit(".", 1)[-1] for n in linears}
+            raise PlanError(
+                f"'{ending}' matches no linear module", where="adapter.targets", fix=suggestion(ending, endings)
+            )
+        out |= matches
+    return sorted(out)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or hasattr(module, "base_layer") and isinstance(module.base_layer, nn.Linear)
+
+
+def weight_units(
+    shapes: Mapping[str, tuple[int, ...]], trainable: Iterable[str], *, adapter: str, scales: Mapping[str, float]
+) -> list[WeightUnit]:
+    """Units of everything trainable, sorted by name: one per LoRA pair, one per other tensor.
+
+    `shapes` by parameter name as the model reports them, `scales` alpha/rank by module name.
+    """
+    pairs: dict[str, dict[str, str]] = {}
+    units: list[WeightUnit] = []
+    for name in trainable:
+        match = _LORA.match(name)
+        if match and match["adapter"] == adapter:
+            pairs.setdefault(match["module"], {})[match["role"]] = name
+        elif not match:
+            units.append(WeightUnit(name, "tensor", {"weight": name}, shapes[name], block=block_of(name)))
+    for module, roles in pairs.items():
+        rank_in = {role: shapes[name] for role, name in roles.items()}
+        shape = (rank_in["B"][0], rank_in["A"][1]) if len(roles) == 2 else ()
+        units.append(WeightUnit(module, "lora", dict(sorted(roles.items())), shape, scales[module], block_of(module)))
+    return sorted(units, key=lambda unit: unit.name)
+
+
+def block_of(name: str) -> str:
+    """Name up to the first number (``….layers.3``), or the parent module for tensors outside numbered blocks."""
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ".".join(parts[:-1])
+
+
+def audit(model: nn.Module) -> list[dict[str, object]]:
+    """Trained and frozen parameter counts and dtypes per group, for the table at the start of a stage."""
+    rows: dict[str, dict[str, object]] = {}
+    for name, parameter in model.named_parameters():
+        group = "adapter" if ".lora_" in name else group_of(name)
+        row = rows.setdefault(group, {"group": group, "trained": 0, "frozen": 0, "dtypes": set()})
+        key = "trained" if parameter.requires_grad else "frozen"
+        row[key] = int(str(row[key])) + parameter.numel()
+        dtypes = row["dtypes"]
+        if isinstance(dtypes, set):
+            dtypes.add(f"{key} {str(parameter.dtype).removeprefix('torch.')}")
+    order = ["tower", "projector", "language", "embeddings", "head", "adapter"]
+    table = [rows[g] for g in order if g in rows]
+    return [{**row, "dtypes": sorted(row["dtypes"])} for row in table]  # type: ignore[call-overload]
+
+
+def dtype_problems(model: nn.Module) -> list[str]:
+    """Names of trained tensors that are not fp32 (a small learning rate would be lost in their rounding)."""
+    return [n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]

@@ -1,0 +1,109 @@
+"""What hooks are handed: the step, whole tensors, the shared reference, rows, logging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mcit.core.errors import DataError
+from mcit.core.types import Batch, ModelOutput, Row, Stage, TaskSpec
+from mcit.data.folder import DataFolder
+from mcit.data.streams import StageStreams
+from mcit.engine.base import Engine
+from mcit.engine.gradients import LocalGradients
+
+
+class RowBook:
+    """Rows of the tasks of a stage and of all earlier ones, opened when first asked for."""
+
+    def __init__(self, tasks: Sequence[TaskSpec], stage: Stage) -> None:
+        self._tasks = {task.name: task for task in tasks}
+        self._open: dict[str, DataFolder] = {}
+        self.stage = stage
+        self.seed = stage.seed
+
+    def rows(self, task: str, split: str = "train") -> list[Row]:
+        """Rows in the recipe's order. Raises DataError for a task that is not in the sequence so far."""
+        if task not in self._tasks:
+            raise DataError(f"task '{task}' is not in this or an earlier stage", where=self.stage.name)
+        if task not in self._open:
+            self._open[task] = DataFolder.open(self._tasks[task].folder)
+        return list(self._open[task].rows(split))
+
+    def stage_rows(self) -> list[Row]:
+        """Training rows of all tasks of the stage."""
+        return [row for task in self.stage.tasks for row in self.rows(task.name)]
+
+    def validation_rows(self) -> list[Row]:
+        """Validation rows of all tasks of the stage."""
+        return [row for task in self.stage.tasks for row in self.rows(task.name, "validation")]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What `select_trainable` may know."""
+
+    stage: Stage
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+class Context:
+    """StepContext and StageContext in one; `at` moves it to a step."""
+
+    def __init__(
+        self, stage: Stage, engine: Engine, streams: StageStreams, data: RowBook, *, needs: frozenset[str] = frozenset()
+    ) -> None:
+        self.stage = stage
+        self.seed = stage.seed
+        self.data = data
+        self.weights = engine.weights
+        self.step = 0
+        self.total_steps = stage.steps
+        self.num_units = len(self.weights.units("lora")) or len(self.weights.units())
+        self._engine = engine
+        self._streams = streams
+        self._needs = needs
+        self._reference: tuple[Batch, ModelOutput] | None = None
+        self._log: dict[str, Tensor | float] = {}
+
+    def at(self, step: int) -> None:
+        """Enter step `step` (from 0)."""
+        self.step = step
+        self._reference = None
+
+    def reference(self, batch: Batch) -> ModelOutput:
+        """Stage-start outputs on a batch, computed once however many methods ask."""
+        if self._reference is None or self._reference[0] is not batch:
+            self._reference = (batch, self._engine.reference(batch, self._needs))
+        return self._reference[1]
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record a scalar; the device is asked only when the step's metrics are written."""
+        self._log[name] = value.detach() if isinstance(value, Tensor) else value
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars logged since the last call."""
+        out = {name: float(value) for name, value in self._log.items()}
+        self._log = {}
+        return out
+
+    def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
+        """Batches of a stream in stored order with outputs, without gradients; `limit` counts batches."""
+        for batch in self._streams.batches(stream, limit=limit):
+            with torch.no_grad():
+                yield batch, self._engine.forward(batch, self._needs)
+
+    def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[LocalGradients]:
+        """Gradients of each batch's mean token loss; discarded after each iteration."""
+        for batch in self._streams.batches(stream, limit=limit):
+            with self._engine.micro_batch(last=True):
+                out = self._engine.forward(batch, self._needs)
+                self._engine.backward(out.nll_N.sum() / max(1, batch.target_count), batch)
+            try:
+                yield self._engine.gradients()  # type: ignore[misc]
+            finally:
+                self._engine.discard()

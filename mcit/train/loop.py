@@ -1,0 +1,162 @@
+"""One stage of training. It knows streams and hooks, and no method by name.
+
+Everything mutable is in engine, methods and streams, and the draft saves all three.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mcit.core.errors import Interrupted
+from mcit.core.interfaces import Reporter
+from mcit.core.schema import CheckpointConfig
+from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
+from mcit.data.streams import StageStreams
+from mcit.engine.base import Engine
+from mcit.methods.compose import MethodSet
+from mcit.runs.draft import StageDraft
+from mcit.train.context import Context
+from mcit.train.objective import task_loss
+
+
+@dataclass
+class StageWork:
+    """A stage ready to train."""
+
+    stage: Stage
+    engine: Engine
+    methods: MethodSet
+    streams: StageStreams
+    ctx: Context
+    checkpoint: CheckpointConfig
+    stages: int
+    later_steps: int = 0
+    """Steps of the stages after this one, for the time left."""
+    validate: Callable[[], dict[str, float]] | None = None
+    validate_every: int = 0
+
+
+def train_stage(
+    work: StageWork, draft: StageDraft, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False
+) -> JsonDict:
+    """Start hooks, steps, end hooks; continues from the newest live checkpoint. Returns what progress.json records.
+
+    Raises Interrupted after a checkpoint when `stop` says so, TrainingError for a non-finite loss or gradient.
+    """
+    stage, engine, methods, ctx = work.stage, work.engine, work.methods, work.ctx
+    first = draft.restore(engine, methods, work.streams)
+    meter = Meter(work, first, **draft.extra)
+    if first == 0:
+        if stage.steps:
+            engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
+        methods.on_stage_start(ctx)
+    for step in range(first, stage.steps):
+        ctx.at(step)
+        batches = [methods.on_batch(batch, ctx) for batch in work.streams.next_step()]
+        terms = run_step(work, batches)
+        methods.after_step(ctx)
+        metrics = {**engine.metrics(), **terms, **ctx.metrics()}
+        if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
+            metrics.update(work.validate())
+        draft.record(step + 1, meter.after(step + 1, metrics))
+        reporter.progress(meter.progress)
+        stopping = stop()
+        if stopping or _due(work, step + 1):
+            draft.checkpoint(step + 1, engine, methods, work.streams, meter.state())
+        if stopping:
+            raise Interrupted(
+                f"stopped after step {step + 1} of {stage.steps}; checkpoint written",
+                where=f"stage {stage.folder}",
+                fix="run the same command again to continue",
+            )
+    methods.on_stage_end(ctx)
+    return meter.summary()
+
+
+def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
+    """One optimiser step over this rank's micro-batches; returns each method's share of the loss."""
+    engine, methods, ctx = work.engine, work.methods, work.ctx
+    counts = engine.target_counts(batches)
+    shares: dict[str, torch.Tensor] = {}
+    for i, batch in enumerate(batches):
+        with engine.micro_batch(last=i == len(batches) - 1):
+            out = engine.forward(batch, methods.needs)
+            loss = task_loss(out, batch, counts, replaced=methods.replaces_task_loss)
+            extra, parts = methods.loss_terms(out, batch, counts, ctx)
+            engine.backward(loss if extra is None else loss + extra, batch)
+        for name, value in parts.items():
+            shares[f"loss/{name}"] = shares.get(f"loss/{name}", 0.0) + value
+    if methods.has_penalty:
+        penalties = engine.add_penalties(lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx))
+        shares.update({f"penalty/{name}": value for name, value in penalties.items()})
+    methods.before_step(engine.gradients(), ctx)
+    engine.step()
+    return {name: float(value) for name, value in shares.items()}
+
+
+def _due(work: StageWork, step: int) -> bool:
+    every = work.checkpoint.every
+    return every > 0 and (step % every == 0 or step == work.stage.steps)
+
+
+class Meter:
+    """Counts tokens and seconds of a stage over restarts, and tells how long it will take."""
+
+    def __init__(self, work: StageWork, first: int, *, tokens: int = 0, seconds: float = 0.0) -> None:
+        self._work, self._first = work, first
+        self._tokens, self._seconds_before = tokens, seconds
+        self._start = self._last = time.monotonic()
+        self._loss: float | None = None
+        stage = work.stage
+        self.progress = Progress(stage.index, work.stages, stage.name, "train", first, stage.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in this stage, earlier processes included."""
+        return self._seconds_before + time.monotonic() - self._start
+
+    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Take in a finished step; returns its metrics with timing."""
+        now = time.monotonic()
+        elapsed, self._last = now - self._last, now
+        self._tokens += int(metrics["tokens"])
+        self._loss = metrics["loss"]
+        per_step = (now - self._start) / (step - self._first)
+        left = per_step * (self._work.stage.steps - step)
+        speed = metrics["tokens"] / elapsed if elapsed > 0 else None
+        stage = self._work.stage
+        total_left = left + per_step * self._work.later_steps
+        self.progress = Progress(
+            stage.index, self._work.stages, stage.name, "train", step, stage.steps, self._loss, speed, left, total_left
+        )
+        return {**metrics, "seconds": round(elapsed, 4)}
+
+    def state(self) -> JsonDict:
+        """What a checkpoint keeps of the meter."""
+        return {"tokens": self._tokens, "seconds": round(self.seconds, 3)}
+
+    def summary(self) -> JsonDict:
+        """Content of progress.json."""
+        return {"steps": self._work.stage.steps, "tokens": self._tokens, "seconds": round(self.seconds, 3), "loss": self._loss}
+
+
+def validation(
+    engine: Engine, rows: list[Row], batches: Callable[[list[Row]], list[Batch]]
+) -> Callable[[], dict[str, float]]:
+    """A function that scores validation rows: mean token loss and share of answer tokens predicted right."""
+
+    def score() -> dict[str, float]:
+        nll = right = count = 0.0
+        with torch.no_grad():
+            for batch in batches(rows):
+                out = engine.forward(batch)
+                nll += float(out.nll_N.sum())
+                right += float((out.logits_NV.argmax(-1) == out.targets_N).sum())
+                count += batch.target_count
+        return {"validation/loss": nll / max(1.0, count), "validation/token_accuracy": right / max(1.0, count)}
+
+    return score

@@ -1,0 +1,307 @@
+"""From a run config to a Plan: every check, all problems together, no weights loaded.
+
+Schema and reference problems come first and need no torch; then data, then composition on the model's skeleton (shapes on
+the meta device), then the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcit.core import lookup
+from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion
+from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
+from mcit.core.files import digest_of
+from mcit.core.paths import find_shipped, shipped
+from mcit.core.schema import NOT_IDENTITY, RunConfig, StageConfig
+from mcit.core.seeds import seed_for
+from mcit.core.types import JsonDict, MethodSpec, Plan, Stage, TaskSpec
+
+Announce = Callable[[str], None]
+
+
+# ---- 1. schema -------------------------------------------------------------------------------------------------------
+def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfig, str]:
+    """Config and text of a file, or of a shipped config by name.
+
+    Raises ConfigError with every schema and reference problem.
+    """
+    path = find_shipped("configs", name)
+    if path is None:
+        known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
+        raise ConfigError("no such config", where=name, fix=suggestion(name, known))
+    data = apply_overrides(load_yaml(path), overrides or [])
+    config, problems = parse_run(data)
+    if config is not None:
+        problems = problems + reference_problems(config)
+    if problems or config is None:
+        raise ConfigError.of([Problem(f"{path}: {p.where}", p.what, p.fix) for p in problems])
+    return config, path.read_text()
+
+
+def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
+    """Lay ``defaults`` under every stage, fetch ``{use: …}`` methods, validate."""
+    if not isinstance(data, Mapping):
+        return None, [Problem("config", "expected a mapping of keys to values", "see configs/ for examples")]
+    raw = dict(data)
+    defaults = raw.pop("defaults", None) or {}
+    problems: list[Problem] = []
+    if not isinstance(defaults, Mapping):
+        return None, [Problem("defaults", "expected a mapping", "")]
+    for key in defaults:
+        if key not in StageConfig.model_fields:
+            problems.append(Problem(f"defaults.{key}", "unknown key", suggestion(str(key), StageConfig.model_fields)))
+    stages = raw.get("stages")
+    if isinstance(stages, list):
+        merged = []
+        for i, stage in enumerate(stages):
+            if isinstance(stage, Mapping):
+                known = {k: v for k, v in defaults.items() if k in StageConfig.model_fields}
+                stage = {**known, **stage}
+                stage["methods"], found = _use(stage.get("methods"), f"stages[{i}].methods")
+                problems += found
+            merged.append(stage)
+        raw["stages"] = merged
+    config, found = parse(RunConfig, raw)
+    return config, problems + found
+
+
+def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
+    if methods is None:
+        return [], []
+    if not isinstance(methods, list):
+        return methods, []
+    out: list[Any] = []
+    problems: list[Problem] = []
+    for i, entry in enumerate(methods):
+        if isinstance(entry, Mapping) and "use" in entry:
+            path = shipped("configs") / "methods" / f"{entry['use']}.yaml"
+            if not path.is_file():
+                known = [p.stem for p in (shipped("configs") / "methods").glob("*.yaml")]
+                fix = suggestion(str(entry["use"]), known)
+                problems.append(Problem(f"{where}[{i}].use", f"there is no configs/methods/{entry['use']}.yaml", fix))
+                continue
+            entry = {**load_yaml(path), **{k: v for k, v in entry.items() if k != "use"}}
+        out.append(entry)
+    return out, problems
+
+
+# ---- 2. references ---------------------------------------------------------------------------------------------------
+def reference_problems(config: RunConfig) -> list[Problem]:
+    """Recipes, families, methods and filters that do not exist. Needs no torch."""
+    from mcit.data.recipe import find_recipe
+
+    problems = []
+    found = lookup.missing("models.families", config.base.family, where="base.family")
+    problems += [found] if found else []
+    if config.base.family == "hf" and not config.base.model:
+        problems.append(Problem("base.model", "is required for family hf", "give a folder in HF layout"))
+    for i, name in enumerate(config.eval.filters):
+        found = lookup.missing("evals.filters", name, where=f"eval.filters[{i}]")
+        problems += [found] if found else []
+    names: dict[str, int] = {}
+    for i, stage in enumerate(config.stages):
+        where = f"stages[{i}]"
+        for recipe in stage.recipes:
+            try:
+                find_recipe(recipe)
+            except McitError as error:
+                problems.append(Problem(f"{where}.recipe", error.what, error.fix))
+        for k, method in enumerate(stage.methods):
+            if "name" not in method:
+                problems.append(Problem(f"{where}.methods[{k}]", "has no name", "write {name: …} or {use: …}"))
+                continue
+            found = lookup.missing("methods", str(method["name"]), where=f"{where}.methods[{k}].name")
+            problems += [found] if found else []
+        if stage.name:
+            if stage.name in names:
+                problems.append(Problem(f"{where}.name", f"is also the name of stages[{names[stage.name]}]", "rename one"))
+            names.setdefault(stage.name, i)
+        following = config.stages[i + 1 : i + 2]
+        if stage.adapter.carry == "keep" and following and following[0].adapter.kind != "lora":
+            problems.append(Problem(f"{where}.adapter.carry", "keep, but the next stage trains no adapter", "use carry: merge"))
+    return problems
+
+
+# ---- 3. data ---------------------------------------------------------------------------------------------------------
+def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[list[TaskSpec]], list[Problem]]:
+    """Tasks of each stage, recipes built where they are not yet."""
+    from mcit.data.folder import DataFolder
+    from mcit.data.recipe import build, find_recipe, load_recipe
+
+    done: dict[str, TaskSpec] = {}
+    problems: list[Problem] = []
+    stages = []
+    for i, stage in enumerate(config.stages):
+        tasks = []
+        for name in stage.recipes:
+            try:
+                if name not in done:
+                    recipe = load_recipe(find_recipe(name))
+                    folder = DataFolder.open(build(recipe, announce=announce))
+                    done[name] = TaskSpec(
+                        name=folder.task,
+                        recipe=name,
+                        folder=folder.path,
+                        digest=folder.digest,
+                        rows=dict(folder.counts),
+                        scorer=folder.eval["scorer"],
+                        style=folder.eval["style"],
+                        max_new_tokens=folder.eval["max_new_tokens"],
+                    )
+                tasks.append(done[name])
+            except McitError as error:
+                problems += [Problem(f"stages[{i}].recipe {name}: {p.where}", p.what, p.fix) for p in error.problems]
+        stages.append(tasks)
+    by_task: dict[str, str] = {}
+    for task in done.values():
+        if by_task.setdefault(task.name, task.recipe) != task.recipe:
+            what = f"recipes {by_task[task.name]} and {task.recipe} both define task '{task.name}'"
+            problems.append(Problem("stages", what, "give the recipes different task names"))
+    return stages, problems
+
+
+# ---- 4. the plan -----------------------------------------------------------------------------------------------------
+def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: Path | None = None) -> Plan:
+    """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
+    from mcit.models.load import materialize
+
+    model_path = materialize(config.base, announce=announce)
+    task_lists, problems = build_tasks(config, announce=announce)
+    methods, found = _method_specs(config)
+    if problems or found:
+        raise (ConfigError if found else DataError).of(problems + found)
+    stages = _stages(config, task_lists, methods)
+    tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
+    plan = Plan(config, stages, tasks, model_path, run_digest(config))
+    findings = check_plan(plan, runs_dir=runs_dir)
+    bad = [p for p in findings if p.level == "problem"]
+    if bad:
+        raise PlanError.of(bad)
+    return Plan(config, stages, tasks, model_path, plan.digest, tuple(str(p) for p in findings))
+
+
+def run_digest(config: RunConfig) -> str:
+    """Identity of a run: the resolved config without the sections that may change between two starts."""
+    resolved = config.model_dump(mode="json")
+    return digest_of({key: value for key, value in resolved.items() if key not in NOT_IDENTITY})
+
+
+def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Problem]]:
+    from mcit.methods.base import Method
+
+    out: list[list[MethodSpec]] = []
+    problems: list[Problem] = []
+    for i, stage in enumerate(config.stages):
+        specs = []
+        for k, entry in enumerate(stage.methods):
+            where = f"stages[{i}].methods[{k}]"
+            cls = lookup.class_of("methods", entry["name"], base=Method)
+            settings, found = parse(cls.Config, {key: v for key, v in entry.items() if key != "name"}, where=where)
+            problems += found
+            specs.append(MethodSpec(entry["name"], settings))
+        out.append(specs)
+    return out, problems
+
+
+def _stages(config: RunConfig, tasks: list[list[TaskSpec]], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    used: set[str] = set()
+    for i, stage in enumerate(config.stages):
+        base = stage.name or stage.task or (tasks[i][0].name if len(tasks[i]) == 1 else "joint")
+        name, n = base, 2
+        while name in used:
+            name, n = f"{base}-{n}", n + 1
+        used.add(name)
+        rows = sum(task.rows.get("train", 0) for task in tasks[i])
+        steps = math.ceil(stage.epochs * rows / stage.optim.batch)
+        steps = min(steps, stage.max_steps) if stage.max_steps else steps
+        stages.append(
+            Stage(
+                index=i + 1,
+                name=name,
+                tasks=tuple(tasks[i]),
+                methods=tuple(methods[i]),
+                adapter=stage.adapter,
+                optim=stage.optim,
+                epochs=stage.epochs,
+                steps=steps,
+                rows=rows,
+                seed=seed_for(config.seed, "stage", i + 1),
+                gradient_order=tuple(stage.gradient_order),
+            )
+        )
+    return tuple(stages)
+
+
+# ---- 5. checks on the resolved plan ----------------------------------------------------------------------------------
+def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
+    """Composition, encoding of sampled rows, trainable shapes, disk."""
+    from mcit.methods.check import check_stage
+    from mcit.train.preflight import check_rows, check_shapes
+
+    problems: list[Problem] = []
+    for stage in plan.stages:
+        where = f"stages[{stage.index - 1}]"
+        if stage.epochs and not stage.rows:
+            problems.append(Problem(f"{where}.recipe", "has no training rows", "add a train split to the recipe"))
+        problems += check_stage(stage, plan, where=where)
+    for name in plan.config.eval.tasks if isinstance(plan.config.eval.tasks, list) else []:
+        if name not in {t.name for t in plan.tasks}:
+            fix = suggestion(name, [t.name for t in plan.tasks])
+            problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
+    if any(p.level == "problem" for p in problems):
+        return problems
+    problems += check_rows(plan)
+    found, disk = check_shapes(plan)
+    problems += found
+    if runs_dir is not None:
+        folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
+        free = shutil.disk_usage(folder).free
+        if free < disk:
+            what = f"the run needs about {disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
+            problems.append(Problem(f"--runs-dir {runs_dir}", what, "free space there or choose another folder"))
+    return problems
+
+
+def plan_json(plan: Plan, *, base_sha256: str) -> JsonDict:
+    """Content of plan.json: stages, hook table, digests of recipes, versions of method state, base checksum."""
+    import mcit
+    from mcit.methods.check import hook_table
+    from mcit.methods.compose import make
+
+    return {
+        "name": plan.config.name,
+        "digest": plan.digest,
+        "code": mcit.__version__,
+        "base": str(plan.model_path),
+        "base_sha256": base_sha256,
+        "tasks": [task.name for task in plan.tasks],
+        "recipes": {task.recipe: task.digest for task in plan.tasks},
+        "scorers": {task.name: {"scorer": task.scorer, "style": task.style} for task in plan.tasks},
+        "stages": [
+            {
+                "index": stage.index,
+                "name": stage.name,
+                "folder": stage.folder,
+                "tasks": [task.name for task in stage.tasks],
+                "steps": stage.steps,
+                "rows": stage.rows,
+                "seed": stage.seed,
+                "carry": stage.adapter.carry,
+                "hooks": hook_table(stage),
+                "method_state": {spec.name: make(spec).state_version for spec in stage.methods},
+            }
+            for stage in plan.stages
+        ],
+        "scorer_mode": plan.config.eval.mode,
+    }
+
+
+def resolved(config: Config) -> JsonDict:
+    """The config with every default filled in, as JSON."""
+    return config.model_dump(mode="json")

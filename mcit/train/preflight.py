@@ -1,0 +1,94 @@
+"""Checks of a plan that need the processor or the model's skeleton, but no weights."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.types import Plan, Row, Stage
+from mcit.data.encode import Encoder
+from mcit.data.folder import DataFolder
+from mcit.models.adapters import candidates
+from mcit.models.load import load_processor
+from mcit.models.units import decoder_prefix, lora_targets
+
+_SAMPLED, _LONGEST = 24, 8
+
+
+def make_encoder(plan: Plan) -> Encoder:
+    """The encoder of the plan's base, with the model's own context length as limit."""
+    processor = load_processor(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    return Encoder(processor, max_length=context_length(plan))
+
+
+def context_length(plan: Plan) -> int | None:
+    """Positions the language model can take, or None if its config does not say."""
+    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def check_rows(plan: Plan) -> list[Problem]:
+    """Encode sampled rows and the longest rows of every task and split, images included."""
+    encoder = make_encoder(plan)
+    problems: list[Problem] = []
+    for task in plan.tasks:
+        folder = DataFolder.open(task.folder)
+        for split in ("train", "validation", "test"):
+            for row in sampled(folder.rows(split)):
+                try:
+                    encoder.encode(row)
+                except McitError as error:
+                    problems += error.problems
+    return problems
+
+
+def sampled(rows: list[Row]) -> list[Row]:
+    """A seeded sample and the rows with most text and images."""
+    if len(rows) <= _SAMPLED + _LONGEST:
+        return list(rows)
+    longest = sorted(rows, key=lambda r: (-len(r.images), -sum(len(t.text) for t in r.turns), r.id))[:_LONGEST]
+    return longest + random.Random(0).sample(rows, _SAMPLED)
+
+
+def skeleton(plan: Plan) -> Any:
+    """The base model with shapes and no weights (meta device)."""
+    trust = plan.config.base.trust_remote_code
+    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=trust)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust)
+
+
+def check_shapes(plan: Plan) -> tuple[list[Problem], int]:
+    """Targets and groups that match nothing; and the bytes the run will write."""
+    model = skeleton(plan)
+    problems: list[Problem] = []
+    disk = 0
+    for stage in plan.stages:
+        try:
+            trained = trained_parameters(model, stage)
+        except McitError as error:
+            where = f"stages[{stage.index - 1}]"
+            problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in error.problems]
+            continue
+        live = (plan.config.checkpoint.keep + 1) * 3 if plan.config.checkpoint.every else 3
+        disk = max(disk, 0) + 4 * trained + (4 * trained * live if stage is plan.stages[-1] else 0)
+    return problems, disk
+
+
+def trained_parameters(model: Any, stage: Stage) -> int:
+    """Numbers trained in a stage, counted on the skeleton. Raises PlanError for targets or groups that match nothing."""
+    names = candidates(model, stage.adapter)
+    shapes = dict(model.named_parameters())
+    total = sum(shapes[n].numel() for n in names)
+    if stage.adapter.kind == "lora":
+        if stage.adapter.targets == "language-linear":
+            decoder_prefix(model)
+        for module in lora_targets(model, stage.adapter.targets):
+            weight = model.get_submodule(module).weight
+            total += stage.adapter.rank * sum(weight.shape)
+    return int(total)
