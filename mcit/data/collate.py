@@ -15,9 +15,7 @@ from mcit.core.types import Batch, Sample
 from mcit.data.encode import IGNORE, TOKEN_KEYS
 
 
-def collate(
-    samples: Sequence[Sample], *, stream: str, pad_id: int, side: Literal["right", "left"] = "right"
-) -> Batch:
+def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Literal["right", "left"] = "right") -> Batch:
     """Pad samples to the longest; the attention mask, not the pad id, tells padding apart.
 
     Pixels keep the processor's names and are concatenated over images; rows without an image add nothing. Where shapes

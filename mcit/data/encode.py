@@ -18,7 +18,8 @@ from torch import Tensor
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Sample
 from mcit.data.images import load_images
-from mcit.data.template import PLACEHOLDER, ChatTemplate, Rendering
+from mcit.data.llava import PLACEHOLDER
+from mcit.data.template import ChatTemplate, Rendering
 
 IGNORE = -100
 TOKEN_KEYS = frozenset({"token_type_ids", "mm_token_type_ids"})
@@ -129,10 +130,7 @@ class Encoder:
             "truncation": False,
             "add_special_tokens": not (self._bos and text.startswith(self._bos)),
         }
-        if not row.images:
-            out = self._tokenizer([text], **settings)
-            return _Tokens(*self._real(out["input_ids"][0], out["offset_mapping"][0]), text, {}, ())
-        images = load_images(row, pad=self.pad_images)
+        images = load_images(row, pad=self.pad_images) or None
         try:
             out = self.processor(images=images, text=[text], return_text_replacement_offsets=True, **settings)
         except ValueError as error:

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -136,7 +137,7 @@ def _bomb(path: Path, claim: str, where: str) -> DataError:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit, 32-bit and float grey to 8 bits: by 257 where values pass 255, by 255 for floats up to 1."""
     values = image.convert("F") if image.mode == "F" else image.convert("I")
-    low, high = values.getextrema()
+    low, high = cast("tuple[float, float]", values.getextrema())
     if image.mode == "F" and 0 <= low and high <= 1:
         return values.point(lambda v: v * 255 + 0).convert("L")
     if high > 65535 or low < 0:  # no fixed scale: stretch what is there

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mcit.core.errors import DataError, Problem
+from mcit.core.files import canonical_json
 from mcit.core.types import Row, Turn
 
 PLACEHOLDER = "<image>"
+"""What a row's text holds where an image stands; a model's own token may differ."""
 _ROLES = {"human": "user", "gpt": "assistant"}
-_KNOWN = ("id", "question_id", "image", "conversations", "text", "answer", "task", "style", "meta")
 _ROW_START = re.compile(r'\{\s*"(?:id|question_id|image|conversations|text|task|style|source|meta)"\s*:')
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -51,7 +52,8 @@ def read_llava(
     """Read every row of a file.
 
     `label` replaces the path in messages and in `Row.source`; `style` is for rows that name none; `placeholders: front`
-    moves a turn's ``<image>`` to its front as the LLaVA trainer does. Raises DataError only for a file that cannot be read.
+    moves a turn's ``<image>`` to its front as the LLaVA trainer does. Raises DataError for a file that
+    cannot be read, and for nothing else.
     """
     path = Path(path)
     items = _items(_text(path))
@@ -161,7 +163,7 @@ def _row(
     if placeholders == "front":
         turns = [Turn(turn.role, front_placeholder(turn.text)) if turn.role == "user" else turn for turn in turns]
     _check_placeholders(turns, images)
-    return Row(
+    row = Row(
         id=identity,
         images=images,
         turns=tuple(turns),
@@ -171,6 +173,11 @@ def _row(
         meta=_meta(value),
         root=root,
     )
+    try:
+        canonical_json(row_to_json(row)).encode()
+    except (UnicodeEncodeError, ValueError):
+        raise _RowError("a text or number cannot be stored (half a surrogate pair, or an infinite number)", "mend it") from None
+    return row
 
 
 def _is_test(value: Mapping[str, Any]) -> bool:
@@ -226,7 +233,7 @@ def _test_turns(value: Mapping[str, Any], images: Sequence[str]) -> list[Turn]:
 def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     meta = value.get("meta", {})
     if not isinstance(meta, dict):
-        raise _RowError("'meta' must be an object", "write {\"key\": value}")
+        raise _RowError("'meta' must be an object", 'write {"key": value}')
     meta = dict(meta)
     if _is_test(value):
         if isinstance(value["answer"], list):
@@ -282,7 +289,20 @@ def _text(path: Path) -> str:
 
 def _items(text: str) -> list[_Item]:
     start = _BLANK.match(text).end()  # type: ignore[union-attr]
-    return list(_array(text, start + 1) if text[start : start + 1] == "[" else _lines(text))
+    if text[start : start + 1] == "[":
+        return list(_array(text, start + 1))
+    items = list(_lines(text))
+    if items and items[0].problem and _is_json(text):
+        return [_Item(items[0].line, None, "malformed rows (one object; expected an array, or one object per line)")]
+    return items
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _lines(text: str) -> Iterator[_Item]:

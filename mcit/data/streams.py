@@ -43,9 +43,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
 class Stream:
     """A named, endless or bounded sequence of rows: one shuffled epoch after the other."""
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], *, per_step: int, seed: int, total: int | None = None
-    ) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], *, per_step: int, seed: int, total: int | None = None) -> None:
         """`per_step` rows make a step; after `total` rows the stream is empty (never, when it is None)."""
         if not rows and total != 0:
             raise DataError("the stream has no rows", where=f"stream {name}", fix="check the recipe's train split")
@@ -84,6 +82,8 @@ class StageStreams:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None
         self._ahead: dict[tuple[str, int], Future[Sample]] = {}
         self._local = threading.local()
+        # A fast tokenizer must not be used by two threads at once, so each has its own copy.
+        self._copies = [copy.deepcopy(encoder) for _ in range(workers)]
 
     @property
     def cursors(self) -> dict[str, int]:
@@ -122,6 +122,8 @@ class StageStreams:
         """
         best: Batch | None = None
         for stream in self.streams.values():
+            if not stream.rows:
+                continue
             rows = sorted(stream.rows, key=row_length, reverse=True)[: max(4 * self.micro_batch, 16)]
             samples = sorted((self.encoder.encode(row) for row in rows), key=lambda s: -len(s.input_ids_T))
             size = min(self.micro_batch, stream.per_step)
@@ -154,7 +156,8 @@ class StageStreams:
         """
         ordered = sorted(positions, key=lambda position: (-row_length(stream.at(position)), position))
         count = -(-len(ordered) // (self.world * self.micro_batch))
-        mine = ordered[self.rank :: self.world]
+        lengths = [row_length(stream.at(position)) for position in ordered]
+        mine = [ordered[index] for index in even_chunks(lengths, self.world)[self.rank]]
         return [mine[k * self.micro_batch : (k + 1) * self.micro_batch] for k in range(count)]
 
     def _batch(self, stream: Stream, positions: Sequence[int], *, ghost: Sequence[int]) -> Batch:
@@ -178,15 +181,30 @@ class StageStreams:
                     self._ahead[stream.name, position] = self._pool.submit(self._encode_in_thread, row)
 
     def _encode_in_thread(self, row: Row) -> Sample:
-        # A fast tokenizer must not be used by two threads at once, so each has its own copy.
         if not hasattr(self._local, "encoder"):
-            self._local.encoder = copy.deepcopy(self.encoder)
+            self._local.encoder = self._copies.pop()
         return self._local.encoder.encode(row)
 
     def _forget(self) -> None:
         for future in self._ahead.values():
             future.cancel()
         self._ahead.clear()
+
+
+def even_chunks(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Split the indices of descending `lengths` into `count` chunks of equally many and nearly equal sums.
+
+    Greedy: each index goes to the shortest chunk that is not full. Where the number does not divide, they are dealt out.
+    """
+    if len(lengths) % count:
+        return [list(range(len(lengths)))[start::count] for start in range(count)]
+    chunks: list[list[int]] = [[] for _ in range(count)]
+    sums = [0] * count
+    for index, length in enumerate(lengths):
+        target = min((k for k in range(count) if len(chunks[k]) * count < len(lengths)), key=lambda k: sums[k])
+        chunks[target].append(index)
+        sums[target] += length
+    return chunks
 
 
 def row_length(row: Row) -> int:

@@ -15,9 +15,7 @@ from jinja2 import TemplateError
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
-
-PLACEHOLDER = "<image>"
-"""What a row's text holds where an image stands; the model's own token may differ."""
+from mcit.data.llava import PLACEHOLDER
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _FIXED_DATE = "01 Jan 2026"
@@ -45,6 +43,7 @@ class ChatTemplate:
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._source = _template_source(processor)
+        self._extra = {"date_string": _FIXED_DATE} if "date_string" in self._source else {}
         self._marked = bool(_MARKERS.search(self._source))
         self.image_token: str = getattr(processor, "image_token", None) or PLACEHOLDER
         specials = {t for t in self._tokenizer.all_special_tokens if t.strip()}
@@ -77,9 +76,8 @@ class ChatTemplate:
 
     # ---- rendering --------------------------------------------------------------------------------------------------
     def _render(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:
-        extra = {"date_string": _FIXED_DATE} if "date_string" in self._source else {}
         return self._processor.apply_chat_template(
-            list(messages), chat_template=self._source, tokenize=False, add_generation_prompt=prompt, **extra
+            list(messages), chat_template=self._source, tokenize=False, add_generation_prompt=prompt, **self._extra
         )
 
     def _message(self, turn: Turn, row: Row) -> dict[str, Any]:
@@ -125,15 +123,15 @@ class ChatTemplate:
         """Marked regions without the white space around them and without an end marker inside."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        _, regions = render_jinja_template(
+        settings: dict[str, Any] = {**self._tokenizer.special_tokens_map, **self._extra}
+        rendered: Any = render_jinja_template(
             conversations=[list(messages)],
             chat_template=self._source,
             return_assistant_tokens_mask=True,
-            **self._tokenizer.special_tokens_map,
-            **({"date_string": _FIXED_DATE} if "date_string" in self._source else {}),
+            **settings,
         )
         spans = []
-        for start, end in regions[0]:
+        for start, end in rendered[1][0]:
             region = text[start:end]
             kept = region.rstrip()
             for token in self._specials:
@@ -163,9 +161,7 @@ class ChatTemplate:
         return spans
 
     # ---- where they end ---------------------------------------------------------------------------------------------
-    def _close(
-        self, text: str, spans: list[tuple[int, int]], messages: list[dict[str, Any]], row: Row
-    ) -> Rendering:
+    def _close(self, text: str, spans: list[tuple[int, int]], messages: list[dict[str, Any]], row: Row) -> Rendering:
         """Find each answer's end marker, or put the tokenizer's end token where the template has none."""
         if not spans:
             return Rendering(text, (), (), ())

@@ -249,12 +249,12 @@ def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
         if "lora_dropout" in name:
             module.training = True
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
         for module in model.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = True
-    elif getattr(model, "is_gradient_checkpointing", False):
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+    elif getattr(model, "is_activation_checkpointing", False):
+        model.activation_checkpointing_disable()  # type: ignore[operator]
 
 
 def run_model(model: nn.Module, batch: Batch, *, device: torch.device, hidden: bool = False) -> ModelOutput:

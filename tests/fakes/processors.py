@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers import processors as post
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -20,7 +20,9 @@ SPECIALS = [
     "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
 ]  # fmt: skip
 
-_PARTS = "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+_PARTS = (
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+)
 TEMPLATES = {
     # llava-1.5: no marker, answer closed by the tokenizer's end token
     "llava": "{% for m in messages %}{% if m['role'] == 'user' %}USER: " + _PARTS + " {% else %}ASSISTANT: " + _PARTS
@@ -31,18 +33,21 @@ TEMPLATES = {
     + _PARTS + "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n"
     "{% endif %}",
     # the template of the llava-1.5 conversion: markers around answer and a blank, no end token anywhere
-    "marked": "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
-    "<image>\n{% endif %}{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}{% if m['role'] == 'assistant' %}"
+    "marked": "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'text' %}{% if m['role'] == 'assistant' %}"
     "{% generation %}{{ c['text'] + ' ' }}{% endgeneration %}{% else %}{{ c['text'] + ' ' }}{% endif %}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
     # markers that enclose end token and line break
-    "marked_chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}{% generation %}"
-    + _PARTS + "<|im_end|>\n{% endgeneration %}{% else %}" + _PARTS + "<|im_end|>\n{% endif %}{% endfor %}"
+    "marked_chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' %}{% generation %}" + _PARTS
+    + "<|im_end|>\n{% endgeneration %}{% else %}" + _PARTS + "<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "no_end": "{% for m in messages %}{% if m['role'] == 'user' %}Question: " + _PARTS + "\n{% else %}Answer: " + _PARTS
     + "\n{% endif %}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}",
     # a text-only template that joins strings
-    "string": "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "string": "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
 }  # fmt: skip
 
@@ -81,11 +86,14 @@ def metaspace_tokenizer(*, size: int = 300, split: bool = True) -> Tokenizer:
 
 def wrapped(tokenizer: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
     """A transformers tokenizer with this project's test specials."""
-    defaults = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, extra_special_tokens={"image_token": "<image>"}, **{**defaults, **settings}
-    )
-    return fast
+    defaults = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "extra_special_tokens": {"image_token": "<image>"},
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{**defaults, **settings})
 
 
 def make_processor(style: str = "llava", *, kind: str = "bytes", pixels: int = 32, patch: int = 16) -> LlavaProcessor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcit.core.config import Config
+from mcit.core.config import Config as BaseConfig
 from mcit.core.types import Row
 
 
@@ -16,7 +16,7 @@ class RowTransform:
     A transform sees training rows only. It must not look at anything but rows, settings, seed and its declared files.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Typed settings; unknown keys are refused."""
 
     def __init__(self, config: Any, *, folder: Path = Path()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcit.core.config import Config
+from mcit.core.config import Config as BaseConfig
 from mcit.core.types import Row
 from mcit.data.transforms.base import RowTransform
 
@@ -12,7 +12,7 @@ from mcit.data.transforms.base import RowTransform
 class Dedupe(RowTransform):
     """Rows are equal when image paths and questions are; with `answers` also the answers must be."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """What counts as equal."""
 
         answers: bool = True

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mcit.core.config import Config, Field
+from mcit.core.config import Config as BaseConfig
+from mcit.core.config import Field
 from mcit.core.types import Row, Turn
 from mcit.data.transforms.base import RowTransform
 
@@ -14,7 +15,7 @@ from mcit.data.transforms.base import RowTransform
 class Relabel(RowTransform):
     """Last answers found in `answers` are replaced; other rows stay as they are."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """The table, and how many of the rows it touches."""
 
         answers: dict[str, str] = Field(min_length=1)

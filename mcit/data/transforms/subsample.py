@@ -9,7 +9,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from mcit.core.config import Config, Field
+from mcit.core.config import Config as BaseConfig
+from mcit.core.config import Field
 from mcit.core.types import Row
 from mcit.data.transforms.base import RowTransform
 
@@ -17,7 +18,7 @@ from mcit.data.transforms.base import RowTransform
 class Subsample(RowTransform):
     """A number of rows, or a share of them; with ``by: style`` from each style alike."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Exactly one of `rows` and `share`."""
 
         rows: int | None = Field(None, ge=1)

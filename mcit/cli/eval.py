@@ -1,0 +1,61 @@
+"""``mcit eval``: score stages of a run, or score stored predictions again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mcit.core.config import suggestion
+from mcit.core.errors import ConfigError
+
+
+def add_parser(verbs: Any) -> None:
+    """Register the verb."""
+    parser = verbs.add_parser("eval", help="score a run's stages, or its stored predictions again")
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("--after", type=int, metavar="K", help="only after stage K; 0 is the base (default: every stage)")
+    parser.add_argument("--task", action="append", default=[], metavar="T", help="only this task, seen or not; repeatable")
+    parser.add_argument("--rescore", action="store_true", help="score stored predictions; needs no model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(verb="eval")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score and rewrite the report."""
+    from mcit.runs.run import open_existing
+
+    found = open_existing(Path(args.run))
+    from mcit.cli.run import finish, show
+
+    with found.locked():
+        if args.rescore:
+            from mcit.evals.evaluate import rescore
+
+            rescore(found.layout.root)
+        else:
+            _generate(args, found)
+        paths = finish(found.layout.root)
+    show(found.layout.root, paths, as_json=args.json)
+    return 0
+
+
+def _generate(args: argparse.Namespace, found: Any) -> None:
+    from mcit.cli.common import Lines, plan_of_run, start_torch
+
+    start_torch()
+    from mcit.train.sequence import Session, due, score
+
+    plan = plan_of_run(found)
+    committed = [s for s in plan.stages if found.is_committed(s.folder)]
+    if args.after is not None and not 0 <= args.after <= len(committed):
+        raise ConfigError(f"stage {args.after} is not committed", where="--after", fix=f"0 to {len(committed)}")
+    by_name = {t.name: t for t in plan.tasks}
+    for name in args.task:
+        if name not in by_name:
+            raise ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name))
+    out = Lines()
+    session = Session(plan, found, out)
+    for after in [args.after] if args.after is not None else [s.index for s in committed]:
+        tasks = tuple(by_name[n] for n in args.task) or due(plan, after)
+        score(session, after, reporter=out, tasks=tasks)

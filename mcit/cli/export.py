@@ -1,0 +1,53 @@
+"""``mcit export``: stages 1..K as an adapter, one stage's delta, or merged weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    """Register the verb."""
+    parser = verbs.add_parser("export", help="write an adapter or merged weights that plain transformers and peft load")
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("--stage", type=int, required=True, metavar="K", help="export what stages 1..K learnt")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=("adapter", "delta", "merged"),
+        default="adapter",
+        help="adapter: stages 1..K on the original base; delta: stage K alone; merged: full weights (default: adapter)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: exports/<stage>-<kind> in the run)")
+    parser.add_argument("--max-rank", type=int, metavar="R", help="shorten the adapter to this rank by SVD")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(verb="export")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write, reload, compare, print."""
+    from mcit.runs.run import open_existing
+
+    found = open_existing(Path(args.run))
+    from mcit.cli.common import start_torch
+
+    start_torch()
+    from mcit.export.export import export_stage
+
+    out = Path(args.out) if args.out else None
+    done = export_stage(found, stage=args.stage, kind=args.kind, out=out, max_rank=args.max_rank)
+    if args.json:
+        print(json.dumps({"out": str(done.folder), "made": done.made, **done.record}, ensure_ascii=False))
+        return 0
+    record = done.record
+    print(f"{record['kind']} of stages {', '.join(record['stages'])}{'' if done.made else ' (was there already)'}")
+    print(f"base: {record['base']} (sha256 {record['base_sha256'][:12]}…, {record['base_dtype']})")
+    if record.get("truncation_error") is not None:
+        print(f"shortened to rank {record['rank']}: relative error {record['truncation_error']:.2e}")
+    if record.get("not_in_peft"):
+        print(f"peft cannot name {len(record['not_in_peft'])} trained tensors; they are in extra.safetensors")
+    print(f"reloaded: logits differ by at most {record['difference']:.2e} (largest {record['largest_logit']:.3g})")
+    print(f"out: {done.folder}")
+    return 0

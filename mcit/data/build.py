@@ -1,0 +1,250 @@
+"""Recipe -> content-addressed folder of rows, and the report of what stands in the way.
+
+Layout: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl``, ``images/<source>/`` for generated pictures, and
+``manifest.json``, written last. The folder's name holds the recipe's digest: equal recipes share it, a changed source
+gets a new one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mcit.core.errors import DataError, Problem
+from mcit.core.files import (
+    atomic_directory,
+    canonical_json,
+    explained,
+    read_json,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from mcit.core.paths import cache_dir
+from mcit.core.seeds import seed_for
+from mcit.core.types import Row
+from mcit.data.collect import Collected, collect
+from mcit.data.llava import row_to_json
+from mcit.data.recipe import SPLITS, GeneratorSource, Recipe, Split, SplitConfig, recipe_digest
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a build of the recipe would find."""
+
+    name: str
+    counts: dict[str, int]
+    """Rows per split that would be kept, transforms included."""
+    styles: dict[str, dict[str, int]]
+    bad: tuple[Problem, ...]
+    """Rows that would be dropped."""
+    fatal: tuple[Problem, ...]
+    """Sources that cannot be used at all."""
+    warnings: tuple[Problem, ...]
+    allowed: int
+    """Bad rows the recipe allows."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether `build` would succeed."""
+        return not self.fatal and len(self.bad) <= self.allowed
+
+
+@dataclass(frozen=True)
+class _Result:
+    rows: dict[Split, list[Row]]
+    steps: list[dict[str, Any]]
+    """What each transform made of how many rows."""
+
+
+def check(recipe: Recipe) -> CheckReport:
+    """Read everything, open every picture, write nothing."""
+    with tempfile.TemporaryDirectory(prefix="mcit-check-") as folder:
+        found = collect(recipe, Path(folder))
+        fatal = list(found.fatal)
+        rows = found.rows
+        if not fatal:
+            try:
+                rows = _transformed(recipe, found).rows
+                fatal += _empty(rows)
+            except DataError as error:
+                fatal += error.problems
+    return CheckReport(
+        name=recipe.name,
+        counts={split: len(rows[split]) for split in SPLITS},
+        styles={split: _styles(rows[split]) for split in SPLITS},
+        bad=tuple(found.bad),
+        fatal=tuple(fatal),
+        warnings=tuple(found.warnings),
+        allowed=recipe.config.allow_bad,
+    )
+
+
+def folder_of(recipe: Recipe, *, digest: str, data_dir: Path | str | None = None) -> Path:
+    """Where a recipe with this digest is built."""
+    base = Path(data_dir) if data_dir is not None else cache_dir() / "data"
+    return base / f"{recipe.name.replace('/', '-')}-{digest[:12]}"
+
+
+def build(recipe: Recipe, *, data_dir: Path | str | None = None, announce: Callable[[str], None] | None = None) -> Path:
+    """Build the recipe's folder, or return the one that is there already.
+
+    Raises DataError with every bad row when there are more than the recipe allows, or for a source that cannot be used.
+    """
+    digest = recipe_digest(recipe)
+    final = folder_of(recipe, digest=digest, data_dir=data_dir)
+    if (final / "manifest.json").is_file():
+        return _at_home(recipe, final)
+    with explained(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.parent / f".{final.name}.lock"):
+            if (final / "manifest.json").is_file():
+                return _at_home(recipe, final)
+            for left in final.parent.glob(f".{final.name}.*.tmp"):  # of a killed build; we hold the lock
+                shutil.rmtree(left, ignore_errors=True)
+            if announce:
+                announce(f"building data set {recipe.name} in {final}")
+            _write(recipe, digest, final)
+    return final
+
+
+def _at_home(recipe: Recipe, final: Path) -> Path:
+    """The built folder, with image roots as the recipe has them now: pictures may have moved since."""
+    manifest = read_json(final / "manifest.json")
+    roots, _ = _roots(recipe, final)
+    if manifest.get("roots") != roots:
+        write_json(final / "manifest.json", {**manifest, "roots": roots})
+    return final
+
+
+def _write(recipe: Recipe, digest: str, final: Path) -> None:
+    with atomic_directory(final) as work:
+        found = collect(recipe, work / "images")
+        if found.fatal:
+            raise DataError.of(found.fatal)
+        if len(found.bad) > recipe.config.allow_bad:
+            raise _too_many(recipe, found.bad)
+        result = _transformed(recipe, found)
+        empty = _empty(result.rows)
+        if empty:
+            raise DataError.of(empty)
+        roots, numbers = _roots(recipe, work)
+        for split in SPLITS:
+            lines = [canonical_json(row_to_json(row, root=numbers[row.root])) + "\n" for row in result.rows[split]]
+            write_text(work / f"{split}.jsonl", "".join(lines))
+        write_manifest(work, extra=_manifest(recipe, digest, found, result, roots))
+
+
+def _manifest(
+    recipe: Recipe, digest: str, found: Collected, result: _Result, roots: dict[str, str | None]
+) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "task": recipe.task,
+        "digest": digest,
+        "licence": recipe.config.licence,
+        "recipe": recipe.text,
+        "eval": recipe.config.eval.model_dump(mode="json"),
+        "image": recipe.config.image.model_dump(mode="json"),
+        "sources": found.sources,
+        "roots": roots,
+        "transforms": result.steps,
+        "counts": {split: len(result.rows[split]) for split in SPLITS},
+        "styles": {split: _styles(result.rows[split]) for split in SPLITS},
+        "dropped": [{"where": p.where, "what": p.what} for p in found.bad],
+        "warnings": [{"where": p.where, "what": p.what} for p in found.warnings],
+    }
+
+
+def _roots(recipe: Recipe, work: Path) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Image roots by source number (None: in the folder itself), and the numbers by root."""
+    roots: dict[str, str | None] = {}
+    numbers: dict[str, str] = {}
+    for index, source in enumerate(recipe.sources):
+        if isinstance(source, GeneratorSource):
+            root, roots[str(index)] = work / "images" / str(index), None
+        else:
+            root = recipe.file(source.images).resolve()
+            roots[str(index)] = str(root)
+        numbers.setdefault(str(root), str(index))
+    return roots, numbers
+
+
+def _transformed(recipe: Recipe, found: Collected) -> _Result:
+    """Transforms on the train rows in order, then the validation split; test rows stay as they are."""
+    train, steps = found.rows["train"], []
+    for index, transform in enumerate(recipe.transforms):
+        name = type(transform).__module__.rpartition(".")[2]
+        before = len(train)
+        train = transform.apply(train, seed=seed_for(recipe.config.split.seed, "transform", index, name))
+        _check_unique(train, name)
+        steps.append({"use": name, "rows_before": before, "rows_after": len(train)})
+    kept, held = _split(train, recipe.config.split)
+    return _Result({"train": kept, "validation": found.rows["validation"] + held, "test": found.rows["test"]}, steps)
+
+
+def _split(rows: Sequence[Row], split: SplitConfig) -> tuple[list[Row], list[Row]]:
+    """Whole groups go to validation until it is full; a group's turn depends on the seed and its own key alone."""
+    target = round(split.validation * len(rows)) if split.validation < 1 else int(split.validation)
+    if not target:
+        return list(rows), []
+    if target >= len(rows):
+        raise DataError(
+            f"validation takes {target} of {len(rows)} training rows", where="split.validation", fix="take fewer"
+        )
+    keys = [_group(row, split.by) for row in rows]
+    sizes = Counter(keys)
+    chosen: set[str] = set()
+    count = 0
+    for key in sorted(sizes, key=lambda key: sha256(f"{split.seed}/{key}".encode()).digest()):
+        if count >= target:
+            break
+        chosen.add(key)
+        count += sizes[key]
+    kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
+    return kept, [row for row, key in zip(rows, keys, strict=True) if key in chosen]
+
+
+def _group(row: Row, by: str) -> str:
+    if by == "row":
+        return row.id
+    if by == "image":
+        return canonical_json(row.images) if row.images else row.id
+    key = by.removeprefix("meta.")
+    if key not in row.meta:
+        raise DataError(f"the row has no meta '{key}' to split by", where=row.where, fix="change split.by")
+    return canonical_json(row.meta[key])
+
+
+def _check_unique(rows: Sequence[Row], name: str) -> None:
+    repeated = [identity for identity, count in Counter(row.id for row in rows).items() if count > 1]
+    if repeated:
+        what = f"transform {name} made several rows with id '{repeated[0]}'"
+        raise DataError(what, where="transforms", fix="give new rows new ids")
+
+
+def _empty(rows: dict[Split, list[Row]]) -> list[Problem]:
+    if any(rows.values()):
+        return []
+    return [Problem("recipe", "no rows are left", "check sources and transforms")]
+
+
+def _styles(rows: Sequence[Row]) -> dict[str, int]:
+    return dict(sorted(Counter(row.style for row in rows).items()))
+
+
+def _too_many(recipe: Recipe, bad: Sequence[Problem]) -> DataError:
+    head = Problem(
+        str(recipe.path),
+        f"{len(bad)} bad row(s), the recipe allows {recipe.config.allow_bad}",
+        f"mend the rows, or set allow_bad: {len(bad)} to drop them",
+    )
+    return DataError(head.what, where=head.where, fix=head.fix, problems=[head, *bad])

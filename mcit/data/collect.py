@@ -1,0 +1,210 @@
+"""All rows of a recipe with everything that is wrong with them, in one pass that never stops at the first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mcit.core.errors import DataError, Problem
+from mcit.core.files import sha256_file
+from mcit.core.types import Row
+from mcit.data.images import open_image, resolve_below
+from mcit.data.llava import Loaded, read_llava, read_values
+from mcit.data.recipe import SPLITS, GeneratorSource, LlavaSource, Recipe, Split, file_checksum, find_generator
+
+_LONG_ANSWER = 1_000
+"""Characters, about 256 tokens."""
+_ONE_SIDED = 0.6
+
+
+@dataclass
+class Collected:
+    """Rows by split in the sources' order, and what was found."""
+
+    rows: dict[Split, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    bad: list[Problem] = field(default_factory=list)
+    """One for each row that cannot be used."""
+    fatal: list[Problem] = field(default_factory=list)
+    """Whole sources that cannot be used."""
+    warnings: list[Problem] = field(default_factory=list)
+    sources: list[dict[str, object]] = field(default_factory=list)
+
+
+def collect(recipe: Recipe, image_dir: Path) -> Collected:
+    """Read or generate every source (pictures of generators below `image_dir`) and check each row and its pictures."""
+    found = Collected()
+    for index, source in enumerate(recipe.sources):
+        try:
+            loaded, checksum = _load(recipe, source, image_dir / str(index))
+        except DataError as error:
+            found.fatal += error.problems
+            continue
+        found.bad += loaded.problems
+        found.rows[source.split] += loaded.rows
+        name = source.path if isinstance(source, LlavaSource) else source.generator
+        found.sources.append(
+            {"kind": source.kind, "name": name, "split": source.split, "sha256": checksum, "rows": len(loaded.rows)}
+        )
+    seen = _check_images(found)
+    _check_ids(found)
+    _check_boxes(found)
+    _check_overlap(found, seen)
+    found.warnings += [*_one_sided(found.rows["train"]), *_long_answers(found.rows), *_cue_differs(found.rows)]
+    return found
+
+
+def _load(recipe: Recipe, source: LlavaSource | GeneratorSource, image_dir: Path) -> tuple[Loaded, str]:
+    if isinstance(source, GeneratorSource):
+        image_dir.mkdir(parents=True, exist_ok=True)
+        label = f"{source.generator}[{source.split}]"
+        values = find_generator(source.generator)(source.split, source.rows, source.seed, image_dir)
+        items = list(enumerate(values, start=1))
+        return read_values(items, task=recipe.task, label=label, image_root=image_dir), ""
+    path = recipe.file(source.path)
+    checksum = file_checksum(path)
+    if source.sha256 is not None and checksum != source.sha256:
+        raise DataError(
+            f"sha256 is {checksum}, the recipe expects {source.sha256}",
+            where=str(path),
+            fix="fetch the file again, or change the recipe if the new content is meant",
+        )
+    loaded = read_llava(
+        path,
+        task=recipe.task,
+        image_root=recipe.file(source.images).resolve(),
+        label=source.path,
+        style=source.style,
+        placeholders=source.placeholders,
+    )
+    return loaded, checksum
+
+
+# ---- checks of rows -------------------------------------------------------------------------------------------------
+def _drop(found: Collected, bad: dict[int, Problem]) -> None:
+    """Remove rows (by identity) and remember why."""
+    if bad:
+        found.bad += bad.values()
+        for split in SPLITS:
+            found.rows[split] = [row for row in found.rows[split] if id(row) not in bad]
+
+
+def _check_images(found: Collected) -> dict[tuple[str, str], str]:
+    """Open every picture once; return content checksums by (root, path)."""
+    checked: dict[tuple[str, str], str | Problem] = {}
+    bad: dict[int, Problem] = {}
+    for row in _all(found):
+        for image in row.images:
+            key = (row.root, image)
+            if key not in checked:
+                checked[key] = _verified(row, image)
+            result = checked[key]
+            if isinstance(result, Problem):
+                bad[id(row)] = Problem(row.where, result.what, result.fix)
+                break
+    _drop(found, bad)
+    return {key: value for key, value in checked.items() if isinstance(value, str)}
+
+
+def _verified(row: Row, image: str) -> str | Problem:
+    try:
+        path = resolve_below(row.root, image, where=row.where)
+        open_image(path, where=row.where)
+    except DataError as error:
+        return error.problems[0]
+    return sha256_file(path)
+
+
+def _check_ids(found: Collected) -> None:
+    """Ids must be unique in a split, over all its sources."""
+    bad: dict[int, Problem] = {}
+    for split in SPLITS:
+        first: dict[str, Row] = {}
+        for row in found.rows[split]:
+            other = first.setdefault(row.id, row)
+            if other is not row:
+                what = f"id '{row.id}' is already used at {other.source}"
+                bad[id(row)] = Problem(row.where, what, "give each row of a split its own id")
+    _drop(found, bad)
+
+
+def _check_boxes(found: Collected) -> None:
+    """Boxes are [x1, y1, x2, y2] between 0 and 1."""
+    bad: dict[int, Problem] = {}
+    for row in _all(found):
+        if row.style != "box":
+            continue
+        numbers = [float(n) for n in re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)", row.answer)]
+        fits = len(numbers) == 4 and all(0 <= n <= 1 for n in numbers)
+        if not fits or numbers[2] <= numbers[0] or numbers[3] <= numbers[1]:
+            what = f"the box {row.answer!r} is not [x1, y1, x2, y2] with 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1"
+            bad[id(row)] = Problem(row.where, what, "mend the answer, or remove the row")
+    _drop(found, bad)
+
+
+def _check_overlap(found: Collected, checksums: dict[tuple[str, str], str]) -> None:
+    """A training row must not ask what a test row asks about the same pictures (compared by content)."""
+
+    def asked(row: Row) -> Iterable[tuple[tuple[str, ...], str]]:
+        images = tuple(checksums[row.root, image] for image in row.images)
+        for turn in row.turns:
+            if turn.role == "user":
+                yield images, " ".join(turn.text.replace("<image>", " ").split())
+
+    tested = {key: row for row in found.rows["test"] for key in asked(row)}
+    bad: dict[int, Problem] = {}
+    for split in SPLITS[:2]:
+        for row in found.rows[split]:
+            twin = next((tested[key] for key in asked(row) if key in tested), None)
+            if twin is not None:
+                what = f"asks the same about the same picture as test row {twin.where}"
+                bad[id(row)] = Problem(row.where, what, "remove it from one of the two splits")
+    _drop(found, bad)
+
+
+# ---- warnings -------------------------------------------------------------------------------------------------------
+def _one_sided(rows: Sequence[Row]) -> list[Problem]:
+    out = []
+    for style in ("yes_no", "letter"):
+        answers = Counter(row.answer.lower() for row in rows if row.style == style)
+        total = sum(answers.values())
+        if total >= 10:
+            answer, count = answers.most_common(1)[0]
+            if count > _ONE_SIDED * total:
+                what = f"{100 * count / total:.0f} % of the {style} answers are '{answer}'"
+                out.append(Problem("train", what, "balance the answers, or compare scores with the constant answer"))
+    return out
+
+
+def _long_answers(rows: dict[Split, list[Row]]) -> list[Problem]:
+    return [
+        Problem(row.where, f"the answer has {len(row.answer)} characters in style '{row.style}'", "check the style")
+        for split in SPLITS
+        for row in rows[split]
+        if row.style in ("letter", "word", "name", "yes_no", "phrase", "box") and len(row.answer) > _LONG_ANSWER
+    ]
+
+
+def _cue_differs(rows: dict[Split, list[Row]]) -> list[Problem]:
+    """The last line of most training questions says how to answer; the test must say the same."""
+    train, test = _cue(rows["train"]), _cue(rows["test"])
+    if not rows["train"] or not rows["test"] or train == test:
+        return []
+    what = f"the test asks with {test!r}, training with {train!r}"
+    return [Problem("test", what, "use one wording: another cue alone costs many points")]
+
+
+def _cue(rows: Sequence[Row]) -> str:
+    lines = [row.question.strip().split("\n") for row in rows]
+    last = Counter(line[-1].strip() for line in lines if len(line) > 1)
+    if not last:
+        return ""
+    cue, count = last.most_common(1)[0]
+    return cue if count * 2 > len(rows) else ""
+
+
+def _all(found: Collected) -> Iterable[Row]:
+    for split in SPLITS:
+        yield from found.rows[split]

@@ -1,0 +1,82 @@
+"""A built data folder: opened, verified, read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcit.core.errors import DataError, StateError
+from mcit.core.files import read_json, sha256_file
+from mcit.core.types import JsonDict, Row
+from mcit.data.llava import row_from_json
+from mcit.data.recipe import SPLITS, ScoringConfig
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Rows of one task, from disk."""
+
+    path: Path
+    manifest: JsonDict
+
+    @classmethod
+    def open(cls, path: Path | str) -> DataFolder:
+        """Read the manifest and compare what it lists: checksums of rows, sizes of pictures.
+
+        Raises StateError naming the first file that is missing, cut off or edited.
+        """
+        path = Path(path)
+        manifest = read_json(path / "manifest.json")
+        for relative, expected in manifest["files"].items():
+            _check(path / relative, expected)
+        return cls(path, manifest)
+
+    @property
+    def task(self) -> str:
+        """The task the rows belong to."""
+        return self.manifest["task"]
+
+    @property
+    def digest(self) -> str:
+        """The recipe's digest."""
+        return self.manifest["digest"]
+
+    @property
+    def eval(self) -> ScoringConfig:
+        """Scorer, style and answer limit of the test split."""
+        return ScoringConfig(**self.manifest["eval"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per split."""
+        return {split: self.manifest["counts"][split] for split in SPLITS}
+
+    @property
+    def pad_images(self) -> bool:
+        """Whether pictures are padded to squares before the model's processor."""
+        return bool(self.manifest["image"]["pad"])
+
+    def rows(self, split: str = "train") -> list[Row]:
+        """Rows of a split in the recipe's order, with their image root set. Raises DataError for an unknown split."""
+        import json
+
+        if split not in SPLITS:
+            raise DataError(f"there is no split '{split}'", where=str(self.path), fix=f"use {', '.join(SPLITS)}")
+        lines = (self.path / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")
+        values = [json.loads(line) for line in lines if line]
+        return [row_from_json(value, root=self._root(value["root"])) for value in values]
+
+    def _root(self, number: str) -> str:
+        outside = self.manifest["roots"][number]
+        return str(self.path / "images" / number) if outside is None else outside
+
+
+def _check(path: Path, expected: dict[str, Any]) -> None:
+    fix = "remove the data folder: it is built again from the recipe"
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise StateError("file listed in the manifest is missing", where=str(path), fix=fix) from None
+    if size != expected["bytes"] or (path.suffix == ".jsonl" and sha256_file(path) != expected["sha256"]):
+        raise StateError("file differs from the manifest (size or checksum)", where=str(path), fix=fix)

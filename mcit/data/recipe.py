@@ -1,0 +1,254 @@
+"""A data recipe: YAML that says where rows come from, what is done to them and how they are scored.
+
+Paths in a recipe are relative to the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from mcit.core.config import Config, Field, load_yaml, parse, suggestion
+from mcit.core.errors import ConfigError, DataError, Problem
+from mcit.core.files import digest_of, sha256_file
+from mcit.core.lookup import class_of, known, missing, module_of
+from mcit.core.paths import find_shipped, shipped
+from mcit.data.transforms.base import RowTransform
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Generator = Callable[[str, int, int, Path], Iterator[dict[str, Any]]]
+
+_VERSION = 1
+"""Part of every digest: raised when the layout or meaning of a built folder changes."""
+
+
+class LlavaSource(Config):
+    """Rows of a LLaVA or CoIN file."""
+
+    kind: Literal["llava"]
+    path: str
+    images: str = "."
+    """Folder that image paths of the rows start from."""
+    split: Split = "train"
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Expected checksum of the file; another one is refused."""
+    style: str = ""
+    """Answer style of rows that name none."""
+    placeholders: Literal["keep", "front"] = "keep"
+
+
+class GeneratorSource(Config):
+    """Rows made by a function of mcit/data/sources."""
+
+    kind: Literal["generator"]
+    generator: str
+    split: Split = "train"
+    rows: int = Field(ge=1)
+    seed: int = 0
+
+
+class SplitConfig(Config):
+    """Rows of the train sources that become the validation split."""
+
+    validation: float = Field(0, ge=0)
+    """Below 1 a share, from 1 on a number of rows; 0 is none."""
+    by: str = "row"
+    """``image`` or ``meta.key`` keeps rows together that share it."""
+    seed: int = 0
+
+    @field_validator("by")
+    @classmethod
+    def _known_grouping(cls, value: str) -> str:
+        if value not in ("row", "image") and not (value.startswith("meta.") and len(value) > len("meta.")):
+            raise ValueError("use row, image or meta.<key>")
+        return value
+
+
+class ScoringConfig(Config):
+    """How answers to the test split are scored."""
+
+    scorer: str = "exact"
+    style: str = ""
+    max_new_tokens: int = Field(16, ge=1)
+
+
+class ImageConfig(Config):
+    """What is done to every picture before the model's processor."""
+
+    pad: bool = False
+
+
+class RecipeConfig(Config):
+    """What a recipe file may say."""
+
+    name: str
+    task: str
+    licence: str = ""
+    sources: list[dict[str, Any]] = Field(min_length=1)
+    transforms: list[dict[str, Any]] = []
+    split: SplitConfig = SplitConfig()
+    eval: ScoringConfig = ScoringConfig()
+    image: ImageConfig = ImageConfig()
+    allow_bad: int = Field(0, ge=0)
+    """Bad rows that may be dropped; one more refuses the data set."""
+
+    @field_validator("name", "task")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", value) or ".." in value or value.endswith("/"):
+            raise ValueError("use letters, digits, '.', '_', '-' and '/' only")
+        return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe file."""
+
+    path: Path
+    text: str
+    config: RecipeConfig
+    sources: tuple[LlavaSource | GeneratorSource, ...]
+    transforms: tuple[RowTransform, ...]
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.config.name
+
+    @property
+    def task(self) -> str:
+        """The task its rows belong to."""
+        return self.config.task
+
+    def file(self, relative: str) -> Path:
+        """A path written in the recipe."""
+        return self.path.parent / relative
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one. Raises ConfigError with the nearest known name."""
+    found = find_shipped("data_recipes", name)
+    if found is None:
+        folder = shipped("data_recipes")
+        names = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
+        raise ConfigError(f"there is no data recipe '{name}'", where="recipe", fix=suggestion(name, names))
+    return found
+
+
+def load_recipe(path: Path | str) -> Recipe:
+    """Read and check a recipe file. Raises ConfigError with all its problems together."""
+    path = Path(path)
+    data = load_yaml(path)
+    config, problems = parse(RecipeConfig, data, where="")
+    problems = [Problem(f"{path}: {p.where}" if p.where else str(path), p.what, p.fix) for p in problems]
+    sources = [_source(raw, f"{path}: sources[{i}]", problems) for i, raw in _entries(data, "sources")]
+    transforms = [
+        _transform(raw, path, f"{path}: transforms[{i}]", problems) for i, raw in _entries(data, "transforms")
+    ]
+    if problems or config is None:
+        raise ConfigError.of(problems)
+    return Recipe(
+        path=path,
+        text=path.read_text(),
+        config=config,
+        sources=tuple(source for source in sources if source is not None),
+        transforms=tuple(transform for transform in transforms if transform is not None),
+    )
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Hex sha256 of what the rows depend on: settings, source files, and the code of generators and transforms.
+
+    Raises DataError for a source file that cannot be read.
+    """
+    files = [
+        file_checksum(recipe.file(source.path)) if isinstance(source, LlavaSource) else generator_code(source.generator)
+        for source in recipe.sources
+    ]
+    transforms = [
+        {
+            "code": sha256_file(inspect.getfile(type(transform))),
+            "settings": transform.config.model_dump(mode="json"),
+            "files": [file_checksum(path) for path in transform.files()],
+        }
+        for transform in recipe.transforms
+    ]
+    # allow_bad and licence do not change the rows, but they are said in the manifest, and a folder has one manifest.
+    content = {"version": _VERSION, "config": recipe.config.model_dump(mode="json")}
+    return digest_of({**content, "sources": files, "transforms": transforms})
+
+
+def file_checksum(path: Path) -> str:
+    """sha256 of a source file. Raises DataError when it cannot be read."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise DataError(
+            f"source file cannot be read ({error.strerror})", where=str(path), fix="check the path in the recipe"
+        ) from None
+
+
+def find_generator(name: str) -> Generator:
+    """The function that ``GENERATORS`` of a module in mcit/data/sources lists under `name`. Raises ConfigError."""
+    return _generator_module(name).GENERATORS[name]
+
+
+def generator_code(name: str) -> str:
+    """sha256 of the module a generator lives in, and of the module's own ``VERSION`` if it states one."""
+    module = _generator_module(name)
+    return digest_of([sha256_file(inspect.getfile(module)), str(getattr(module, "VERSION", ""))])
+
+
+def _generator_module(name: str) -> ModuleType:
+    modules = [module_of("data.sources", found) for found in known("data.sources")]
+    for module in modules:
+        if name in getattr(module, "GENERATORS", {}):
+            return module
+    names = [key for module in modules for key in getattr(module, "GENERATORS", {})]
+    raise ConfigError(f"there is no generator '{name}'", where="mcit/data/sources", fix=suggestion(name, names))
+
+
+def _source(raw: dict[str, Any], where: str, problems: list[Problem]) -> LlavaSource | GeneratorSource | None:
+    kinds: dict[str, type[LlavaSource] | type[GeneratorSource]] = {"llava": LlavaSource, "generator": GeneratorSource}
+    kind = raw.get("kind")
+    if kind not in kinds:
+        problems.append(Problem(f"{where}.kind", f"unknown kind {kind!r}", suggestion(str(kind), kinds)))
+        return None
+    source, found = parse(kinds[kind], raw, where=where)
+    problems += found
+    if isinstance(source, GeneratorSource):
+        try:
+            _generator_module(source.generator)
+        except ConfigError as error:
+            problems.append(Problem(f"{where}.generator", error.what, error.fix))
+    return source
+
+
+def _transform(raw: dict[str, Any], path: Path, where: str, problems: list[Problem]) -> RowTransform | None:
+    name = raw.get("use")
+    if not isinstance(name, str):
+        fix = "name a transform: " + ", ".join(known("data.transforms"))
+        problems.append(Problem(f"{where}.use", "is required", fix))
+        return None
+    problem = missing("data.transforms", name, where=f"{where}.use")
+    if problem:
+        problems.append(problem)
+        return None
+    kind = class_of("data.transforms", name, base=RowTransform)
+    config, found = parse(kind.Config, {k: v for k, v in raw.items() if k != "use"}, where=where)
+    problems += found
+    return kind(config, folder=path.parent) if config is not None else None
+
+
+def _entries(data: Any, key: str) -> list[tuple[int, dict[str, Any]]]:
+    """The mappings of a list with their places; what is malformed there has its own problem already."""
+    value = data.get(key) if isinstance(data, dict) else None
+    return [(i, item) for i, item in enumerate(value) if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,0 +1,164 @@
+"""Score tasks with a model: answers, then a score, task by task; what is there already is not made again.
+
+Answers and scores are kept apart. Answers depend on the weights (lineage), the rows and how they are generated; a score
+besides on scorer and style rules. When only the latter change, answers are scored again and no model is needed.
+torch is imported only when answers are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mcit.core.errors import DataError
+from mcit.core.files import digest_of, read_json
+from mcit.core.interfaces import Reporter, Silent
+from mcit.core.schema import EvalConfig
+from mcit.core.types import JsonDict, Progress, TaskSpec
+from mcit.data.folder import DataFolder
+from mcit.evals.predictions import PART, PREDICTIONS, made_with, read_predictions, recorded_settings
+from mcit.evals.score import load_scorer, read_rows, read_score, score_predictions, write_score
+from mcit.evals.style import VERSION as STYLE_VERSION
+from mcit.runs.layout import RunLayout
+
+
+def needs_eval(tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str) -> bool:
+    """Whether a task has no finished score for these weights and settings."""
+    return any(not _is_scored(task, folder, _settings(task, config, lineage)) for task in _with_rows(tasks))
+
+
+def needs_model(tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str) -> bool:
+    """Whether a task has no finished answers, so that `evaluate` needs a model."""
+    wanted = [(folder / task.name, _settings(task, config, lineage)) for task in _with_rows(tasks)]
+    return any(made_with(path) != settings for path, settings in wanted)
+
+
+def evaluate(
+    tasks: Sequence[TaskSpec],
+    *,
+    folder: Path,
+    model: Any,
+    encoder: Any,
+    config: EvalConfig,
+    device: Any,
+    lineage: str,
+    reporter: Reporter | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
+
+    Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next.
+    `model` may be None if `needs_model` says so. `progress` is shown with counts and the task's name filled in.
+    Raises DataError for a bad row or picture, ConfigError for an unknown scorer, filter or style.
+    """
+    reporter = reporter or Silent()
+    shown = progress or Progress(0, 0, "", "eval", 0, 0)
+    for task in tasks:
+        if not task.rows.get("test"):
+            reporter.line(f"{task.name}: has no test rows, nothing to score")
+            continue
+        path, settings = folder / task.name, _settings(task, config, lineage)
+        if made_with(path) != settings:
+            _answer(task, path, settings, model, encoder, device, reporter, replace(shown, name=task.name))
+        (path / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
+        if not _is_scored(task, folder, settings):
+            _score(task.name, path, reporter, scorer=task.scorer, style=task.style)
+
+
+def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
+    """Score all finished answers of a run folder again, from files alone; returns ``after-02/task`` for each.
+
+    Raises StateError for answers that were edited or cut off, or if `run` is no run folder.
+    """
+    layout = RunLayout(run)
+    plan = read_json(layout.plan)
+    done = []
+    for after in range(len(plan["stages"]) + 1):
+        for task, kind in plan["scorers"].items():
+            path = layout.evals(after) / task
+            if (path / PREDICTIONS).is_file():
+                _score(task, path, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
+                done.append(f"{layout.evals(after).name}/{task}")
+    return done
+
+
+def _with_rows(tasks: Sequence[TaskSpec]) -> list[TaskSpec]:
+    return [task for task in tasks if task.rows.get("test")]
+
+
+def _settings(task: TaskSpec, config: EvalConfig, lineage: str) -> JsonDict:
+    """Everything the answers depend on."""
+    return {
+        "task": task.name,
+        "data": task.digest,
+        "rows": config.rows,
+        "lineage": lineage,
+        "batch": config.batch,
+        "filters": list(config.filters),
+        "max_new_tokens": config.max_new_tokens or task.max_new_tokens,
+    }
+
+
+def _score_digest(settings: JsonDict, *, scorer: str, style: str) -> str:
+    """Everything a score depends on."""
+    return digest_of([settings, scorer, load_scorer(scorer).version, style, STYLE_VERSION])
+
+
+def _is_scored(task: TaskSpec, folder: Path, settings: JsonDict) -> bool:
+    path = folder / task.name
+    score = read_score(path)
+    return (
+        score is not None
+        and score.get("settings") == _score_digest(settings, scorer=task.scorer, style=task.style)
+        and made_with(path) == settings
+        and read_rows(path) is not None
+    )
+
+
+def _answer(
+    task: TaskSpec,
+    path: Path,
+    settings: JsonDict,
+    model: Any,
+    encoder: Any,
+    device: Any,
+    reporter: Reporter,
+    shown: Progress,
+) -> None:
+    from mcit.evals.generate import predict
+
+    rows = DataFolder.open(task.folder).rows("test")[: settings["rows"]]
+    if not rows:
+        raise DataError("the test split is empty", where=str(task.folder), fix="remove the folder: it is built again")
+    predict(
+        model,
+        encoder,
+        rows,
+        out=path,
+        batch=settings["batch"],
+        max_new_tokens=settings["max_new_tokens"],
+        device=device,
+        filters=settings["filters"],
+        settings=settings,
+        reporter=reporter,
+        progress=shown,
+    )
+
+
+def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str) -> None:
+    settings = recorded_settings(path)
+    extra = {
+        "task": task,
+        "filters": settings["filters"],
+        "lineage": settings["lineage"],
+        "settings": _score_digest(settings, scorer=scorer, style=style),
+    }
+    scored = score_predictions(read_predictions(path), scorer=scorer, style=style, extra=extra)
+    write_score(path, scored)
+    score = scored.score
+    reporter.line(
+        f"{path.parent.name}/{task}: strict {score['strict']['accuracy']:.1f} %, "
+        f"fixed {score['fixed']['accuracy']:.1f} %, format-valid {score['format_validity']:.1f} % of {score['n']} rows"
+    )

@@ -1,0 +1,183 @@
+"""Answers by greedy decoding, batch by batch, with filters.
+
+Greedy means greedy: what a model's own generation config says about sampling, beams, penalties or lengths is put aside
+while answers are made; only its end tokens count, together with the tokenizer's.
+Shapes: B rows, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from mcit.core import lookup
+from mcit.core.interfaces import Reporter, Silent
+from mcit.core.types import JsonDict, Progress, Row, Sample
+from mcit.data.collate import collate
+from mcit.evals.filters.base import Filter, FilterContext, edits_scores
+from mcit.evals.predictions import PartFile, batches, gold_of, identity_of, write_predictions
+
+
+class PromptEncoder(Protocol):
+    """What generation needs of `mcit.data.encode.Encoder`."""
+
+    processor: Any
+
+    @property
+    def pad_id(self) -> int:
+        """Id to pad with."""
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of the token that closes an answer."""
+
+    def prompt(self, row: Row) -> Sample:
+        """Everything before the row's last answer."""
+
+
+def load_filters(names: Sequence[str]) -> list[Filter]:
+    """Filters by file name, in listed order. Raises ConfigError for one that does not exist."""
+    return [lookup.class_of("evals.filters", name, base=Filter)() for name in names]
+
+
+def predict(
+    model: Any,
+    encoder: PromptEncoder,
+    rows: Sequence[Row],
+    *,
+    out: Path,
+    batch: int,
+    max_new_tokens: int,
+    device: torch.device | str,
+    filters: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    label: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
+
+    `settings` goes into the record beside the predictions; batches made under other settings are not continued.
+    `progress` is shown with counts filled in.
+    """
+    reporter = reporter or Silent()
+    settings = {**(settings or {}), "batch": batch, "filters": list(filters), "max_new_tokens": max_new_tokens}
+    groups = batches(rows, batch)
+    part = PartFile(out, groups, identity=identity_of(settings, rows))
+    clock = _Clock(reporter, progress or Progress(0, 0, label, "eval", 0, 0), total=len(rows))
+    clock.done = len(rows) - sum(len(groups[k]) for k in part.missing)
+    chain = load_filters(filters)
+    with greedy(model, encoder, max_new_tokens=max_new_tokens) as generator:
+        for number in part.missing:
+            asked = [rows[i] for i in groups[number]]
+            answers = generator.answer(asked, filters=chain, device=device)
+            lines = zip(groups[number], asked, answers, strict=True)
+            part.add(number, [_line(i, row, answer) for i, row, answer in lines])
+            clock.tick(len(asked))
+    write_predictions(out, list(part.rows()), settings)
+    part.remove()
+
+
+def _line(index: int, row: Row, answer: JsonDict) -> JsonDict:
+    return {"id": row.id, "index": index, "question": row.question, "gold": gold_of(row), **answer}
+
+
+class _Clock:
+    """Reports how far an evaluation is and how long the rest will take."""
+
+    def __init__(self, reporter: Reporter, shown: Progress, *, total: int) -> None:
+        self._reporter, self._shown, self._total = reporter, shown, total
+        self._start, self._made = time.monotonic(), 0
+        self.done = 0
+
+    def tick(self, rows: int) -> None:
+        self.done += rows
+        self._made += rows
+        left = (time.monotonic() - self._start) / self._made * (self._total - self.done)
+        self._reporter.progress(replace(self._shown, done=self.done, total=self._total, left_stage_s=left))
+
+
+class Generator:
+    """Greedy decoding with a model that has been made ready; see `greedy`."""
+
+    def __init__(self, model: Any, encoder: PromptEncoder, *, config: GenerationConfig) -> None:
+        self._model, self._encoder, self._config = model, encoder, config
+        self._ends = torch.tensor(config.eos_token_id)
+
+    def answer(
+        self, rows: Sequence[Row], *, filters: Sequence[Filter] = (), device: torch.device | str
+    ) -> list[JsonDict]:
+        """``text``, ``tokens`` (without the end token) and ``truncated`` (no end token within the limit) per row."""
+        tokenizer = self._encoder.processor.tokenizer
+        samples = [self._encoder.prompt(row) for row in rows]
+        batch = collate(samples, stream="eval", pad_id=self._encoder.pad_id, side="left")
+        length = batch.input_ids_BT.shape[1]
+        hooks = LogitsProcessorList([_Hook(f, rows, length, tokenizer) for f in filters if edits_scores(f)])
+        made = self._model.generate(
+            input_ids=batch.input_ids_BT.to(device),
+            attention_mask=batch.attention_BT.to(device),
+            **{key: value.to(device) for key, value in batch.pixels.items()},
+            generation_config=self._config,
+            logits_processor=hooks,
+        )
+        answers = []
+        for row, ids_T in zip(rows, made[:, length:].cpu(), strict=True):
+            ends = torch.isin(ids_T, self._ends).nonzero()
+            tokens = int(ends[0]) if len(ends) else len(ids_T)
+            text = tokenizer.decode(ids_T[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text = text.strip()
+            for one in filters:
+                text = one.text(text, row)
+            answers.append({"text": text, "tokens": tokens, "truncated": not len(ends)})
+        return answers
+
+
+class _Hook(LogitsProcessor):
+    """A filter as transformers wants it."""
+
+    def __init__(self, one: Filter, rows: Sequence[Row], prompt_length: int, tokenizer: Any) -> None:
+        self._filter, self._rows, self._length, self._tokenizer = one, rows, prompt_length, tokenizer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        ctx = FilterContext(self._rows, input_ids, self._length, self._tokenizer)
+        return self._filter.logits(input_ids.shape[1] - self._length, scores, ctx)
+
+
+@contextlib.contextmanager
+def greedy(model: Any, encoder: PromptEncoder, *, max_new_tokens: int) -> Iterator[Generator]:
+    """A generator in eval mode with nothing but greedy decoding set; the model's own settings come back afterwards."""
+    own, modes = model.generation_config, {module: module.training for module in model.modules()}
+    plain = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_tokens(own, encoder),
+        pad_token_id=encoder.pad_id,
+        use_cache=True,
+    )
+    # generate() fills what a passed config leaves open from the model's own, so the model's own must step aside.
+    model.generation_config = plain
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield Generator(model, encoder, config=plain)
+    finally:
+        model.generation_config = own
+        for module, training in modes.items():  # one by one: frozen parts stay in eval mode inside a training model
+            module.training = training
+
+
+def end_tokens(own: GenerationConfig, encoder: PromptEncoder) -> list[int]:
+    """Ids that end an answer: of the chat template, the tokenizer and the model's generation config, sorted."""
+    given = own.eos_token_id
+    ids = set(given) if isinstance(given, (list, tuple)) else {given}
+    ids |= {encoder.processor.tokenizer.eos_token_id, encoder.end_token_id}
+    return sorted(int(i) for i in ids if i is not None)

@@ -1,0 +1,138 @@
+"""Predictions on disk: written batch by batch, whole at the end, equal bytes whether or not the process was killed.
+
+While answers come, ``predictions.part.jsonl`` holds one line per batch, flushed. A line torn by a kill is no batch and
+is made again; batches are never regrouped, because who shares a batch with whom changes the last bits of the scores. At
+the end ``generation.json`` (how the answers were made, and their checksum) and then ``predictions.jsonl`` are written.
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcit.core.errors import StateError
+from mcit.core.files import (
+    append_line,
+    canonical_json,
+    digest_of,
+    explained,
+    fault_point,
+    read_json,
+    read_json_lines,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+from mcit.core.types import JsonDict, Row
+
+PREDICTIONS, PART, GENERATION = "predictions.jsonl", "predictions.part.jsonl", "generation.json"
+_GOLD_KEYS = ("answers", "choices", "box")
+
+
+def gold_of(row: Row) -> JsonDict:
+    """What a scorer may know of a test row."""
+    kept = {key: row.meta[key] for key in _GOLD_KEYS if row.meta.get(key) is not None}
+    return {"answer": row.answer.strip(), "style": row.style, **kept}
+
+
+def batches(rows: Sequence[Row], size: int) -> list[list[int]]:
+    """Positions of the rows of each batch: rows with equally many images and words of like length together.
+
+    A pure function of its arguments: rows are ordered by (images, characters of the conversation, position).
+    """
+    length = [sum(len(turn.text) for turn in row.turns[:-1]) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].images), length[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class PartFile:
+    """Batches finished so far. A part made for another identity is dropped."""
+
+    def __init__(self, folder: Path, groups: Sequence[Sequence[int]], *, identity: str) -> None:
+        self._path = folder / PART
+        self._groups = groups
+        self._identity = identity
+        lines = read_json_lines(self._path)
+        if not lines or lines[0] != {"identity": identity}:
+            if self._path.exists():
+                self._path.unlink()
+            lines = []
+        self._done = {line["batch"]: line["rows"] for line in lines[1:] if self._whole(line)}
+        self._started = bool(lines)
+
+    def _whole(self, line: Any) -> bool:
+        known = isinstance(line, dict) and isinstance(line.get("batch"), int) and 0 <= line["batch"] < len(self._groups)
+        return known and [row["index"] for row in line["rows"]] == list(self._groups[line["batch"]])
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the batches still to make, in order."""
+        return [k for k in range(len(self._groups)) if k not in self._done]
+
+    def add(self, number: int, rows: Sequence[JsonDict]) -> None:
+        """Append one finished batch and flush it."""
+        if not self._started:
+            append_line(self._path, canonical_json({"identity": self._identity}))
+            self._started = True
+        append_line(self._path, canonical_json({"batch": number, "rows": list(rows)}))
+        self._done[number] = list(rows)
+
+    def rows(self) -> Iterator[JsonDict]:
+        """All predictions in row order."""
+        yield from sorted((row for rows in self._done.values() for row in rows), key=lambda row: row["index"])
+
+    def remove(self) -> None:
+        """Delete the part file; it is no longer needed."""
+        fault_point()
+        with contextlib.suppress(FileNotFoundError), explained(self._path):
+            self._path.unlink()
+
+
+def write_predictions(folder: Path, rows: Sequence[JsonDict], settings: Mapping[str, Any]) -> None:
+    """Write ``generation.json`` and then ``predictions.jsonl``; both exist and agree, or the answers are made again."""
+    data = "".join(canonical_json(row) + "\n" for row in rows).encode()
+    write_json(folder / GENERATION, {"settings": dict(settings), "rows": len(rows), "sha256": sha256_bytes(data)})
+    write_bytes(folder / PREDICTIONS, data)
+
+
+def made_with(folder: Path) -> JsonDict | None:
+    """The settings of finished predictions; None if there are none or if they do not belong to their record."""
+    if not (folder / PREDICTIONS).is_file() or not (folder / GENERATION).is_file():
+        return None
+    record = read_json(folder / GENERATION)
+    return record["settings"] if sha256_file(folder / PREDICTIONS) == record["sha256"] else None
+
+
+def recorded_settings(folder: Path) -> JsonDict:
+    """The settings on record. Raises StateError if there is no record."""
+    settings: JsonDict = read_json(folder / GENERATION)["settings"]
+    return settings
+
+
+def read_predictions(folder: Path) -> list[JsonDict]:
+    """Finished predictions in row order.
+
+    Raises StateError if they are missing, or if their checksum is not the one on record.
+    """
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        raise StateError("there are no finished predictions", where=str(path), fix="run `mcit eval` without --rescore")
+    record = read_json(folder / GENERATION)
+    found = sha256_file(path)
+    if found != record["sha256"]:
+        raise StateError(
+            f"checksum differs from {GENERATION}: sha256 {found[:12]}…, expected {record['sha256'][:12]}…",
+            where=str(path),
+            fix="restore the file, or remove the folder and evaluate again",
+        )
+    return read_json_lines(path)
+
+
+def identity_of(settings: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Digest of how answers are made and of the rows they are made for."""
+    asked = [[row.id, [turn.text for turn in row.turns], list(row.images)] for row in rows]
+    return digest_of([dict(settings), asked])

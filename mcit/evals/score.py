@@ -1,0 +1,137 @@
+"""Predictions to a score: a pure function, in strict and in fixed mode, with what accuracy alone does not tell.
+
+Accuracies are in percent. Reads predictions only: needs no model and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcit.core import lookup
+from mcit.core.errors import StateError
+from mcit.core.files import canonical_json, read_json, sha256_file, write_json, write_text
+from mcit.core.types import JsonDict
+from mcit.evals.bootstrap import interval
+from mcit.evals.scorers.base import MODES, Gold, Mode, Scorer
+from mcit.evals.style import format_valid
+
+SCORE, ROWS = "score.json", "rows.json"
+_EQUAL = 1e-9
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of a task and what it was computed from, per question."""
+
+    score: JsonDict
+    """Content of ``score.json``."""
+    rows: JsonDict
+    """Parallel lists ``id``, ``strict``, ``fixed``, ``valid`` with values of 0 to 1."""
+
+
+def load_scorer(name: str) -> Scorer:
+    """The scorer of this file name. Raises ConfigError when there is none."""
+    scorer: Scorer = lookup.class_of("evals.scorers", name, base=Scorer)()
+    return scorer
+
+
+def score_predictions(
+    predictions: Sequence[Mapping[str, Any]], *, scorer: str, style: str, extra: Mapping[str, Any] | None = None
+) -> Scored:
+    """Score every prediction under both modes; `extra` (filters, lineage, …) goes into the score as it is.
+
+    A row's own style, if it has one, is what its answer is compared with; `style` is that of the others.
+    Raises StateError for no predictions at all.
+    """
+    if not predictions:
+        raise StateError("there is nothing to score", where=f"scorer {scorer}", fix="add a row to the test split")
+    judge = load_scorer(scorer)
+    golds = [{**p["gold"], "question": p["question"]} for p in predictions]
+    texts = [str(p["text"]) for p in predictions]
+    pairs = list(zip(texts, golds, strict=True))
+    rows: JsonDict = {"id": [p["id"] for p in predictions]}
+    for mode in MODES:
+        rows[mode] = [judge.score(text, gold, mode=mode) for text, gold in pairs]
+    rows["valid"] = [float(format_valid(text, gold.get("style") or style, gold)) for text, gold in pairs]
+    n = len(predictions)
+    lenient = _percent([judge.lenient(text, gold) for text, gold in pairs])
+    constants = judge.constants(golds)
+    score: JsonDict = {
+        "n": n,
+        "strict": _mode_part(rows, "strict", golds, judge, constants),
+        "fixed": _mode_part(rows, "fixed", golds, judge, constants),
+        "format_validity": _percent(rows["valid"]),
+        "format_validity_interval": _interval(rows["valid"], rows["id"]),
+        "lenient": lenient,
+        "lenient_minus_strict": lenient - _percent(rows["strict"]),
+        "truncation_rate": _percent([float(p["truncated"]) for p in predictions]),
+        "mean_length": sum(p["tokens"] for p in predictions) / n,
+        "scorer": {"name": scorer, "version": judge.version},
+        "style": style,
+        **(extra or {}),
+    }
+    return Scored(score, rows)
+
+
+def _mode_part(rows: JsonDict, mode: Mode, golds: Sequence[Gold], judge: Scorer, constants: Sequence[str]) -> JsonDict:
+    """Accuracy of one mode with its interval, on format-valid answers, and against the best constant answer."""
+    accuracy = _percent(rows[mode])
+    valid = [value for value, fits in zip(rows[mode], rows["valid"], strict=True) if fits]
+    best, answer = _best_constant(judge, golds, mode, constants)
+    return {
+        "accuracy": accuracy,
+        "interval": _interval(rows[mode], rows["id"]),
+        "accuracy_on_valid": _percent(valid) if valid else None,
+        "constant": best,
+        "constant_answer": answer,
+        "kappa": kappa(accuracy, best),
+    }
+
+
+def _best_constant(judge: Scorer, golds: Sequence[Gold], mode: Mode, constants: Sequence[str]) -> tuple[float, str]:
+    best, answer = 0.0, ""
+    for text in constants:
+        accuracy = _percent([judge.score(text, gold, mode=mode) for gold in golds])
+        if accuracy > best + _EQUAL:
+            best, answer = accuracy, text
+    return best, answer
+
+
+def kappa(accuracy: float, constant: float) -> float | None:
+    """Share of the way from the best constant answer to 100 %, given in percent; None if the constant is perfect."""
+    return (accuracy - constant) / (100.0 - constant) if constant < 100.0 - _EQUAL else None
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100.0 * sum(values) / len(values)
+
+
+def _interval(values: Sequence[float], ids: Sequence[str]) -> list[float] | None:
+    return interval([100.0 * v for v in values], ids)
+
+
+def write_score(folder: Path, scored: Scored) -> None:
+    """Write ``rows.json``, then ``score.json`` with the checksum of the first: a score is whole or absent."""
+    write_text(folder / ROWS, canonical_json(scored.rows) + "\n")
+    write_json(folder / SCORE, {**scored.score, "rows_sha256": sha256_file(folder / ROWS)})
+
+
+def read_score(folder: Path) -> JsonDict | None:
+    """A finished score; None if there is none. Raises StateError for a damaged file."""
+    if not (folder / SCORE).is_file():
+        return None
+    score: JsonDict = read_json(folder / SCORE)
+    return score
+
+
+def read_rows(folder: Path) -> JsonDict | None:
+    """Results per question of a finished score; None when they are not those that the score was made from."""
+    score = read_score(folder)
+    path = folder / ROWS
+    if score is None or not path.is_file() or sha256_file(path) != score["rows_sha256"]:
+        return None
+    rows: JsonDict = read_json(path)
+    return rows

@@ -1,0 +1,88 @@
+"""Stages 1..K as ONE PEFT adapter on the original base: ranks joined, scales folded, projector under PEFT's names."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mcit.core.tensorfile import save_tensors
+from mcit.core.types import Batch, JsonDict
+from mcit.export.source import Source, state_names, with_siblings
+from mcit.export.verify import difference, logits, require_equal
+from mcit.models import adapters
+from mcit.models.adapterfile import AdapterFile, truncate, write_adapter
+
+EXTRA = "extra.safetensors"
+
+
+def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = None) -> JsonDict:
+    """Write, reload with plain transformers and peft, compare; returns what export.json says.
+
+    Raises StateError when a stage is no adapter or the reloaded model differs.
+    """
+    trained = source.model(source.stage)
+    expected = logits(trained, batch, device=source.device, autocast=source.bf16)
+    file = with_siblings(source.joined(trained), trained)
+    names = state_names(trained)
+    del trained
+    gc.collect()
+    lost = 0.0
+    if max_rank is not None:
+        file, lost = truncate(file, max_rank)
+    unnamed = write_folder(source, folder, file, names=names)
+    found = reloaded(source.plain_base(), folder, batch, source=source)
+    apart = difference(expected, found)
+    record: JsonDict = {
+        "relative_to": "base",
+        "rank": max((pair.rank for pair in file.lora.values()), default=0),
+        "difference": apart.absolute,
+        "largest_logit": apart.scale,
+        "not_in_peft": unnamed,
+    }
+    if max_rank is None:
+        require_equal(apart, bf16=source.bf16, what="adapter")
+    else:
+        # A shortened adapter is another model; the file is right if it equals the shortened adapter merged by hand.
+        record.update(max_rank=max_rank, truncation_error=lost)
+        shortened = source.plain_base()
+        adapters.merge(shortened, file)
+        short = logits(shortened, batch, device=source.device, autocast=source.bf16)
+        require_equal(difference(short, found), bf16=source.bf16, what="shortened adapter")
+    return record
+
+
+def write_folder(
+    source: Source, folder: Path, file: AdapterFile, *, names: list[str], note: JsonDict | None = None
+) -> list[str]:
+    """The PEFT folder, and a file of its own for tensors that PEFT cannot name; returns their names."""
+    unnamed = write_adapter(
+        folder,
+        file,
+        base=str(source.path),
+        base_sha256=source.lineage.base_sha256,
+        note={"stages": [delta.folder.name for delta in source.lineage.deltas], **(note or {})},
+        known=frozenset(names),
+    )
+    if unnamed:
+        save_tensors(folder / EXTRA, {name: file.full[name] for name in unnamed})
+    return unnamed
+
+
+def reloaded(base: Any, folder: Path, batch: Batch, *, source: Source) -> Tensor:
+    """Logits of `base` with the written adapter, loaded by plain peft calls."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, str(folder))
+    add_extra(model.get_base_model(), folder)
+    return logits(model, batch, device=source.device, autocast=source.bf16)
+
+
+def add_extra(model: nn.Module, folder: Path) -> None:
+    """Put the tensors of ``extra.safetensors`` in place, if there are any."""
+    from mcit.core.tensorfile import load_tensors
+
+    if (folder / EXTRA).is_file():
+        adapters.set_full(model, AdapterFile({}, load_tensors(folder / EXTRA)))

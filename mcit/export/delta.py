@@ -1,0 +1,49 @@
+"""What stage K alone added, as a PEFT adapter relative to the merged weights after stage K-1."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from mcit.core.types import Batch, JsonDict
+from mcit.export.adapter import reloaded, write_folder
+from mcit.export.source import Source, fold_live, require_adapter, state_names, with_siblings
+from mcit.export.verify import difference, logits, require_equal
+from mcit.models.adapterfile import AdapterFile, concat, negated
+
+
+def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
+    """Write, reload on the merged weights below, compare; returns what export.json says.
+
+    Raises StateError when the stage is no adapter or the reloaded model differs.
+    """
+    trained = source.model(source.stage)
+    expected = logits(trained, batch, device=source.device, autocast=source.bf16)
+    file = with_siblings(alone(source), trained)
+    names = state_names(trained)
+    del trained
+    gc.collect()
+    relative = {"relative_to": source.below(source.stage - 1).digest if source.stage > 1 else "base"}
+    unnamed = write_folder(source, folder, file, names=names, note=relative)
+    below = source.model(source.stage - 1)
+    fold_live(below)
+    apart = difference(expected, reloaded(below, folder, batch, source=source))
+    require_equal(apart, bf16=source.bf16, what="delta")
+    return {
+        **relative,
+        "relative_to_stages": [delta.folder.name for delta in source.lineage.deltas[:-1]],
+        "difference": apart.absolute,
+        "largest_logit": apart.scale,
+        "not_in_peft": unnamed,
+    }
+
+
+def alone(source: Source) -> AdapterFile:
+    """The last stage's own effect; where it went on training the adapter below, that one is taken off."""
+    last = source.lineage.deltas[-1]
+    require_adapter(last.kind, last.folder)
+    file = last.read()
+    before = source.lineage.deltas[-2] if source.stage > 1 else None
+    if before is not None and before.carry == "keep":
+        return concat([negated(before.read()), file])
+    return file

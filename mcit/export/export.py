@@ -1,0 +1,86 @@
+"""One export: check the run, write into a hidden folder, reload, compare, rename."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mcit.core.errors import ConfigError, StateError
+from mcit.core.files import atomic_directory, canonical_json, check_manifest, read_json, write_manifest
+from mcit.core.types import JsonDict
+from mcit.export import adapter, delta, merged
+from mcit.export.source import Source, open_source
+from mcit.export.verify import probe
+from mcit.models.load import load_processor
+from mcit.runs.run import Run
+
+Kind = Literal["adapter", "delta", "merged"]
+RECORD = "export.json"
+"""Base and its checksum, stages, difference, and every file with size and sha256."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export."""
+
+    folder: Path
+    record: JsonDict
+    made: bool
+    """False when the same export was there already."""
+
+
+def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, max_rank: int | None = None) -> Export:
+    """Export stages 1..`stage` of a run to `out` (below the run's own exports when not given).
+
+    The same export found in `out` is left as it is, so a killed command can simply be run again. Raises ConfigError for
+    `max_rank` with another kind than adapter, StateError when the run was changed, when something else is in `out`, or
+    when the reloaded export differs from the trained model; nothing half-written stays behind.
+    """
+    if max_rank is not None and (kind != "adapter" or max_rank < 1):
+        raise ConfigError("goes with --as adapter only, and is at least 1", where="--max-rank", fix="leave it out")
+    source = open_source(run, stage)
+    folder = Path(out) if out is not None else run.layout.exports / f"{run.stage_folders()[stage - 1]}-{kind}"
+    wanted = _wanted(source, kind, max_rank)
+    if folder.exists():
+        return Export(folder, _same(folder, wanted), made=False)
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
+    with atomic_directory(folder) as work:
+        if kind == "adapter":
+            found = adapter.write(source, work, batch, max_rank=max_rank)
+        elif kind == "delta":
+            found = delta.write(source, work, batch)
+        else:
+            found = merged.write(source, work, batch)
+        write_manifest(work, name=RECORD, extra={**found, **wanted})
+    run.ledger.append("export", stage=stage, kind=kind, out=str(folder))
+    return Export(folder, read_json(folder / RECORD), made=True)
+
+
+def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
+    return {
+        "kind": kind,
+        "run": source.run,
+        "base": str(source.path),
+        "base_sha256": source.lineage.base_sha256,
+        "base_dtype": source.base.dtype,
+        "base_adapter": source.base.adapter,
+        "stages": [item.folder.name for item in source.lineage.deltas],
+        "lineage": source.lineage.digest,
+        "max_rank": max_rank,
+    }
+
+
+def _same(folder: Path, wanted: JsonDict) -> JsonDict:
+    """The record of what is there. Raises StateError when it is something else or was changed."""
+    refusal = StateError("already exists", where=str(folder), fix="remove it or choose another folder with --out")
+    if not (folder / RECORD).is_file():
+        raise refusal
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or canonical_json({k: record.get(k) for k in wanted}) != canonical_json(wanted):
+        raise refusal
+    check_manifest(folder, name=RECORD)
+    return record

@@ -1,0 +1,71 @@
+"""Full weights after stage K in HF layout: model, processor, chat template, generation config, remote code."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mcit.core.files import read_json, write_json
+from mcit.core.types import Batch, JsonDict
+from mcit.export.source import Source, fold_live
+from mcit.export.verify import difference, logits, require_equal
+from mcit.models.load import load_base, load_processor
+
+_CARRIED = ("*.py", "LICENSE*", "NOTICE*")
+_MAPPED = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
+    """Write, reload with plain transformers, compare; returns what export.json says.
+
+    Raises StateError when the reloaded model differs.
+    """
+    model = source.model(source.stage)
+    expected = logits(model, batch, device=source.device, autocast=source.bf16)
+    fold_live(model)
+    one_dtype(model, torch.bfloat16 if source.bf16 else torch.float32)
+    model.save_pretrained(str(folder))
+    del model
+    gc.collect()
+    load_processor(source.path, trust_remote_code=source.base.trust_remote_code).save_pretrained(str(folder))
+    carry_code(source.path, folder)
+    again = load_base(
+        folder,
+        dtype=source.base.dtype,
+        attention=source.base.attention,
+        trust_remote_code=source.base.trust_remote_code,
+        device=source.device,
+    )
+    load_processor(folder, trust_remote_code=source.base.trust_remote_code)
+    apart = difference(expected, logits(again, batch, device=source.device, autocast=source.bf16))
+    require_equal(apart, bf16=source.bf16, what="merged model")
+    return {
+        "dtype": source.base.dtype,
+        "difference": apart.absolute,
+        "largest_logit": apart.scale,
+        "remote_code": sorted(p.name for p in folder.glob("*.py")),
+    }
+
+
+def one_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Trained tensors are fp32 beside a bf16 base; the merged folder has one dtype, as its config says."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def carry_code(base: Path, folder: Path) -> None:
+    """Copy the base's code files and the ``auto_map`` entries that point to them, where save_pretrained did not."""
+    for pattern in _CARRIED:
+        for file in sorted(base.glob(pattern)):
+            if file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    for name in _MAPPED:
+        if (base / name).is_file() and (folder / name).is_file():
+            old, new = read_json(base / name), read_json(folder / name)
+            if "auto_map" in old and "auto_map" not in new:
+                write_json(folder / name, {**new, "auto_map": old["auto_map"]})

@@ -1,0 +1,143 @@
+"""What an export is made from: a run's base and the chain of its first K stages, checked file by file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcit.core.errors import StateError
+from mcit.core.schema import BaseConfig, RunConfig
+from mcit.models import adapters
+from mcit.models.adapterfile import AdapterFile, concat, read_adapter
+from mcit.models.lineage import Lineage, apply_lineage, read_lineage
+from mcit.models.load import base_digest, load_base, materialize
+from mcit.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Source:
+    """Base and stages 1..K of a run."""
+
+    base: BaseConfig
+    path: Path
+    """Local folder of the base."""
+    lineage: Lineage
+    device: torch.device
+    run: str
+    """Name of the run's folder."""
+
+    @property
+    def stage(self) -> int:
+        """K."""
+        return len(self.lineage.deltas)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the base is stored in bf16, so that differences are rounding and not nothing."""
+        return self.base.dtype == "bf16"
+
+    def plain_base(self) -> Any:
+        """The base as anybody would load it."""
+        return load_base(
+            self.path,
+            dtype=self.base.dtype,
+            attention=self.base.attention,
+            trust_remote_code=self.base.trust_remote_code,
+            device=self.device,
+        )
+
+    def start(self, model: nn.Module) -> AdapterFile | None:
+        """The adapter that the run began with, if any; names as in `model`."""
+        if not self.base.adapter:
+            return None
+        return read_adapter(Path(self.base.adapter), known=frozenset(state_names(model)))
+
+    def model(self, stages: int) -> Any:
+        """The trained model after so many stages, adapters that stay live attached."""
+        model = self.plain_base()
+        start = self.start(model)
+        if start is not None:
+            adapters.merge(model, start)
+        apply_lineage(model, self.below(stages))
+        return model
+
+    def below(self, stages: int) -> Lineage:
+        """Lineage of the first `stages` stages."""
+        return Lineage(self.lineage.base, self.lineage.base_sha256, self.lineage.deltas[:stages])
+
+    def joined(self, model: nn.Module) -> AdapterFile:
+        """The effect of stages 1..K (and of the starting adapter) on the original base as one adapter.
+
+        Raises StateError when one of the stages is no adapter.
+        """
+        start = self.start(model)
+        files = [start] if start is not None else []
+        for position, delta in enumerate(self.lineage.deltas):
+            require_adapter(delta.kind, delta.folder)
+            file = delta.read()
+            files.append(AdapterFile({}, file.full) if self.lineage.superseded(position) else file)
+        return concat(files)
+
+
+def open_source(run: Run, stage: int) -> Source:
+    """Check stages 1..`stage` of a run and its base.
+
+    Raises StateError when a stage is missing or was changed, or when the base is another one now.
+    """
+    config = RunConfig.model_validate(run.config())
+    folders = run.stage_folders()
+    if not 1 <= stage <= len(folders):
+        raise StateError(
+            f"the run has {len(folders)} stages, there is no stage {stage}",
+            where=str(run.layout.root),
+            fix="choose with --stage",
+        )
+    for folder in folders[:stage]:
+        if not run.is_committed(folder):
+            raise StateError(
+                f"stage {folder} is not finished", where=str(run.layout.root), fix="finish it with: mcit resume"
+            )
+        run.verify(folder)
+    path = materialize(config.base)
+    lineage = read_lineage(
+        [run.layout.stage(folder) for folder in folders[:stage]], base=str(path), base_sha256=base_digest(path)
+    )
+    wanted = config.engine.device
+    cuda = wanted == "cuda" or wanted == "auto" and torch.cuda.is_available()
+    return Source(config.base, path, lineage, torch.device("cuda" if cuda else "cpu"), run.layout.root.name)
+
+
+def require_adapter(kind: str, folder: Path) -> None:
+    """Raise StateError when a stage was full fine-tuning and so cannot be part of an adapter."""
+    if kind != "lora":
+        raise StateError(
+            "the stage trained whole weights, which no adapter can hold",
+            where=str(folder),
+            fix="export it with --as merged",
+        )
+
+
+def state_names(model: nn.Module) -> list[str]:
+    """Names of all parameters and persistent buffers as they are without adapters."""
+    return [n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n]
+
+
+def with_siblings(file: AdapterFile, model: nn.Module) -> AdapterFile:
+    """`file` with the frozen tensors that share a module with a trained one: PEFT saves modules, not tensors."""
+    parents = {name.rpartition(".")[0] for name in file.full}
+    base = adapters.base_parameters(model)
+    beside = {n: p.detach().float().cpu() for n, p in base.items() if n.rpartition(".")[0] in parents}
+    return AdapterFile(file.lora, {**beside, **file.full}, file.config)
+
+
+def fold_live(model: nn.Module) -> None:
+    """Merge every live adapter into the weights (fp32 add, one cast) and take it off."""
+    names = sorted({name for layer in adapters.lora_layers(model).values() for name in layer.lora_A})
+    for name in names:
+        file = adapters.read_live(model, name=name)
+        adapters.remove(model, name=name)
+        adapters.merge(model, file)

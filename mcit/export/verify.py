@@ -1,0 +1,83 @@
+"""Reload what was written and compare its logits with the trained model's on a probe batch.
+
+Shapes: B rows, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mcit.core.errors import StateError
+from mcit.core.types import Batch, Row, Turn
+from mcit.data.collate import collate
+from mcit.data.encode import Encoder
+
+TOLERANCE = {False: 1e-5, True: 5e-2}
+"""Largest difference for an fp32 and for a bf16 base, as a share of the largest logit (at least 1)."""
+_QUESTIONS = ("What is shown?", "Is there a red square in the picture? Answer yes or no.", "Name one colour.")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two models' logits are apart on the probe batch."""
+
+    absolute: float
+    scale: float
+    """The largest logit of the trained model, at least 1."""
+
+    @property
+    def relative(self) -> float:
+        """What the tolerance is about."""
+        return self.absolute / self.scale
+
+
+def probe(processor: Any) -> Batch:
+    """Three rows with generated pictures and questions of different length; the same on every machine."""
+    encoder = Encoder(processor)
+    noise = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = []
+        for i, question in enumerate(_QUESTIONS):
+            Image.frombytes("RGB", (48, 48), noise.randbytes(48 * 48 * 3)).save(Path(folder) / f"{i}.png")
+            turns = (Turn("user", f"<image>\n{question}"), Turn("assistant", "A probe."))
+            samples.append(encoder.encode(Row(f"probe-{i}", (f"{i}.png",), turns, "probe", "probe", root=folder)))
+    return collate(samples, stream="probe", pad_id=encoder.pad_id)
+
+
+@torch.no_grad()
+def logits(model: Any, batch: Batch, *, device: torch.device, autocast: bool = False) -> Tensor:
+    """Logits at every position that is not padding, (positions, V) in fp32 on the CPU."""
+    model.eval()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        out_BTV = model(
+            input_ids=batch.input_ids_BT.to(device),
+            attention_mask=batch.attention_BT.to(device),
+            use_cache=False,
+            **{name: value.to(device) for name, value in batch.pixels.items()},
+        ).logits
+    return out_BTV.float().cpu()[batch.attention_BT.bool()]
+
+
+def difference(expected: Tensor, found: Tensor) -> Difference:
+    """Largest absolute difference, and the scale it is judged by. A non-finite value counts as infinitely far."""
+    gap = (expected - found).abs().max()
+    return Difference(float(gap) if bool(torch.isfinite(gap)) else float("inf"), max(1.0, float(expected.abs().max())))
+
+
+def require_equal(found: Difference, *, bf16: bool, what: str) -> None:
+    """Raise StateError when the reloaded model is further from the trained one than rounding explains."""
+    if not found.relative <= TOLERANCE[bf16]:
+        raise StateError(
+            f"the reloaded {what} differs from the trained model by {found.absolute:.2e} on logits up to "
+            f"{found.scale:.3g}, allowed is a share of {TOLERANCE[bf16]:.0e}",
+            where="export",
+            fix="nothing was written; if versions of transformers or peft changed, restore those of the run",
+        )

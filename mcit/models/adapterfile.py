@@ -1,0 +1,307 @@
+"""PEFT adapter folders as plain tensors: read, write, join, shorten. Nothing here imports peft.
+
+Names are those of a live transformers 5 model (``model.language_model.layers.0.self_attn.q_proj``). Folders of the
+older layout (``language_model.model.layers…``, ``multi_modal_projector…``) are read too.
+
+Shapes: R rank, I/O in/out features of the adapted matrix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcit.core.errors import StateError
+from mcit.core.files import read_json, write_json
+from mcit.core.tensorfile import load_tensors, save_tensors
+from mcit.core.types import JsonDict
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+OURS = "mcit.json"
+"""Written beside PEFT's two files: base checksum and the statement that names are those of the live model."""
+_PREFIX = "base_model.model."
+_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])(?:\.[A-Za-z0-9_-]+)?\.weight$")
+_SAVED = re.compile(r"\.modules_to_save\.[A-Za-z0-9_-]+(?=\.)")
+_UNREAD = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "megatron_config",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+)
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base as it is; PiSSA and its kin change it."""
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """One adapted matrix: its weight gains ``scale * B_OR @ A_RI``."""
+
+    A_RI: Tensor
+    B_OR: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return int(self.A_RI.shape[0])
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What an adapter folder holds."""
+
+    lora: Mapping[str, LoraPair] = field(default_factory=dict)
+    """By live module name."""
+    full: Mapping[str, Tensor] = field(default_factory=dict)
+    """Trained tensors outside the adapter, by live parameter name."""
+    config: JsonDict = field(default_factory=dict)
+    """What adapter_config.json said."""
+
+
+def product(pair: LoraPair) -> Tensor:
+    """What the pair adds to its matrix, (O, I) in fp32."""
+    return pair.scale * (pair.B_OR.float() @ pair.A_RI.float())
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) -> AdapterFile:
+    """Read a PEFT LoRA folder.
+
+    `known` are the live model's parameter names: with them, names are matched instead of guessed from the layout.
+    Raises StateError for a missing or damaged file, half a pair, or a LoRA variant whose effect is not scale * B @ A.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    _refuse_variants(config, folder / CONFIG)
+    live = (folder / OURS).is_file() and read_json(folder / OURS).get("names") == "live"
+    halves: dict[str, dict[str, Tensor]] = {}
+    full: dict[str, Tensor] = {}
+    for key, tensor in load_tensors(folder / WEIGHTS).items():
+        name = _SAVED.sub("", key.removeprefix(_PREFIX))
+        match = _LORA.match(name)
+        if match:
+            module = match["module"] if live else live_name(match["module"], known=known, suffix=".weight")
+            halves.setdefault(module, {})[match["role"]] = tensor
+        elif ".lora_" in name:
+            raise StateError(f"tensor '{key}' is of a kind of LoRA that is not supported", where=str(folder / WEIGHTS))
+        else:
+            full[name if live else live_name(name, known=known)] = tensor
+    lora = {module: _pair(module, halves[module], config, folder) for module in sorted(halves)}
+    return AdapterFile(lora, dict(sorted(full.items())), config)
+
+
+def live_name(name: str, *, known: Collection[str] | None = None, suffix: str = "") -> str:
+    """A parameter or module name of either layout as the live model has it."""
+    if known is not None and name + suffix in known:
+        return name
+    new = name
+    if name.startswith("language_model.model."):
+        new = "model.language_model." + name.removeprefix("language_model.model.")
+    elif name.startswith("language_model.lm_head"):
+        new = name.removeprefix("language_model.")
+    elif not name.startswith(("model.", "lm_head")):
+        new = "model." + name
+    return name if known is not None and new + suffix not in known else new
+
+
+def _refuse_variants(config: JsonDict, path: Path) -> None:
+    found = config.get("peft_type")
+    if found != "LORA":
+        raise StateError(
+            f"peft_type is {found}, only LORA can be read", where=str(path), fix="merge it with peft first"
+        )
+    odd = [key for key in _UNREAD if config.get(key)]
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        odd.append("init_lora_weights")
+    if config.get("bias", "none") != "none":
+        odd.append("bias")
+    if odd:
+        what = f"{', '.join(odd)} is set, which is not supported"
+        raise StateError(what, where=str(path), fix="merge it with peft first")
+
+
+def _pair(module: str, halves: Mapping[str, Tensor], config: JsonDict, folder: Path) -> LoraPair:
+    where = f"{folder / WEIGHTS}: {module}"
+    if set(halves) != {"A", "B"}:
+        raise StateError(f"has lora_{next(iter(halves))} only", where=where, fix="restore the file")
+    a, b = halves["A"], halves["B"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise StateError(f"A {tuple(a.shape)} and B {tuple(b.shape)} do not fit", where=where, fix="restore the file")
+    rank = _patterned(config, "rank_pattern", module, config.get("r", 8))
+    if rank != a.shape[0]:
+        raise StateError(f"rank is {a.shape[0]}, {CONFIG} says {rank}", where=where, fix="restore that file")
+    alpha = _patterned(config, "alpha_pattern", module, config.get("lora_alpha", 8))
+    return LoraPair(a, b, alpha / (rank**0.5 if config.get("use_rslora") else rank))
+
+
+def _patterned(config: JsonDict, patterns: str, module: str, default: float) -> float:
+    """PEFT's rule: the first key that matches the end of the name, at a dot."""
+    old = module.replace("model.language_model.", "language_model.model.", 1)
+    for key, value in (config.get(patterns) or {}).items():
+        if any(re.match(rf"(.*\.)?({key})$", name) for name in (module, old)):
+            return float(value) if patterns == "alpha_pattern" else int(value)
+    return default
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+def write_adapter(
+    folder: Path | str,
+    file: AdapterFile,
+    *,
+    base: str,
+    base_sha256: str,
+    dropout: float = 0.0,
+    note: JsonDict | None = None,
+    known: Collection[str] | None = None,
+) -> list[str]:
+    """Write a folder that plain PEFT loads: LoRA pairs, and `full` under modules_to_save. Equal content, equal bytes.
+
+    `known` are all names of the model's state (parameters and buffers): a module is handed to PEFT only if `full` has
+    all of it. Returns the names of `full` that PEFT cannot name, which are not written.
+    """
+    folder = Path(folder)
+    modules, unnamed = modules_to_save(file.full, adapted=file.lora, known=known)
+    tensors = {f"{_PREFIX}{n}": t.detach().float() for n, t in file.full.items() if n not in unnamed}
+    for name, pair in file.lora.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = pair.A_RI.detach().float()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = pair.B_OR.detach().float()
+    save_tensors(folder / WEIGHTS, tensors)
+    write_json(folder / CONFIG, _config(file, modules, base=base, dropout=dropout, known=known))
+    write_json(folder / OURS, {"names": "live", "base_sha256": base_sha256, **(note or {})})
+    return unnamed
+
+
+def modules_to_save(
+    full: Iterable[str], *, adapted: Iterable[str] = (), known: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Modules that PEFT must save whole so that every tensor of `full` is in one, and the tensors for which that fails.
+
+    It fails for a tensor outside any module, and for a module that also holds an adapted or untrained one.
+    """
+    names = sorted(full)
+    parents = {name.rpartition(".")[0] for name in names} - {""}
+    outer = {p for p in parents if not any(p.startswith(q + ".") for q in parents)}
+    have = set(names)
+    bad = {p for p in outer if any(m == p or m.startswith(p + ".") for m in adapted)}
+    bad |= {p for p in outer if any(n.startswith(p + ".") and n not in have for n in known or ())}
+    good = outer - bad
+    unnamed = [name for name in names if not any(name.startswith(p + ".") for p in good)]
+    return sorted(good), unnamed
+
+
+def _config(
+    file: AdapterFile, modules: list[str], *, base: str, dropout: float, known: Collection[str] | None
+) -> JsonDict:
+    common = Counter((pair.rank, pair.scale) for pair in file.lora.values()).most_common()
+    rank, scale = min((key for key, count in common if count == common[0][1]), default=(8, 1.0))
+    ranks = {m: pair.rank for m, pair in sorted(file.lora.items()) if pair.rank != rank}
+    alphas = {m: _alpha(p.scale, p.rank) for m, p in sorted(file.lora.items()) if (p.rank, p.scale) != (rank, scale)}
+    config: JsonDict = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _alpha(scale, rank),
+        "lora_dropout": dropout,
+        "target_modules": sorted(file.lora),
+        "modules_to_save": modules or None,
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+    if known is not None and _ties_embeddings(modules, known):
+        config["ensure_weight_tying"] = True
+    return config
+
+
+def _ties_embeddings(modules: Iterable[str], known: Collection[str]) -> bool:
+    """A trained embedding that is also the head: PEFT must be told, or it trains a copy that the head does not see."""
+    embeddings = any(m.rsplit(".", 1)[-1] in ("embed_tokens", "wte") for m in modules)
+    return embeddings and not any(n.startswith("lm_head.") for n in known)
+
+
+def _alpha(scale: float, rank: int) -> float | int:
+    alpha = scale * rank
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
+def concat(files: Sequence[AdapterFile]) -> AdapterFile:
+    """Several adapters as one with their summed effect: ranks joined, every scale folded into B so that alpha = r.
+
+    A tensor of `full` comes from the last file that has it.
+    """
+    pairs: dict[str, list[LoraPair]] = {}
+    full: dict[str, Tensor] = {}
+    for file in files:
+        full.update(file.full)
+        for module, pair in file.lora.items():
+            pairs.setdefault(module, []).append(pair)
+    lora = {
+        module: LoraPair(
+            torch.cat([p.A_RI.float() for p in found], dim=0),
+            torch.cat([p.scale * p.B_OR.float() for p in found], dim=1),
+            1.0,
+        )
+        for module, found in sorted(pairs.items())
+    }
+    return AdapterFile(lora, full, {})
+
+
+def negated(file: AdapterFile) -> AdapterFile:
+    """The adapter that takes the effect of the LoRA pairs away again; `full` is left out."""
+    return AdapterFile({m: LoraPair(p.A_RI, p.B_OR, -p.scale) for m, p in file.lora.items()}, {}, {})
+
+
+def truncate(file: AdapterFile, max_rank: int) -> tuple[AdapterFile, float]:
+    """The best adapter of at most `max_rank` per module, and its relative error.
+
+    The error is the Frobenius norm of what is lost over that of the whole, all modules together.
+    """
+    lost = total = 0.0
+    lora = {}
+    for module, pair in sorted(file.lora.items()):
+        singular_R, left_OR, right_RI = _svd(pair)
+        energy_R = singular_R.square()
+        total += float(energy_R.sum())
+        lost += float(energy_R[max_rank:].sum())
+        if pair.rank <= max_rank:
+            lora[module] = pair
+            continue
+        root = singular_R[:max_rank].sqrt()
+        lora[module] = LoraPair(
+            (root[:, None] * right_RI[:max_rank]).float(), (left_OR[:, :max_rank] * root).float(), 1.0
+        )
+    return AdapterFile(lora, file.full, file.config), (lost / total) ** 0.5 if total else 0.0
+
+
+def _svd(pair: LoraPair) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular values (R), left (O, R) and right (R, I) vectors of the product, in fp64.
+
+    Through QR of the factors: the decomposed matrix is (R, R), never (O, I).
+    """
+    q_left, r_left = torch.linalg.qr(pair.B_OR.double())
+    q_right, r_right = torch.linalg.qr(pair.A_RI.double().T)
+    u, s, vt = torch.linalg.svd(pair.scale * r_left @ r_right.T, full_matrices=False)
+    return s, q_left @ u, vt @ q_right.T

@@ -1,0 +1,226 @@
+"""Reports of a run: Markdown, CSV and JSON on disk, tables for the terminal, several runs side by side.
+
+Everything is a pure function of the run's files. Numbers are rounded here and nowhere else: two decimals.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcit.core.files import read_json, write_json, write_text
+from mcit.core.types import JsonDict
+from mcit.evals.continual import METRICS
+from mcit.report.matrix import read_matrix, read_plan
+from mcit.runs.layout import RunLayout
+
+NAMES = {
+    "mft": "MFT, mean right after learning",
+    "mfn": "MFN, mean at the end",
+    "maa": "MAA, mean of the averages after each stage",
+    "bwt_all": "BWT, divided by all T tasks (= MFN - MFT)",
+    "bwt_earlier": "BWT, divided by the T-1 earlier tasks",
+    "forgetting": "Forgetting, from the best score so far",
+    "fwt": "FWT, before training against the base",
+    "retention": "Retention, MFN / MFT",
+}
+"""What a metric is called in reports; both conventions of backward transfer are named."""
+_NONE = "–"
+
+
+# ---- on disk ---------------------------------------------------------------------------------------------------------
+def write_report(run: Path, *, mode: str | None = None) -> dict[str, Path]:
+    """Write ``report/{report.md,matrix.csv,report.json}``; returns their paths by kind.
+
+    Raises StateError if `run` is no run folder, a score is damaged or the folder cannot be written.
+    """
+    run = Path(run)
+    report, folder = full_report(run, mode=mode), RunLayout(run).report
+    paths = {"markdown": folder / "report.md", "csv": folder / "matrix.csv", "json": folder / "report.json"}
+    write_text(paths["markdown"], markdown(report))
+    write_text(paths["csv"], matrix_csv(report))
+    write_json(paths["json"], report)
+    return paths
+
+
+def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
+    """`read_matrix` with the costs of each committed stage."""
+    return {**read_matrix(run, mode=mode), "costs": costs(run)}
+
+
+def costs(run: Path) -> list[JsonDict]:
+    """Steps, answer tokens, seconds and last loss of each committed stage, as its ``progress.json`` has them."""
+    layout, out = RunLayout(run), []
+    for stage in read_plan(run)["stages"]:
+        path = layout.stage(stage["folder"]) / "progress.json"
+        found = read_json(path) if path.is_file() else {}
+        kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss")}
+        out.append({"stage": stage["folder"], "committed": bool(found), **kept})
+    return out
+
+
+def matrix_csv(report: JsonDict) -> str:
+    """One line per row of the matrix, the base first; columns are tasks; an empty field was not measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["after", *report["tasks"]])
+    for name, row in _rows(report):
+        writer.writerow([name, *("" if cell is None else f"{cell:.2f}" for cell in row)])
+    return out.getvalue()
+
+
+# ---- Markdown --------------------------------------------------------------------------------------------------------
+def markdown(report: JsonDict) -> str:
+    """The whole report as one Markdown page."""
+    tasks = report["tasks"]
+    filters = f" Filters: {', '.join(report['filters'])}." if report["filters"] else ""
+    mode = f"Scores in percent, scorer mode `{report['scorer_mode']}`.{filters}"
+    parts = [
+        f"# {report['name']}",
+        f"{mode} A dash was not measured or is not defined.",
+        "## Accuracy",
+        _table(["after", *tasks], [[name, *map(_num, row)] for name, row in _rows(report)] + _constant_row(report)),
+        "## Metrics",
+        _table(["metric", "value", "95 % interval"], [list(line) for line in _metric_lines(report)]),
+        "Intervals: bootstrap over questions, the same questions in every stage; they do not hold the spread of seeds.",
+        "## Accuracy with 95 % intervals",
+        _table(["after", *tasks], _interval_rows(report)),
+        "## Format validity",
+        "Share of answers that have the form the task asks for, whatever they say.",
+        _table(["after", *tasks], _stage_rows(report, "format_validity", base="base_format_validity")),
+        "## Superficial and essential forgetting",
+        "Superficial: answers in another form after the last stage. Essential: answers in the right form that were "
+        "right just after learning and are wrong after the last stage, of those in the right form. Mean: over tasks "
+        "trained before the last stage.",
+        _table(["task", "superficial", "essential"], _kinds_rows(report)),
+        "## Accuracy of answers in the right form",
+        _table(["after", *tasks], _stage_rows(report, "accuracy_on_valid")),
+        "## Lenient minus strict",
+        "What style-free reading would add to strict accuracy.",
+        _table(["after", *tasks], _stage_rows(report, "lenient_minus_strict")),
+        "## Answers cut off at the limit, and mean answer length in tokens",
+        _table(["after", *tasks], _pair_rows(report)),
+        "## Distance from the best constant answer (kappa)",
+        _table(["after", *tasks], _stage_rows(report, "kappa")),
+        "## Cost",
+        _table(["stage", "steps", "answer tokens", "seconds", "last loss"], _cost_rows(report)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    width = len(head)
+    return "\n".join("| " + " | ".join([*line, *[_NONE] * (width - len(line))]) + " |" for line in lines)
+
+
+def _num(value: Any) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def _span(pair: Sequence[float] | None) -> str:
+    return _NONE if pair is None else f"{pair[0]:.2f} to {pair[1]:.2f}"
+
+
+def _rows(report: JsonDict) -> list[tuple[str, list[Any]]]:
+    """Rows of the matrix with their names; the base only if something was scored with it."""
+    base = [("base", report["base"])] if any(cell is not None for cell in report["base"]) else []
+    return base + list(zip(report["stages"], report["matrix"], strict=True))
+
+
+def _constant_row(report: JsonDict) -> list[list[str]]:
+    known = any(value is not None for value in report["constant"])
+    return [["best constant", *map(_num, report["constant"])]] if known else []
+
+
+def _metric_lines(report: JsonDict) -> list[tuple[str, str, str]]:
+    found, spans = report["metrics"], report["intervals"]["metrics"]
+    lines = [(NAMES[name], _num(found[name]), _span(spans.get(name))) for name in METRICS]
+    return lines + [
+        (f"Average after {stage}", _num(value), _NONE)
+        for stage, value in zip(report["stages"], found["average"], strict=True)
+    ]
+
+
+def _interval_rows(report: JsonDict) -> list[list[str]]:
+    return [
+        [stage, *map(_span, row)] for stage, row in zip(report["stages"], report["intervals"]["matrix"], strict=True)
+    ]
+
+
+def _stage_rows(report: JsonDict, key: str, *, base: str | None = None) -> list[list[str]]:
+    first = [["base", *map(_num, report[base])]] if base and any(v is not None for v in report[base]) else []
+    return first + [[stage, *map(_num, row)] for stage, row in zip(report["stages"], report[key], strict=True)]
+
+
+def _pair_rows(report: JsonDict) -> list[list[str]]:
+    rows = zip(report["stages"], report["truncation_rate"], report["mean_length"], strict=True)
+    return [
+        [stage, *(_NONE if a is None else f"{a:.2f} %, {b:.2f}" for a, b in zip(cut, length, strict=True))]
+        for stage, cut, length in rows
+    ]
+
+
+def _kinds_rows(report: JsonDict) -> list[list[str]]:
+    kinds = report["forgetting_kinds"]
+    entries = [*((task, kinds["tasks"][task]) for task in report["tasks"]), ("mean", kinds["mean"])]
+    return [[name, _num(kind["superficial"]), _num(kind["essential"])] for name, kind in entries]
+
+
+def _cost_rows(report: JsonDict) -> list[list[str]]:
+    def whole(value: Any) -> str:
+        return f"{sum(value.values()) if isinstance(value, dict) else value:,}" if value is not None else _NONE
+
+    def loss(value: Any) -> str:
+        return _NONE if value is None else f"{value:.4f}"
+
+    return [
+        [c["stage"], whole(c["steps"]), whole(c["tokens"]), _num(c["seconds"]), loss(c["loss"])]
+        for c in report.get("costs", [])
+    ]
+
+
+# ---- terminal --------------------------------------------------------------------------------------------------------
+def render_terminal(report: JsonDict) -> list[Any]:
+    """Accuracy matrix and metrics as rich tables."""
+    from rich.table import Table
+
+    matrix = Table(title=f"accuracy in % ({report['scorer_mode']})", title_justify="left")
+    matrix.add_column("after", no_wrap=True)
+    for task in report["tasks"]:
+        matrix.add_column(task, justify="right")
+    for line in [[name, *map(_num, row)] for name, row in _rows(report)] + _constant_row(report):
+        matrix.add_row(*line, *[_NONE] * (len(report["tasks"]) + 1 - len(line)))
+    numbers = Table(show_header=True)
+    for name, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        numbers.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for name, value, span in _metric_lines(report)[: len(METRICS)]:
+        numbers.add_row(name, value, span)
+    return [matrix, numbers]
+
+
+# ---- several runs ----------------------------------------------------------------------------------------------------
+def compare(reports: Sequence[JsonDict]) -> str:
+    """Metrics and final rows of several runs side by side, as Markdown."""
+    names = [report["name"] for report in reports]
+    tasks = list(dict.fromkeys(task for report in reports for task in report["tasks"]))
+    metric_rows = [[NAMES[name], *(_num(r["metrics"][name]) for r in reports)] for name in METRICS]
+    kinds = [
+        [f"{kind.capitalize()} forgetting, mean", *(_num(r["forgetting_kinds"]["mean"][kind]) for r in reports)]
+        for kind in ("superficial", "essential")
+    ]
+    task_rows = [[f"{task} at the end", *(_num(_final(r, task)) for r in reports)] for task in tasks]
+    modes = sorted({report["scorer_mode"] for report in reports})
+    head = f"Scores in percent, scorer mode {', '.join(modes)}."
+    return f"{head}\n\n{_table(['', *names], metric_rows + kinds + task_rows)}\n"
+
+
+def _final(report: JsonDict, task: str) -> float | None:
+    if task not in report["tasks"] or not report["matrix"]:
+        return None
+    row, at = report["matrix"][-1], report["tasks"].index(task)
+    value: float | None = row[at] if at < len(row) else None
+    return value

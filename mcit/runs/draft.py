@@ -1,0 +1,223 @@
+"""The hidden directory of a stage in progress: live checkpoints, and the commit by rename.
+
+A checkpoint is written under a temporary name and renamed when its manifest is in. A commit is put together in
+``whole/`` inside the draft and renamed to the stage's final name; only then is the draft with its checkpoints removed,
+so that a kill at any moment costs at most the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from mcit.core.errors import Interrupted, McitError, StateError
+from mcit.core.files import (
+    append_line,
+    canonical_json,
+    check_manifest,
+    explained,
+    fault_point,
+    read_json,
+    read_json_lines,
+    rename_directory,
+    write_json,
+    write_manifest,
+    write_text,
+)
+from mcit.core.types import JsonDict
+from mcit.runs.layout import RunLayout
+from mcit.runs.ledger import Ledger
+
+_WHOLE = "whole"
+_METRICS = "metrics.jsonl"
+
+
+class Saved(Protocol):
+    """What engine and methods look like from here."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything mutable below `folder`."""
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+
+
+class Cursors(Protocol):
+    """What seekable streams look like from here."""
+
+    @property
+    def cursors(self) -> dict[str, int]:
+        """Rows drawn so far, by stream."""
+
+    def seek(self, cursors: Mapping[str, int]) -> None:
+        """Continue at saved positions."""
+
+
+class StageDraft:
+    """Everything a stage writes before it is committed; used as a context manager."""
+
+    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int = 2) -> None:
+        self._layout, self._folder, self._ledger, self._keep = layout, folder, ledger, keep
+        self._lines: list[str] = []
+        self._new = True
+        self.path = layout.draft(folder)
+        self.extra: JsonDict = {}
+        """What the restored checkpoint was given as `extra`; empty when nothing was restored."""
+
+    def __enter__(self) -> Self:
+        if self._layout.stage(self._folder).exists():
+            raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)))
+        self._new = not self.path.is_dir()
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if self._new:
+            self._ledger.append("stage_started", stage=self._folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            if self.path.is_dir():
+                self._flush()
+            return
+        with contextlib.suppress(StateError, OSError):  # the error on its way out says more than a full disk here
+            self._flush()
+            if isinstance(error, Interrupted):
+                self._ledger.append("interrupted", stage=self._folder, what=error.what)
+            elif isinstance(error, McitError):
+                self._ledger.append("problem", stage=self._folder, what=error.what, where=error.where)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+    def restore(self, engine: Saved, methods: Saved, streams: Cursors) -> int:
+        """Load the newest whole live checkpoint; returns its step, 0 when there is none.
+
+        Damaged checkpoints are noted in the ledger and removed, older ones beyond `keep` too; metrics of later steps
+        are cut off. Raises StateError when the checkpoint is of another model, method or stream.
+        """
+        self.extra = {}
+        self._clear_temporary()
+        for step in reversed(self._steps()):
+            folder = self._layout.live(self._folder, step)
+            try:
+                check_manifest(folder)
+                record = read_json(folder / "streams.json")
+            except StateError as error:
+                self._ledger.append("problem", stage=self._folder, what=error.what, where=error.where, step=step)
+                self._remove(folder)
+                continue
+            engine.load(folder)
+            methods.load(folder / "methods")
+            streams.seek(record["cursors"])
+            self.extra = record["extra"]
+            self._prune()
+            self._cut_metrics(step)
+            self._ledger.append("resumed", stage=self._folder, step=step)
+            return step
+        self._cut_metrics(0)
+        if not self._new:
+            self._ledger.append("resumed", stage=self._folder, step=0)
+        return 0
+
+    def record(self, step: int, metrics: Mapping[str, float | int | str]) -> None:
+        """One line of metrics.jsonl, on disk with the next checkpoint or commit."""
+        self._lines.append(canonical_json({"step": step, **{k: _finite(v) for k, v in metrics.items()}}))
+
+    def checkpoint(
+        self, step: int, engine: Saved, methods: Saved, streams: Cursors, extra: Mapping[str, object] | None = None
+    ) -> None:
+        """Write a live checkpoint, whole or not at all, then remove those beyond `keep`.
+
+        Raises StateError when the disk is full; earlier checkpoints are untouched then.
+        """
+        self._flush()
+        final = self._layout.live(self._folder, step)
+        work = final.with_name(f".{final.name}.tmp")
+        with explained(work), _removed_on_error(work):
+            shutil.rmtree(work, ignore_errors=True)
+            (work / "methods").mkdir(parents=True)
+            engine.save(work)
+            methods.save(work / "methods")
+            write_json(work / "streams.json", {"step": step, "cursors": streams.cursors, "extra": dict(extra or {})})
+            write_manifest(work)
+            if final.exists():
+                self._remove(final)
+            rename_directory(work, final)
+        self._ledger.append("checkpoint", stage=self._folder, step=step)
+        self._prune()
+
+    def _steps(self) -> list[int]:
+        folder = self._layout.lives(self._folder)
+        return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
+
+    def _prune(self) -> None:
+        for step in self._steps()[: -self._keep]:
+            self._remove(self._layout.live(self._folder, step))
+
+    def _remove(self, folder: Path) -> None:
+        """Hide first: a half-removed checkpoint must never look like a candidate."""
+        hidden = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(hidden, ignore_errors=True)
+        fault_point()
+        os.rename(folder, hidden)
+        fault_point()
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def _clear_temporary(self) -> None:
+        for folder in self._layout.lives(self._folder).glob(".*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # ---- metrics ----------------------------------------------------------------------------------------------------
+    def _flush(self) -> None:
+        if self._lines:
+            append_line(self.path / _METRICS, "\n".join(self._lines))
+            self._lines = []
+
+    def _cut_metrics(self, step: int) -> None:
+        path = self.path / _METRICS
+        if path.is_file():
+            lines = [line for line in read_json_lines(path) if isinstance(line, dict)]
+            kept = [line for line in lines if line.get("step", step + 1) <= step]
+            write_text(path, "".join(canonical_json(line) + "\n" for line in kept))
+
+    # ---- commit -----------------------------------------------------------------------------------------------------
+    def commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> Path:
+        """Let `write` fill a folder, add progress and metrics, manifest last, and rename it to the stage's final name.
+
+        Returns the committed folder. Raises StateError when the disk is full; the checkpoints are untouched then.
+        """
+        self._flush()
+        final = self._layout.stage(self._folder)
+        whole = self.path / _WHOLE
+        with explained(whole), _removed_on_error(whole):
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir()
+            write(whole)
+            write_json(whole / "progress.json", dict(progress))
+            metrics = self.path / _METRICS
+            write_text(whole / _METRICS, metrics.read_text() if metrics.is_file() else "")
+            write_manifest(whole)
+            rename_directory(whole, final)
+        self._ledger.append("stage_committed", stage=self._folder)
+        shutil.rmtree(self.path, ignore_errors=True)
+        return final
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Give the space back when a write fails half-way (a full disk, an error of the writer)."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _finite(value: float | int | str) -> float | int | str | None:
+    """JSON has no NaN; an undefined metric is null."""
+    return value if not isinstance(value, float) or value - value == 0.0 else None

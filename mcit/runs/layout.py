@@ -1,0 +1,96 @@
+"""Every path of a run directory in one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcit.core.errors import StateError
+
+_FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths below the folder of one run; nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The config as given."""
+        return self.root / "config.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The config with every default filled in."""
+        return self.root / "resolved.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Stages, hook table, digests."""
+        return self.root / "plan.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and devices."""
+        return self.root / "environment.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Checksums of the four files above; written last, so its existence means the run was created."""
+        return self.root / "manifest.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one writer."""
+        return self.root / "lock"
+
+    @property
+    def ledger(self) -> Path:
+        """Append-only diary."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def stages(self) -> Path:
+        """Committed stages, and hidden drafts."""
+        return self.root / "stages"
+
+    def stage(self, folder: str) -> Path:
+        """A committed stage; exists = committed. Raises StateError for a name that would leave the run."""
+        return self.stages / _checked(folder)
+
+    def draft(self, folder: str) -> Path:
+        """The hidden directory of a stage that is not committed."""
+        return self.stages / f".{_checked(folder)}.draft"
+
+    def lives(self, folder: str) -> Path:
+        """Parent of a stage's live checkpoints."""
+        return self.draft(folder) / "live"
+
+    def live(self, folder: str, step: int) -> Path:
+        """A live checkpoint after so many steps."""
+        return self.lives(folder) / f"{step:06d}"
+
+    def evals(self, after: int) -> Path:
+        """Predictions and scores after so many stages; 0 is the base."""
+        return self.root / "evals" / (f"after-{after:02d}" if after else "base")
+
+    @property
+    def exports(self) -> Path:
+        """Default place of exports."""
+        return self.root / "exports"
+
+    @property
+    def report(self) -> Path:
+        """Tables and matrix."""
+        return self.root / "report"
+
+
+def _checked(folder: str) -> str:
+    if not _FOLDER.match(folder):
+        raise StateError(
+            f"'{folder}' is no name of a stage folder", where="stages", fix="use letters, digits, '.', '_', '-'"
+        )
+    return folder

@@ -1,0 +1,268 @@
+"""Open or create a run directory, check that it is the same run, and mend what a kill left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcit.core.errors import Problem, StateError
+from mcit.core.files import check_manifest, digest_of, explained, read_json, sha256_file, write_json, write_text
+from mcit.core.schema import NOT_IDENTITY
+from mcit.core.types import JsonDict, Plan
+from mcit.runs.draft import StageDraft
+from mcit.runs.identity import Changes, config_changes, differences, identity, layout_changes, told
+from mcit.runs.layout import RunLayout
+from mcit.runs.ledger import Ledger
+from mcit.runs.lock import RunLock
+
+
+class Run:
+    """One run directory. Writers hold `locked()`; readers need nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = RunLayout(Path(root))
+        self.ledger = Ledger(self.layout.ledger)
+        self.lock = RunLock(self.layout.lock)
+        self.notes: list[str] = []
+        """What is different from the last start and allowed to be, for people."""
+        self._recovered = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one writer for a block, with what a kill left behind mended first.
+
+        Raises StateError when another process writes, or when a committed file is missing or was changed.
+        """
+        with self.lock.held():
+            if not self._recovered:
+                self.recover()
+            yield
+
+    # ---- what is there ----------------------------------------------------------------------------------------------
+    def config(self) -> JsonDict:
+        """The resolved config. Raises StateError when it was edited."""
+        self._check_root_files()
+        return _read_yaml(self.layout.resolved)
+
+    def plan(self) -> JsonDict:
+        """Content of plan.json. Raises StateError when it is missing or damaged."""
+        found = read_json(self.layout.plan)
+        if not isinstance(found, dict) or not {"name", "digest", "recipes", "stages", "base_sha256"} <= set(found):
+            raise StateError("is no plan of a run", where=str(self.layout.plan), fix="restore the file")
+        return found
+
+    def stage_folders(self) -> list[str]:
+        """Folder names of all planned stages, in order."""
+        return [str(stage["folder"]) for stage in self.plan()["stages"]]
+
+    def is_committed(self, folder: str) -> bool:
+        """Whether a stage is whole. Raises StateError when its folder exists without a manifest."""
+        path = self.layout.stage(folder)
+        if path.is_dir() and not (path / "manifest.json").is_file():
+            raise _broken(path / "manifest.json", "a committed stage has no manifest")
+        return path.is_dir()
+
+    def committed(self) -> list[str]:
+        """Folder names of committed stages, in order."""
+        if not self.layout.stages.is_dir():
+            return []
+        names = sorted(p.name for p in self.layout.stages.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return [name for name in names if self.is_committed(name)]
+
+    def finished(self) -> bool:
+        """Whether every planned stage is committed."""
+        return all(self.is_committed(folder) for folder in self.stage_folders())
+
+    def live_step(self, folder: str) -> int | None:
+        """Step of the newest live checkpoint of a draft; None when there is no draft, 0 without a checkpoint."""
+        if not self.layout.draft(folder).is_dir():
+            return None
+        whole = [p.parent.name for p in self.layout.lives(folder).glob("*/manifest.json")]
+        return max((int(name) for name in whole if name.isdigit()), default=0)
+
+    def verify(self, folder: str) -> None:
+        """Compare every file of a committed stage with its manifest.
+
+        Raises StateError naming the file that is missing, was cut off or was edited.
+        """
+        _check(self.layout.stage(folder))
+
+    def draft(self, folder: str, *, keep: int = 2) -> StageDraft:
+        """The draft of a stage that is not committed, to be entered with ``with``."""
+        return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep)
+
+    # ---- at each start ----------------------------------------------------------------------------------------------
+    def recover(self) -> None:
+        """Check committed stages byte by byte, add missing ledger lines, remove what interrupted writes left.
+
+        Call it under the lock. Raises StateError naming the file that is missing or was changed.
+        """
+        self._check_root_files()
+        if not self.ledger.events("created"):
+            self.ledger.append("created", recovered=True)
+        noted = {event.get("stage") for event in self.ledger.events("stage_committed")}
+        for folder in self.committed():
+            self.verify(folder)
+            if folder not in noted:
+                self.ledger.append("stage_committed", stage=folder, recovered=True)
+            if self.layout.draft(folder).exists():
+                shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
+        for leftover in self.layout.root.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        self._recovered = True
+
+    def _check_root_files(self) -> None:
+        if not self.layout.manifest.is_file():
+            raise _broken(self.layout.manifest, "file is missing: this is no run directory, or it was never finished")
+        _check(self.layout.root)
+
+    def create(self, *, config_text: str, resolved: JsonDict, plan_json: JsonDict, environment: JsonDict) -> None:
+        """Write the files of a new run; the manifest comes last and makes it one."""
+        layout = self.layout
+        write_text(layout.config, config_text)
+        write_text(layout.resolved, yaml.safe_dump(resolved, sort_keys=True, allow_unicode=True))
+        write_json(layout.plan, plan_json)
+        write_json(layout.environment, environment)
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in root_files(layout)}
+        layout.stages.mkdir(exist_ok=True)
+        write_json(layout.manifest, {"files": files})
+        self.ledger.append("created", name=plan_json["name"], digest=plan_json["digest"])
+
+    def check_same(
+        self, *, resolved: JsonDict, plan_json: JsonDict, environment: JsonDict, accept_changes: bool
+    ) -> None:
+        """Compare a new start with what the run was created with, changes accepted earlier included.
+
+        Raises StateError naming every difference, unless `accept_changes`: then they go to the ledger.
+        """
+        stored = self.plan()
+        if stored["digest"] != plan_json["digest"]:
+            raise StateError(
+                "the folder holds another run", where=str(self.layout.root), fix="change `name:` in the config"
+            )
+        recorded = read_json(self.layout.environment)
+        known = identity(stored, recorded)
+        for event in self.ledger.events("accepted_changes"):
+            known.update({key: pair[1] for key, pair in event["changes"].items()})
+        changes = differences(known, identity(plan_json, environment))
+        if changes and not accept_changes:
+            fix = f"restore it, or go on with: mcit resume {self.layout.root} --accept-changes"
+            found = [f"changed since the run began: {text}" for text in told(changes)]
+            raise StateError.of([Problem(str(self.layout.root), what, fix) for what in found])
+        if changes:
+            self.ledger.append("accepted_changes", changes=changes)
+            self.notes += [f"accepted: {text}" for text in told(changes)]
+        self._note_layout(resolved, recorded, environment)
+
+    def _note_layout(self, resolved: JsonDict, recorded: JsonDict, environment: JsonDict) -> None:
+        changes: Changes = layout_changes(_read_yaml(self.layout.resolved), resolved)
+        changes.update({f"environment.{k}": pair for k, pair in differences(recorded, environment).items()})
+        before = self.ledger.events("layout")
+        last = before[-1]["changes"] if before else {}
+        if {k: list(pair) for k, pair in changes.items()} != last:
+            self.ledger.append("layout", changes=changes)
+        self.notes += [f"differs from the first start: {text}" for text in told(changes)]
+
+
+def root_files(layout: RunLayout) -> tuple[Path, ...]:
+    """The files every run has from its creation."""
+    return layout.config, layout.resolved, layout.plan, layout.environment
+
+
+def open_run(
+    plan: Plan,
+    *,
+    runs_dir: Path,
+    config_text: str,
+    resolved: JsonDict,
+    plan_json: JsonDict,
+    environment: JsonDict,
+    accept_changes: bool = False,
+    new: bool = False,
+) -> Run:
+    """Continue the run of this plan, or create it.
+
+    Raises StateError when the run on disk is damaged, locked or differs, or when `runs_dir` holds an unfinished run of
+    the same name with another config and `new` is not set.
+    """
+    runs_dir = Path(runs_dir)
+    run = Run(runs_dir / f"{plan.config.name}-{plan.digest[:8]}")
+    if not run.layout.manifest.is_file():
+        if any(run.layout.stages.glob("*")):
+            raise _broken(run.layout.manifest, "file is missing although the run has stages")
+        if not new:
+            refuse_unfinished(runs_dir, plan.config.name, digest=plan.digest, resolved=resolved)
+    with run.lock.held():
+        if run.layout.manifest.is_file():
+            run.recover()
+            run.check_same(
+                resolved=resolved, plan_json=plan_json, environment=environment, accept_changes=accept_changes
+            )
+        else:
+            with explained(run.layout.root):
+                run.create(config_text=config_text, resolved=resolved, plan_json=plan_json, environment=environment)
+    return run
+
+
+def open_existing(path: Path) -> Run:
+    """A run by its folder, its root files checked. Raises StateError when it is none or when they were changed."""
+    path = Path(path)
+    if not path.is_dir():
+        raise StateError("no such folder", where=str(path), fix="name a run: `mcit status` lists them")
+    run = Run(path)
+    run.config()
+    run.plan()
+    return run
+
+
+def find_runs(runs_dir: Path) -> list[Run]:
+    """Every run below a folder, by name."""
+    if not Path(runs_dir).is_dir():
+        return []
+    folders = sorted(p for p in Path(runs_dir).iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [Run(p) for p in folders if (p / "plan.json").is_file() and (p / "manifest.json").is_file()]
+
+
+def refuse_unfinished(runs_dir: Path, name: str, *, digest: str, resolved: JsonDict) -> None:
+    """Raise StateError when an unfinished run of this name has another config: it would be left behind unnoticed."""
+    problems = []
+    for other in find_runs(runs_dir):
+        stored = other.plan()
+        if stored["name"] != name or stored["digest"] == digest or other.finished():
+            continue
+        changed = told(config_changes(_read_yaml(other.layout.resolved), resolved))
+        fix = "restore the config to continue it, change `name:`, or give --new to start beside it"
+        shown = "; ".join(changed) or "the way it is resolved"
+        problems.append(Problem(str(other.layout.root), f"an unfinished run of the same name differs in {shown}", fix))
+    if problems:
+        raise StateError.of(problems)
+
+
+def config_digest(resolved: JsonDict) -> str:
+    """Digest of the part of a resolved config that is identity."""
+    return digest_of({key: value for key, value in resolved.items() if key not in NOT_IDENTITY})
+
+
+def _check(root: Path) -> None:
+    manifest = read_json(root / "manifest.json")
+    entries: Any = manifest.get("files") if isinstance(manifest, dict) else None
+    rows = list(entries.values()) if isinstance(entries, dict) else [None]
+    if not all(isinstance(row, dict) and {"bytes", "sha256"} <= set(row) for row in rows):
+        raise _broken(root / "manifest.json", "is no manifest")
+    check_manifest(root)
+
+
+def _broken(path: Path, what: str) -> StateError:
+    return StateError(what, where=str(path), fix="restore the file from a copy, or remove the folder and run again")
+
+
+def _read_yaml(path: Path) -> JsonDict:
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict):
+        raise _broken(path, "is no mapping")
+    return found

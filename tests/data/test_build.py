@@ -1,0 +1,207 @@
+"""Built folders: content, identity, idempotence, refusals, and kills."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.fakes.recipes import recipe_file, rows
+from tests.fakes.rows import llava, picture
+
+from mcit.core.errors import ConfigError, DataError, StateError
+from mcit.core.files import check_manifest, sha256_tree
+from mcit.data.build import build, check, folder_of
+from mcit.data.folder import DataFolder
+from mcit.data.recipe import find_recipe, load_recipe, recipe_digest
+
+
+def built(path, data):
+    """Build and open."""
+    return DataFolder.open(build(load_recipe(path), data_dir=data))
+
+
+def test_generated_folder(tmp_path):
+    recipe = load_recipe(find_recipe("tiny/letter"))
+    lines = []
+    path = build(recipe, data_dir=tmp_path, announce=lines.append)
+    digest = recipe_digest(recipe)
+    assert path == tmp_path / f"tiny-letter-{digest[:12]}" == folder_of(recipe, digest=digest, data_dir=tmp_path)
+    check_manifest(path)
+    folder = DataFolder.open(path)
+    assert folder.counts == {"train": 120, "validation": 12, "test": 24} and folder.digest == digest
+    assert folder.manifest["styles"]["test"] == {"letter": 24} and folder.manifest["dropped"] == []
+    assert (path / "images" / "0" / "letter-00000.png").is_file() and len(lines) == 1
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    assert build(recipe, data_dir=tmp_path, announce=lines.append) == path and len(lines) == 1
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
+
+
+def test_equal_recipes_give_equal_bytes(tmp_path):
+    recipe = load_recipe(find_recipe("tiny/yesno"))
+    assert sha256_tree(build(recipe, data_dir=tmp_path / "a")) == sha256_tree(build(recipe, data_dir=tmp_path / "b"))
+
+
+def test_llava_rows_keep_their_pictures_where_they_are(tmp_path):
+    folder = built(recipe_file(tmp_path / "s", train=rows(3), test=rows(2, prefix="t")), tmp_path / "data")
+    assert not (folder.path / "images").exists()
+    assert folder.rows("train")[0].root == str((tmp_path / "s" / "images").resolve())
+    assert str(tmp_path) not in (folder.path / "train.jsonl").read_text()
+    assert folder.manifest["sources"][0]["rows"] == 3 and len(folder.manifest["sources"][0]["sha256"]) == 64
+
+
+def test_folder_follows_pictures_that_moved(tmp_path):
+    folder = built(recipe_file(tmp_path / "old", train=rows(1)), tmp_path / "data")
+    os.rename(tmp_path / "old", tmp_path / "new")
+    again = built(tmp_path / "new" / "recipe.yaml", tmp_path / "data")
+    assert again.path == folder.path and again.rows("train")[0].root == str((tmp_path / "new" / "images").resolve())
+
+
+def test_bad_rows_are_refused_all_together_or_dropped_as_allowed(tmp_path):
+    train = [*rows(2), llava("x", answer=""), llava("y", "<image>", image="gone.png")]
+    path = recipe_file(tmp_path / "s", train=train, allow_bad=1)
+    with pytest.raises(DataError) as caught:
+        build(load_recipe(path), data_dir=tmp_path / "data")
+    text = str(caught.value)
+    assert "2 bad row(s), the recipe allows 1" in text and "train.json:4:x" in text and "train.json:5:y" in text
+    assert [p for p in (tmp_path / "data").iterdir() if p.is_dir()] == []
+    report = check(load_recipe(path))
+    assert not report.ok and len(report.bad) == 2 and report.counts["train"] == 2
+    path.write_text(path.read_text().replace("allow_bad: 1", "allow_bad: 2"))
+    folder = built(path, tmp_path / "data")
+    assert folder.counts["train"] == 2 and check(load_recipe(path)).ok
+    assert [d["where"] for d in folder.manifest["dropped"]] == ["train.json:4:x", "train.json:5:y"]
+
+
+def test_wrong_checksum_and_nothing_left(tmp_path):
+    path = recipe_file(tmp_path / "s", train=rows(1))
+    source = {"kind": "llava", "path": "train.json", "images": "images"}
+    bad = recipe_file(tmp_path / "s", train=rows(1), sources=[{**source, "sha256": "0" * 64}])
+    with pytest.raises(DataError, match="the recipe expects"):
+        build(load_recipe(bad), data_dir=tmp_path / "data")
+    path = recipe_file(tmp_path / "t", train=[llava("x", answer="")], allow_bad=1)
+    with pytest.raises(DataError, match="no rows are left"):
+        build(load_recipe(path), data_dir=tmp_path / "data")
+    assert not check(load_recipe(path)).ok
+
+
+def test_transforms_and_validation_never_touch_the_test(tmp_path):
+    path = recipe_file(
+        tmp_path / "s",
+        train=rows(40),
+        test=rows(10, prefix="t"),
+        transforms=[{"use": "subsample", "rows": 20}, {"use": "relabel", "answers": {"yes": "indeed"}}],
+        split={"validation": 0.25},
+    )
+    folder = built(path, tmp_path / "data")
+    assert folder.counts == {"train": 15, "validation": 5, "test": 10}
+    assert folder.manifest["transforms"] == [
+        {"use": "subsample", "rows_before": 40, "rows_after": 20},
+        {"use": "relabel", "rows_before": 20, "rows_after": 20},
+    ]
+    assert {r.answer for r in folder.rows("test")} == {"yes", "no"}
+    assert {r.answer for r in folder.rows("train") + folder.rows("validation")} == {"indeed", "no"}
+    ids = [r.id for split in ("train", "validation") for r in folder.rows(split)]
+    assert len(set(ids)) == 20
+    order = [int(r.id[1:]) for r in folder.rows("train")]
+    assert order == sorted(order)  # the sources' order
+
+
+def test_validation_keeps_groups_together_and_is_stable(tmp_path):
+    train = [llava(f"r{k}", f"q{k}", meta={"who": k // 4}) for k in range(40)]
+    path = recipe_file(tmp_path / "s", train=train, split={"validation": 6, "by": "meta.who"})
+    folder = built(path, tmp_path / "data")
+    held, kept = ({r.meta["who"] for r in folder.rows(s)} for s in ("validation", "train"))
+    assert not held & kept and folder.counts["validation"] == 8  # two groups of four hold six
+    more = recipe_file(
+        tmp_path / "t",
+        train=[*train, llava("new", "new?", meta={"who": 99})],
+        split={"validation": 6, "by": "meta.who"},
+    )
+    assert held & {r.meta["who"] for r in built(more, tmp_path / "data").rows("validation")}
+    seeded = recipe_file(tmp_path / "u", train=train, split={"validation": 6, "by": "meta.who", "seed": 5})
+    assert {r.meta["who"] for r in built(seeded, tmp_path / "data").rows("validation")} != held
+    for split in ({"validation": 40}, {"validation": 1, "by": "meta.gone"}):
+        with pytest.raises(DataError):
+            build(load_recipe(recipe_file(tmp_path / "v", train=train, split=split)), data_dir=tmp_path / "data")
+
+
+def test_split_by_image(tmp_path):
+    (tmp_path / "s" / "images").mkdir(parents=True)
+    names = [picture(tmp_path / "s" / "images", f"p{k}.png", colour=(k, 0, 0)) for k in range(6)]
+    train = [llava(f"r{k}", f"<image>\nq{k}", image=names[k % 6]) for k in range(24)]
+    folder = built(recipe_file(tmp_path / "s", train=train, split={"validation": 0.3, "by": "image"}), tmp_path / "d")
+    held, kept = ({r.images for r in folder.rows(s)} for s in ("validation", "train"))
+    assert not held & kept and folder.counts["validation"] == 8
+
+
+def test_changed_source_is_a_new_folder(tmp_path):
+    first = built(recipe_file(tmp_path / "s", train=rows(2)), tmp_path / "data")
+    second = built(recipe_file(tmp_path / "s", train=rows(3)), tmp_path / "data")
+    assert first.path != second.path and DataFolder.open(first.path).counts["train"] == 2
+
+
+def test_read_only_data_folder(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(StateError, match="permission denied"):
+        build(load_recipe(find_recipe("tiny/word")), data_dir=tmp_path / "x")
+
+
+def test_killed_build_is_whole_or_absent_and_the_next_one_cleans_up(tmp_path):
+    """SIGKILL at each durable operation of a build."""
+    path = recipe_file(tmp_path / "s", train=rows(2), test=rows(1, prefix="t"))
+    data = tmp_path / "data"
+    code = (
+        "import sys; from mcit.data.build import build; from mcit.data.recipe import load_recipe; "
+        "from mcit.core.files import operations; "
+        "build(load_recipe(sys.argv[1]), data_dir=sys.argv[2]); print(operations())"
+    )
+
+    def attempt(folder, fault):
+        environment = {**os.environ, "MCIT_FAULT_AT": str(fault), "PYTHONPATH": str(Path.cwd())}
+        return subprocess.run(
+            [sys.executable, "-c", code, str(path), str(folder)], env=environment, capture_output=True, text=True
+        )
+
+    total = int(attempt(tmp_path / "whole", 0).stdout)
+    assert total >= 8
+    expected = sha256_tree(next(p for p in (tmp_path / "whole").iterdir() if p.is_dir()))
+    for fault in range(1, total + 1, 3):
+        assert attempt(data, fault).returncode == -9
+        visible = [p for p in data.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        for folder in visible:
+            DataFolder.open(folder)
+            assert sha256_tree(folder) == expected
+    assert attempt(data, 0).returncode == 0
+    assert sorted(p.suffix for p in data.iterdir() if p.name.startswith(".")) == [".lock"]
+
+
+def test_transform_that_repeats_an_id(tmp_path, monkeypatch):
+    from mcit.data.transforms.dedupe import Dedupe
+
+    monkeypatch.setattr(Dedupe, "apply", lambda self, rows, *, seed: [*rows, rows[0]])
+    with pytest.raises(DataError, match="several rows with id 'r0'"):
+        build(
+            load_recipe(recipe_file(tmp_path, train=rows(2), transforms=[{"use": "dedupe"}])), data_dir=tmp_path / "d"
+        )
+
+
+def test_jsonl_is_plain(tmp_path):
+    folder = built(recipe_file(tmp_path / "s", train=rows(1, style="word")), tmp_path / "data")
+    value = json.loads((folder.path / "train.jsonl").read_text())
+    assert value == {
+        "id": "r0",
+        "images": ["a.png"],
+        "turns": [{"role": "user", "text": "<image>\nIs it r 0?"}, {"role": "assistant", "text": "no"}],
+        "task": "task",
+        "source": "train.json:2",
+        "style": "word",
+        "meta": {},
+        "root": "0",
+    }
+    with pytest.raises(ConfigError):
+        find_recipe("nothing")

@@ -1,0 +1,107 @@
+"""Every bad row of a recipe in one pass, over sources, pictures and splits."""
+
+import os
+import shutil
+
+from tests.fakes.recipes import recipe_file, rows
+from tests.fakes.rows import llava, picture
+
+from mcit.data.collect import collect
+from mcit.data.recipe import load_recipe
+
+
+def found(tmp_path, **settings):
+    """What `collect` finds, with problems as {where: what}."""
+    result = collect(load_recipe(recipe_file(tmp_path, **settings)), tmp_path / "generated")
+    assert all(problem.fix for problem in [*result.bad, *result.fatal, *result.warnings])
+    return result, {p.where: p.what for p in result.bad}
+
+
+def test_clean_rows(tmp_path):
+    result, bad = found(tmp_path, train=rows(3), test=rows(2, prefix="t"))
+    assert not bad and not result.fatal
+    assert [r.id for r in result.rows["train"]] == ["r0", "r1", "r2"] and len(result.rows["test"]) == 2
+    assert result.rows["train"][1].source == "train.json:3"
+    assert result.rows["train"][0].root == str((tmp_path / "images").resolve())
+
+
+def test_every_bad_picture_is_reported_and_only_its_rows_dropped(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "zero.png").write_bytes(b"")
+    (tmp_path / "images" / "text.png").write_text("hello")
+    picture(tmp_path, "outside.png")
+    os.symlink(tmp_path / "outside.png", tmp_path / "images" / "link.png")
+    names = ["zero.png", "text.png", "gone.png", "../outside.png", "link.png", "zero.png"]
+    bad_rows = [llava(f"b{k}", "<image>\nq", image=name) for k, name in enumerate(names)]
+    result, bad = found(tmp_path, train=[*rows(2), *bad_rows, llava("c", answer="")])
+    assert [r.id for r in result.rows["train"]] == ["r0", "r1"]
+    expected = ["empty", "not a picture", "does not exist", "leaves its root", "link out", "empty"]
+    for k, what in enumerate(expected):
+        assert what in bad[f"train.json:{k + 4}:b{k}"]
+    assert "empty answer" in bad["train.json:10:c"] and len(bad) == 7
+
+
+def test_ids_are_unique_in_a_split_but_may_return_in_another(tmp_path):
+    sources = [
+        {"kind": "llava", "path": "train.json", "images": "images"},
+        {"kind": "llava", "path": "test.json", "images": "images"},
+    ]
+    result, bad = found(tmp_path, train=rows(2), test=[llava("r1", "other?")], sources=sources)
+    assert list(bad) == ["test.json:2:r1"] and "already used at train.json:3" in bad["test.json:2:r1"]
+    result, bad = found(tmp_path, train=rows(2), test=[llava("r1", "other?")])
+    assert not bad
+
+
+def test_overlap_of_train_and_test_is_found_by_content(tmp_path):
+    """The same picture under another name, the same question with other blanks: known from training."""
+    (tmp_path / "images").mkdir()
+    picture(tmp_path / "images")
+    shutil.copy(tmp_path / "images" / "a.png", tmp_path / "images" / "copy.png")
+    picture(tmp_path / "images", "b.png", colour=(0, 9, 0))
+    test = [
+        llava("t0", "Is  it r 1? <image>", image="copy.png"),
+        llava("t1", "<image>\nIs it r 0?", image="b.png"),
+        llava("t2", "Text?"),
+    ]
+    train = [*rows(3), llava("text", "Text?")]
+    result, bad = found(tmp_path, train=train, test=test)
+    assert set(bad) == {"train.json:3:r1", "train.json:5:text"}
+    assert "test row test.json:2:t0" in bad["train.json:3:r1"]
+    assert [r.id for r in result.rows["train"]] == ["r0", "r2"] and len(result.rows["test"]) == 3
+
+
+def test_boxes(tmp_path):
+    answers = [
+        "[0, 0.1, 0.5, 1]",
+        "[0.1, 0.2, 0.1, 0.9]",
+        "[0.1, 0.9, 0.2, 0.2]",
+        "[0, 0, 1.01, 1]",
+        "[0, 0, 1]",
+        "left",
+    ]
+    result, bad = found(tmp_path, train=[llava(f"b{k}", f"q{k}", a, style="box") for k, a in enumerate(answers)])
+    assert [r.id for r in result.rows["train"]] == ["b0"] and len(bad) == 5
+    assert not found(tmp_path / "x", train=[llava("b", "q", "left", style="word")])[1]
+
+
+def test_whole_sources_that_cannot_be_used(tmp_path):
+    sources = [
+        {"kind": "llava", "path": "gone.json"},
+        {"kind": "llava", "path": "train.json", "images": "images", "sha256": "0" * 64},
+        {"kind": "llava", "path": "train.json", "images": "images"},
+    ]
+    result, _ = found(tmp_path, train=rows(2), sources=sources)
+    assert len(result.fatal) == 2 and len(result.rows["train"]) == 2
+    assert "gone.json" in result.fatal[0].where and "the recipe expects 000" in result.fatal[1].what
+
+
+def test_warnings(tmp_path):
+    train = [llava(f"y{k}", f"q{k}?\nAnswer yes or no.", "yes" if k else "no", style="yes_no") for k in range(10)]
+    train.append(llava("long", "q?\nAnswer yes or no.", "word " * 300, style="word"))
+    test = [llava(f"t{k}", f"t{k}?\nSay yes or no.", style="yes_no") for k in range(3)]
+    result, bad = found(tmp_path, train=train, test=test)
+    what = "\n".join(w.what for w in result.warnings)
+    assert not bad and len(result.warnings) == 3
+    assert "90 % of the yes_no answers are 'yes'" in what and "1499 characters" in what and "'Say yes or no.'" in what
+    balanced = [llava(f"y{k}", f"q{k}", "yes" if k % 5 < 3 else "no", style="yes_no") for k in range(10)]
+    assert not found(tmp_path / "x", train=balanced)[0].warnings  # 60 % is still allowed

@@ -1,0 +1,306 @@
+"""Which tokens are supervised, for several template styles, two kinds of tokenizer and four processor families.
+
+Hand-derived numbers: T15 one image and 100 text tokens of which one is the placeholder give 100 - 1 + 576 = 675
+positions; T16 of ``BOS S S U Q Q A: x y EOS`` only x, y and EOS are supervised (3 of 10).
+"""
+
+import time
+
+import pytest
+import torch
+from tests.fakes.processors import TEMPLATES, byte_level_tokenizer, make_processor, wrapped
+from tests.fakes.rows import picture, row
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import processors as post
+from transformers import Gemma3Processor, Idefics3Processor, LlavaNextProcessor, LlavaProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+from mcit.core.errors import DataError
+from mcit.data.encode import IGNORE, Encoder
+
+ENDS = {
+    "llava": "</s>",
+    "chatml": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "marked": "</s>",
+    "marked_chatml": "<|im_end|>",
+    "no_end": "</s>",
+    "string": "<|im_end|>",
+}
+ANSWERS = ["yes", "A", "5", "[0.1, 0.25, 0.3, 1.0]", "two words", "naïve 😀 café", "a\nb", "x."]
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    """One encoder per style and tokenizer kind."""
+    return {(s, kind): Encoder(make_processor(s, kind=kind)) for s in TEMPLATES for kind in ("bytes", "metaspace")}
+
+
+def supervised(encoder, sample):
+    """The stretches of supervised tokens, decoded."""
+    return [text for text, on in encoder.supervised_text(sample) if on]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_exactly_answer_and_end_token_are_supervised(encoders, style, kind, tmp_path):
+    encoder = encoders[style, kind]
+    image = picture(tmp_path)
+    for answer in ANSWERS:
+        for images, question in (((), "Is it red?"), ((image,), "<image>\nIs it red?")):
+            sample = encoder.encode(row(question, answer, images=images, root=tmp_path))
+            found = supervised(encoder, sample)
+            assert [text.strip() for text in found] == [answer + ENDS[style]]
+            labels = sample.labels_T
+            assert torch.equal(labels[labels != IGNORE], sample.input_ids_T[labels != IGNORE])
+            assert labels[-1] == encoder.end_token_id  # nothing after the end token, and it is supervised
+            assert labels[0] == IGNORE
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_every_answer_of_several_turns(encoders, style, kind, tmp_path):
+    encoder = encoders[style, kind]
+    image = picture(tmp_path)
+    sample = encoder.encode(row("<image>\nOne?", "A 5", "Two?", "no", "Three?", "ü", images=(image,), root=tmp_path))
+    found = supervised(encoder, sample)
+    assert [text.strip() for text in found] == [answer + ENDS[style] for answer in ("A 5", "no", "ü")]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_generation_prompt_is_a_token_prefix(encoders, style, kind, tmp_path):
+    """And what plain transformers makes of the same question is the same prompt."""
+    encoder = encoders[style, kind]
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path)
+    sample, prompt = encoder.encode(one), encoder.prompt(one)
+    length = len(prompt.input_ids_T)
+    assert sample.input_ids_T[:length].tolist() == prompt.input_ids_T.tolist()
+    assert (sample.labels_T[:length] == IGNORE).all() and (sample.labels_T[length:] != IGNORE).all()
+    assert (prompt.labels_T == IGNORE).all()
+    assert torch.equal(prompt.pixels["pixel_values"], sample.pixels["pixel_values"])
+    if style != "string":
+        parts = [{"type": "image", "path": str(tmp_path / "a.png")}, {"type": "text", "text": "Is it red?"}]
+        theirs = encoder.processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=True
+        )
+        assert theirs[0] == prompt.input_ids_T.tolist()
+
+
+def test_whitespace_that_the_model_must_write_is_supervised(encoders):
+    """A digit is a token of its own, so the blank before it is one too, and it comes after the generation prompt."""
+    encoder = encoders["llava", "bytes"]
+    sample = encoder.encode(row("How many?", "5"))
+    assert supervised(encoder, sample) == [" 5</s>"]
+
+
+def test_t15_image_tokens(tmp_path):
+    words = ["<unk>", "<pad>", "</s>", "<image>", "USER:", "ASSISTANT:", "w", "yes"]
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = wrapped(tokenizer, bos_token=None)
+    clip = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    processor = LlavaProcessor(
+        clip,
+        fast,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATES["llava"],
+    )
+    # 100 text tokens: USER: <image> 95 words ASSISTANT: yes </s>
+    image = picture(tmp_path)
+    encoder = Encoder(processor)
+    one = row("<image>\n" + " ".join(["w"] * 95), "yes", images=(image,), root=tmp_path)
+    sample = encoder.encode(one)
+    assert len(sample.input_ids_T) == 675
+    assert int((sample.input_ids_T == 3).sum()) == 576
+    assert int((sample.labels_T != IGNORE).sum()) == 2
+    start = time.perf_counter()
+    for _ in range(20):
+        encoder._template.render(one)
+    assert (time.perf_counter() - start) / 20 < 0.01
+
+
+def _symbolic(rounds):
+    words = ["<unk>", "<pad>", "<s>", "</s>", "<image>", "S", "U", "Q", "A:", "x", "y"]
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = post.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    template = (
+        "S S {% for m in messages %}{% if m['role'] == 'user' %}U {{ m['content'][0]['text'] }} "
+        "{% else %}A: {{ m['content'][0]['text'] }}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}A:{% endif %}"
+    )
+    processor = LlavaProcessor(CLIPImageProcessorPil(), wrapped(tokenizer), patch_size=14, chat_template=template)
+    return Encoder(processor).encode(row(*["Q Q", "x y"] * rounds))
+
+
+def test_t16_symbolic_masking():
+    one = _symbolic(1)
+    assert one.input_ids_T.tolist() == [2, 5, 5, 6, 7, 7, 8, 9, 10, 3]
+    assert one.labels_T.tolist() == [IGNORE] * 7 + [9, 10, 3]
+    two = _symbolic(2)
+    assert two.labels_T.tolist() == [IGNORE] * 7 + [9, 10, 3] + [IGNORE] * 4 + [9, 10, 3]
+
+
+def test_several_images_stand_where_their_placeholders_are(encoders, tmp_path):
+    names = (picture(tmp_path, "a.png"), picture(tmp_path, "b.png", colour=(0, 0, 250)))
+    encoder = encoders["chatml", "bytes"]
+    sample = encoder.encode(row("Is <image> like <image>?", "no", images=names, root=tmp_path))
+    image_id = encoder.processor.image_token_id
+    at = (sample.input_ids_T == image_id).nonzero().flatten().tolist()
+    assert len(at) == 8 and at[3] + 1 < at[4]  # two runs of four tokens with text between
+    swapped = encoder.encode(row("Is <image> like <image>?", "no", images=names[::-1], root=tmp_path))
+    assert torch.equal(sample.pixels["pixel_values"].flip(0), swapped.pixels["pixel_values"])
+    assert (sample.labels_T[sample.input_ids_T == image_id] == IGNORE).all()
+
+
+def test_tokens_added_behind_the_text_are_left_out():
+    """A tokenizer that appends its end token would put it behind the generation prompt too."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.post_processor = post.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    processor = make_processor("chatml")
+    processor.tokenizer = wrapped(tokenizer)
+    encoder = Encoder(processor)
+    sample = encoder.encode(row("Is it red?", "yes"))
+    assert sample.input_ids_T[-1] == encoder.end_token_id and (sample.input_ids_T == 2).sum() == 0
+    assert sample.input_ids_T[0] == 1
+
+
+def test_answer_that_melts_into_its_prompt_is_refused():
+    encoder = Encoder(make_processor("llava", kind="melting"))
+    with pytest.raises(DataError, match="not a token prefix") as caught:
+        encoder.encode(row("Is it red?", "yes"))
+    assert caught.value.where == "f.json:1:r1" and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "match"),
+    [
+        (("<image>\nIs it red?", "yes"), (), "1 <image> placeholder.* for 0 image"),
+        (("Is it red?", "yes"), ("a.png",), "0 <image> placeholder.* for 1 image"),
+        (("<image> <image>?", "yes"), ("a.png",), "2 <image> placeholder.* for 1 image"),
+        (("Is it red?",), (), "does not end with an answer"),
+        (("Say <|im_end|> now", "yes"), (), "control token '<|im_end|>'"),
+        (("Is it red?", "yes</s>no"), (), "control token '</s>'"),
+        (("<image>\nIs it red?", "yes"), ("gone.png",), "does not exist"),
+    ],
+)
+def test_bad_rows_name_file_line_and_id(encoders, tmp_path, texts, images, match):
+    picture(tmp_path)
+    with pytest.raises(DataError, match=match.replace("|", r"\|")) as caught:
+        encoders["chatml", "bytes"].encode(row(*texts, images=images, root=tmp_path))
+    assert caught.value.where == "f.json:1:r1"
+
+
+def test_rows_are_never_cut(tmp_path):
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path)
+    processor = make_processor("chatml")
+    processor.tokenizer.model_max_length = 5  # as a tokenizer's config may say
+    length = len(Encoder(processor).encode(one).input_ids_T)
+    assert len(Encoder(processor, max_length=length).encode(one).input_ids_T) == length
+    with pytest.raises(DataError, match=f"{length} tokens, the limit is {length - 1}") as caught:
+        Encoder(processor, max_length=length - 1).encode(one)
+    assert caught.value.where == "f.json:1:r1"
+    with pytest.raises(DataError, match="the limit is"):
+        Encoder(processor, max_length=3).prompt(one)
+
+
+def test_truncation_stored_in_the_tokenizer_is_ignored(tmp_path):
+    processor = make_processor("chatml")
+    processor.tokenizer.backend_tokenizer.enable_truncation(6)
+    processor.tokenizer.backend_tokenizer.enable_padding(length=64)
+    sample = Encoder(processor).encode(row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path))
+    assert int((sample.input_ids_T == processor.image_token_id).sum()) == 4
+    assert sample.labels_T[-1] == 6
+
+
+def test_template_that_drops_the_picture_is_refused(tmp_path):
+    processor = make_processor("chatml")
+    processor.chat_template = processor.chat_template.replace("<image>\n", "")
+    with pytest.raises(DataError, match="processor refuses") as caught:
+        Encoder(processor).encode(row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path))
+    assert caught.value.where == "f.json:1:r1"
+
+
+def test_answer_the_tokenizer_cannot_write_is_refused():
+    words = ["<unk>", "<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:", "hi", "yes"]
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    processor = make_processor("llava")
+    processor.tokenizer = wrapped(tokenizer)
+    assert Encoder(processor).encode(row("hi", "yes"))
+    with pytest.raises(DataError, match="supervised tokens read"):
+        Encoder(processor).encode(row("hi", "perhaps"))
+
+
+def test_pad_images_changes_what_the_model_sees(tmp_path):
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path, size=(64, 20)),), root=tmp_path)
+    processor = make_processor("chatml")
+    plain, padded = Encoder(processor).encode(one), Encoder(processor, pad_images=True).encode(one)
+    middle, top = padded.pixels["pixel_values"][0, 0, 16, 16], padded.pixels["pixel_values"][0, 0, 0, 16]
+    assert torch.equal(plain.input_ids_T, padded.input_ids_T)
+    assert abs(float(top)) < 0.02  # the padding colour is the mean of the normalisation
+    assert float(middle) > 1 and float(plain.pixels["pixel_values"][0, 0, 0, 16]) > 1
+
+
+# ---- other processor families ---------------------------------------------------------------------------------------
+def llava_next():
+    """Tiles: three pictures of 32 x 32 for one."""
+    picture_processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+    )
+    return LlavaNextProcessor(
+        image_processor=picture_processor,
+        tokenizer=wrapped(byte_level_tokenizer()),
+        patch_size=16,
+        vision_feature_select_strategy="full",
+        chat_template=TEMPLATES["chatml"],
+    )
+
+
+def idefics3():
+    """One leading axis per row, and text between the tiles."""
+    return Idefics3Processor(
+        image_processor=Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
+        tokenizer=wrapped(byte_level_tokenizer()),
+        image_seq_len=4,
+        chat_template=TEMPLATES["chatml"],
+    )
+
+
+def gemma3():
+    """A placeholder that is not the image token, and a type per token."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_special_tokens(["<boi>", "<eoi>", "<soft>"])
+    fast = wrapped(
+        tokenizer, extra_special_tokens={"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    )
+    return Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 32, "width": 32}),
+        tokenizer=fast,
+        image_seq_length=4,
+        chat_template=TEMPLATES["chatml"].replace("<image>", "<boi>"),
+    )
+
+
+@pytest.mark.parametrize("make", [llava_next, idefics3, gemma3])
+def test_other_families(make, tmp_path):
+    encoder = Encoder(make())
+    names = (picture(tmp_path, "a.png"), picture(tmp_path, "b.png", size=(90, 30)))
+    one = row("<image>\nIs <image> red?", "A 5", "Why?", "naïve 😀", images=names, root=tmp_path)
+    sample, prompt = encoder.encode(one), encoder.prompt(one)
+    assert [t.strip() for t in supervised(encoder, sample)] == ["A 5<|im_end|>", "naïve 😀<|im_end|>"]
+    length = len(prompt.input_ids_T)
+    assert sample.input_ids_T[:length].tolist() == prompt.input_ids_T.tolist()
+    if make is gemma3:
+        assert len(sample.pixels["token_type_ids"]) == len(sample.input_ids_T)
+        assert int(sample.pixels["token_type_ids"].sum()) == 8
+        text = encoder.encode(row("Is it red?", "yes"))
+        assert text.pixels["token_type_ids"].tolist() == [0] * len(text.input_ids_T)  # the model demands it

@@ -1,0 +1,199 @@
+"""Order, cursors, micro-batches and ranks.
+
+T17: descending lengths [5, 4, 3, 2] in 2 chunks give [[0, 3], [1, 2]], 7 and 7.
+"""
+
+import pytest
+import torch
+from tests.fakes.processors import make_processor
+from tests.fakes.rows import picture, row
+
+from mcit.core.errors import DataError, StateError
+from mcit.data.encode import IGNORE, Encoder
+from mcit.data.streams import StageStreams, Stream, epoch_order, even_chunks, row_length
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """One small encoder."""
+    return Encoder(make_processor("chatml"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """30 rows of different lengths, every third with a picture."""
+    folder = tmp_path_factory.mktemp("rows")
+    name = picture(folder)
+    return [
+        row("<image>\nq" + " w" * k, "yes", images=(name,), root=folder, id=f"r{k}")
+        if k % 3 == 0
+        else row("q" + " w" * k, f"no {k}", id=f"r{k}")
+        for k in range(30)
+    ]
+
+
+def stage(rows, encoder, **settings):
+    """A task stream of 10 rows a step over two epochs, and an endless second stream."""
+    streams = [
+        Stream("task", rows, per_step=10, seed=1, total=2 * len(rows)),
+        Stream("replay", rows[:7], per_step=3, seed=2),
+    ]
+    return StageStreams(streams, encoder, **{"micro_batch": 4, **settings})
+
+
+def same(a, b):
+    """Whether two batches are equal bit for bit."""
+    return (
+        a.stream == b.stream
+        and a.row_ids == b.row_ids
+        and torch.equal(a.input_ids_BT, b.input_ids_BT)
+        and torch.equal(a.labels_BT, b.labels_BT)
+        and a.pixels.keys() == b.pixels.keys()
+        and all(torch.equal(a.pixels[k], b.pixels[k]) for k in a.pixels)
+    )
+
+
+def test_order_is_frozen():
+    """These orders must never change: committed runs depend on them."""
+    assert epoch_order(1, 0, 8) == (0, 7, 4, 1, 5, 6, 3, 2)
+    assert epoch_order(1, 1, 8) == (3, 4, 2, 6, 5, 1, 0, 7)
+    assert sorted(epoch_order(3, 5, 1000)) == list(range(1000))
+
+
+def test_order_is_uniform():
+    """First places over 6000 seeds of 6 rows: 1000 each, standard deviation 29."""
+    counts = [0] * 6
+    for seed in range(6000):
+        counts[epoch_order(seed, 0, 6)[0]] += 1
+    assert all(850 < count < 1150 for count in counts)
+
+
+def test_a_step_crosses_the_epoch_border_and_the_last_one_is_short(rows):
+    stream = Stream("task", rows[:7], per_step=5, seed=1, total=12)
+    drawn = [[stream.at(p).id for p in stream.step(c)] for c in (0, 5, 10, 12)]
+    assert [len(ids) for ids in drawn] == [5, 5, 2, 0]
+    flat = sum(drawn, [])
+    assert sorted(flat[:7]) == sorted(r.id for r in rows[:7]) and len(set(flat[7:])) == 5
+    assert flat[:5] != flat[7:12]  # another epoch, another order
+    endless = Stream("x", rows[:3], per_step=5, seed=1)
+    assert len(endless.step(10**6)) == 5
+
+
+def test_every_row_once_an_epoch_and_streams_in_order(rows, encoder):
+    streams = stage(rows, encoder)
+    seen, replayed = [], 0
+    for _ in range(3):
+        batches = streams.next_step()
+        assert [b.stream for b in batches] == ["task"] * 3 + ["replay"]
+        assert [len(b.rows) for b in batches] == [4, 4, 2, 3]
+        seen += [identity for b in batches[:3] for identity in b.row_ids]
+        replayed += len(batches[3].rows)
+    assert sorted(seen) == sorted(r.id for r in rows)
+    assert streams.cursors == {"task": 30, "replay": 9} and replayed == 9
+
+
+def test_seek_continues_bit_for_bit(rows, encoder):
+    straight, resumed = stage(rows, encoder), stage(rows, encoder)
+    for _ in range(2):
+        straight.next_step()
+    resumed.seek(straight.cursors)
+    for _ in range(3):
+        expected, found = straight.next_step(), resumed.next_step()
+        assert len(expected) == len(found) and all(same(a, b) for a, b in zip(expected, found, strict=True))
+    with pytest.raises(StateError, match="saved positions"):
+        resumed.seek({"task": 3})
+
+
+def test_after_the_last_row_the_task_stream_is_empty(rows, encoder):
+    streams = stage(rows, encoder)
+    streams.seek({"task": 55, "replay": 0})
+    assert [len(b.rows) for b in streams.next_step()] == [4, 1, 3]
+    assert [b.stream for b in streams.next_step()] == ["replay"]
+    assert streams.cursors["task"] == 60
+
+
+def test_results_do_not_depend_on_worker_threads(rows, encoder):
+    plain, threaded = stage(rows, encoder), stage(rows, encoder, workers=3)
+    for step in range(6):
+        if step == 3:  # jump while rows of the next step are being prepared
+            plain.seek({"task": 20, "replay": 5})
+            threaded.seek({"task": 20, "replay": 5})
+        expected, found = plain.next_step(), threaded.next_step()
+        assert len(expected) == len(found) and all(same(a, b) for a, b in zip(expected, found, strict=True))
+    threaded.close()
+
+
+def test_a_bad_row_shows_up_with_workers_too(rows, encoder):
+    bad = [*rows[:5], row("<image>", "yes", id="bad")]
+    streams = StageStreams([Stream("task", bad, per_step=2, seed=0)], encoder, micro_batch=2, workers=2)
+    with pytest.raises(DataError, match="placeholder") as caught:
+        for _ in range(3):
+            streams.next_step()
+    assert caught.value.where.endswith(":bad")
+    streams.close()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_rows_of_a_step(rows, encoder, world):
+    """The same rows in the same step as one rank has, equally many micro-batches each."""
+    one = stage(rows, encoder)
+    ranks = [stage(rows, encoder, rank=r, world=world) for r in range(world)]
+    for _ in range(7):
+        whole = one.next_step()
+        parts = [streams.next_step() for streams in ranks]
+        for name in ("task", "replay"):
+            expected = sorted(i for b in whole if b.stream == name for i in b.row_ids)
+            found = sorted(i for p in parts for b in p if b.stream == name and b.target_count for i in b.row_ids)
+            assert found == expected
+        assert len({tuple(b.stream for b in p) for p in parts}) == 1
+        assert sum(b.target_count for p in parts for b in p) == sum(b.target_count for b in whole)
+        assert all(streams.cursors == one.cursors for streams in ranks)
+
+
+def test_a_rank_without_rows_gets_one_that_teaches_nothing(rows, encoder):
+    streams = StageStreams([Stream("task", rows, per_step=2, seed=0)], encoder, micro_batch=4, rank=2, world=3)
+    (batch,) = streams.next_step()
+    assert batch.target_count == 0 and (batch.labels_BT == IGNORE).all() and len(batch.rows) == 1
+
+
+def test_rows_of_a_step_are_grouped_by_length(rows, encoder):
+    first, second, third, _ = stage(rows, encoder).next_step()
+    shortest = [min(row_length(r) for r in b.rows) for b in (first, second, third)]
+    longest = [max(row_length(r) for r in b.rows) for b in (first, second, third)]
+    assert shortest[0] >= longest[1] and shortest[1] >= longest[2]
+
+
+def test_t17_even_chunks():
+    assert even_chunks([5, 4, 3, 2], 2) == [[0, 3], [1, 2]]
+    assert even_chunks([5, 4, 3], 2) == [[0, 2], [1]]
+    assert even_chunks([9, 1, 1, 1], 2) == [[0, 3], [1, 2]]  # the longest chunk is filled up all the same
+    assert even_chunks([], 3) == [[], [], []]
+
+
+def test_largest_batch_has_the_longest_rows(rows, encoder):
+    batch = stage(rows, encoder).largest_batch()
+    lengths = sorted((len(encoder.encode(r).input_ids_T) for r in rows), reverse=True)
+    assert sorted(batch.attention_BT.sum(1).tolist(), reverse=True) == lengths[:4]
+    assert batch.stream == "task"
+    long = row("q" + " w" * 400, "yes", id="long")
+    streams = StageStreams(
+        [Stream("task", rows, per_step=4, seed=0), Stream("x", [long] * 4, per_step=4, seed=0)], encoder, micro_batch=4
+    )
+    assert streams.largest_batch().stream == "x"
+
+
+def test_batches_in_stored_order(rows, encoder):
+    streams = stage(rows, encoder)
+    found = [b.row_ids for b in streams.batches("task", limit=10, batch=4)]
+    assert [len(ids) for ids in found] == [4, 4, 2]
+    assert [i for ids in found for i in ids] == [r.id for r in rows[:10]]
+    assert streams.cursors == {"task": 0, "replay": 0}
+
+
+def test_streams_that_cannot_be(rows, encoder):
+    with pytest.raises(DataError, match="no rows"):
+        Stream("task", [], per_step=1, seed=0)
+    with pytest.raises(DataError, match="one name"):
+        StageStreams([Stream("a", rows, per_step=1, seed=0)] * 2, encoder, micro_batch=1)
+    empty = StageStreams([Stream("task", [], per_step=4, seed=0, total=0)], encoder, micro_batch=4)
+    assert empty.next_step() == []

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from torch import nn
+
+from mcit.core.schema import OptimConfig
+from mcit.engine.optim import build_optimizer, lr_factor, set_lr, warmup_steps
+
+
+def test_warmup_is_a_share_below_one_and_steps_from_one():
+    assert warmup_steps(OptimConfig(warmup=0.1), 25) == 3
+    assert warmup_steps(OptimConfig(warmup=4), 25) == 4
+
+
+def test_schedules_by_hand():
+    """10 steps, 2 of warm-up: factors 1/2, 1; then over the 8 left, cosine at 4/8 is 1/2 and linear at 2/8 is 3/4."""
+    cosine = OptimConfig(schedule="cosine", warmup=2)
+    assert [lr_factor(s, 10, cosine) for s in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert lr_factor(6, 10, cosine) == pytest.approx(0.5)
+    linear = OptimConfig(schedule="linear", warmup=2)
+    assert lr_factor(4, 10, linear) == pytest.approx(0.75)
+    assert lr_factor(9, 10, OptimConfig(schedule="constant", warmup=2)) == 1.0
+    floor = OptimConfig(schedule="linear", warmup=0, min_lr_share=0.2)
+    assert lr_factor(5, 10, floor) == pytest.approx(0.2 + 0.8 * 0.5)
+
+
+def test_groups_projector_and_decay():
+    named = {"p.weight": nn.Parameter(torch.ones(2, 2)), "p.bias": nn.Parameter(torch.ones(2)), "x": nn.Parameter(torch.ones(2, 2))}
+    config = OptimConfig(lr=1.0, lr_projector=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(named, config, is_projector=lambda n: n.startswith("p."))
+    found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
+    assert found == {(0.1, 0.5): 1, (0.1, 0.0): 1, (1.0, 0.5): 1}
+    assert set_lr(optimizer, 0.5) == 0.5
+    assert sorted({g["lr"] for g in optimizer.param_groups}) == [0.05, 0.5]

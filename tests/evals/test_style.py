@@ -1,0 +1,53 @@
+"""Form of an answer, whatever it says."""
+
+import pytest
+
+from mcit.core.errors import ConfigError
+from mcit.evals.style import STYLES, format_valid
+
+CASES = {
+    "letter": (["A", "D", "B."], ["E", "b", "(B)", "B. iron", "iron", "", "AB", "yes", "[0, 0, 1, 1]"]),
+    "word": (["red", "Red.", "yes", "12", "x-ray"], ["a cat", "", "...", "[0,0,1,1]", "it is red"]),
+    "name": (["cat", "tabby cat", "big red car", "cat."], ["yes", "No.", "a very big cat", "[0, 0, 1, 1]", "B", "B."]),
+    "phrase": (["in the left corner", "unanswerable", "a b c d e"], ["yes", "a b c d e f", "0.1, 0.2, 0.3, 0.4"]),
+    "yes_no": (["yes", "No", "YES."], ["yes it is", "y", "maybe", ""]),
+    "box": (
+        ["[0.1, 0.2, 0.3, 0.4]", "0.1,0.2,0.3,1", "[0,0,1,1]"],
+        ["[0.1, 0.2, 0.3]", "[1,2,3,4,5]", "[a, b, c, d]", "[0.1, 0.2, 0.3, 0.4", "box [0, 0, 1, 1]", "red"],
+    ),
+    "text": (["anything at all.", "x"], ["", "  \n"]),
+}
+
+
+@pytest.mark.parametrize("style", CASES)
+def test_table(style: str) -> None:
+    good, bad = CASES[style]
+    meta = {"choices": ["p", "q", "r", "s"]}
+    assert [text for text in good if not format_valid(text, style, meta)] == []
+    assert [text for text in bad if format_valid(text, style, meta)] == []
+    assert set(CASES) == STYLES
+
+
+@pytest.mark.parametrize("text", ["It is red.", "It is red", "red\ncar", "Red. Blue", "two cats.", "who knows?"])
+def test_sentences_are_no_names(text: str) -> None:
+    assert not format_valid(text, "name")
+    assert not format_valid(text, "phrase")
+
+
+def test_offered_letters_come_from_the_row() -> None:
+    assert format_valid("E", "letter", {})
+    assert not format_valid("C", "letter", {"choices": ["yes", "no"]})
+    assert not format_valid("C", "letter", {"question": "Which?\nA. iron\nB. wood\n"})
+
+
+def test_white_space_around_does_not_count() -> None:
+    assert format_valid(" B\n", "letter", {"choices": ["x", "y"]})
+
+
+def test_diversified_styles_and_unknown_ones() -> None:
+    assert format_valid("yes", "yn")
+    assert not format_valid("red", "yn")
+    assert format_valid("a long text with many words.", "brief")
+    assert format_valid("a long text with many words.", "")
+    with pytest.raises(ConfigError, match="no answer style"):
+        format_valid("x", "leter")
