@@ -286,8 +286,8 @@ PLAIN_BASE = {
 STOP = {"with", "and", "of", "the", "a", "on", "in", "light", "top", "old", "family", "small", "racing", "fast", "ice"}
 """Words that do not make two objects alike."""
 LONGEST_NAME = 16
-NEAR = 12.0
-"""Mean difference of 16 x 16 thumbnails (0 to 255) below which two pictures count as the same drawing."""
+NEAR = 30.0
+"""Difference of thumbnails (0 to 255) below which two pictures count as one drawing."""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -174,12 +174,13 @@ def _time(seconds: float) -> str:
 
 def plan_of_run(run: Run) -> Plan:
     """The plan of an existing run, from its stored resolved config. Raises StateError if it no longer resolves."""
-    from mcit.core.files import read_json
-    from mcit.core.schema import RunConfig
-    from mcit.train.plan import make_plan
+    from mcit.core.errors import StateError
+    from mcit.train.plan import make_plan, parse_run
 
-    stored = read_json(run.layout.root / "resolved.json") if (run.layout.root / "resolved.json").exists() else run.config()
-    return make_plan(RunConfig.model_validate(stored))
+    config, problems = parse_run(run.config())
+    if config is None:
+        raise StateError.of(problems)
+    return make_plan(config)
 
 
 def runs_dir(args: argparse.Namespace) -> Path:

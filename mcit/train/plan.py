@@ -131,7 +131,8 @@ def reference_problems(config: RunConfig) -> list[Problem]:
 def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[list[TaskSpec]], list[Problem]]:
     """Tasks of each stage, recipes built where they are not yet."""
     from mcit.data.folder import DataFolder
-    from mcit.data.recipe import build, find_recipe, load_recipe
+    from mcit.data.build import build
+    from mcit.data.recipe import find_recipe, load_recipe
 
     done: dict[str, TaskSpec] = {}
     problems: list[Problem] = []
@@ -149,9 +150,9 @@ def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[l
                         folder=folder.path,
                         digest=folder.digest,
                         rows=dict(folder.counts),
-                        scorer=folder.eval["scorer"],
-                        style=folder.eval["style"],
-                        max_new_tokens=folder.eval["max_new_tokens"],
+                        scorer=folder.eval.scorer,
+                        style=folder.eval.style,
+                        max_new_tokens=folder.eval.max_new_tokens,
                     )
                 tasks.append(done[name])
             except McitError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.data.streams import StageStreams, Stream
 from mcit.engine import world
+from mcit.engine.base import Engine
 from mcit.engine.plain import EngineSpec, PlainEngine
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import write_adapter
 from mcit.models.lineage import Lineage, delta_digest, lineage_record
-from mcit.models.units import audit, dtype_problems, group_of, weight_units
+from mcit.models.units import audit, base_parameters, dtype_problems, group_of, weight_units
 from mcit.train.context import Context, Names, RowBook
 from mcit.train.loop import StageWork, validation
 
@@ -40,7 +41,9 @@ class Material:
     """Of the stages below."""
 
 
-def build_stage(stage: Stage, material: Material, *, inherited: Mapping[str, Path]) -> StageWork:
+def build_stage(
+    stage: Stage, material: Material, *, inherited: Mapping[str, Path], make_engine: Callable[..., Engine] = PlainEngine
+) -> StageWork:
     """Everything a stage needs, model and adapter in place.
 
     `inherited` is each method's state folder left by an earlier stage. Raises PlanError when nothing is left to train.
@@ -56,7 +59,7 @@ def build_stage(stage: Stage, material: Material, *, inherited: Mapping[str, Pat
     adapters.set_trainable(model, chosen)
     if dtype_problems(model):
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
-    engine = PlainEngine(model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage)))
+    engine = make_engine(model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage)))
     streams = open_streams(stage, plan, methods, book, material.encoder)
     ctx = Context(stage, engine, streams, book, needs=methods.needs)
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
@@ -148,7 +151,15 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     file = adapters.read_live(model, full=trained)
     lineage = material.lineage
     if stage.adapter.kind == "lora":
-        unnamed = write_adapter(folder / "adapter", file, base=lineage.base, base_sha256=lineage.base_sha256)
+        known = set(base_parameters(model)) | {n for n, _ in model.named_buffers()}
+        unnamed = write_adapter(
+            folder / "adapter",
+            file,
+            base=lineage.base,
+            base_sha256=lineage.base_sha256,
+            dropout=stage.adapter.dropout,
+            known=known,
+        )
         if unnamed:
             save_tensors(folder / "extra.safetensors", {n: file.full[n] for n in unnamed})
     else:
