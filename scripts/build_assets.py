@@ -83,42 +83,46 @@ PLAIN = {
 """Names of task objects and of base objects that their short name does not say well."""
 
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Travel & Places", "Objects", "Activities")
-DROPPED = """feet pig_nose phoenix busstop station construction octagonal_sign oil_drum motorway railway_track suspension_railway
-mountain_cableway compression broken_chain link new_moon waxing_crescent_moon first_quarter_moon full_moon
-waning_gibbous_moon last_quarter_moon waning_crescent_moon new_moon_with_face first_quarter_moon_with_face
-last_quarter_moon_with_face full_moon_with_face poodle service_dog guide_dog dog2 hatching_chick baby_chick
-hatched_chick rooster rabbit2 mouse2 cow2 tiger2 pig2 boar monkey polar_bear light_rail ox water_buffalo oncoming_bus
-oncoming_automobile oncoming_taxi oncoming_police_car airplane_departure airplane_arriving closed_umbrella
-umbrella_on_ground umbrella_with_rain_drops beach_with_umbrella brown_mushroom camera_with_flash video_camera
-movie_camera old_key lock_with_ink_pen closed_lock_with_key unlock snowman passenger_ship dromedary_camel dragon
-green_apple pear whale2 snow_cloud lightning partly_sunny barely_sunny mostly_sunny partly_sunny_rain
-wind_blowing_face cyclone fog foggy milky_way thunder_cloud_and_rain night_with_stars sunrise sunrise_over_mountains
-city_sunset city_sunrise bridge_at_night cityscape spades clubs hearts diamonds black_joker low_battery level_slider
-control_knobs card_index card_index_dividers linked_paperclips page_facing_up bookmark_tabs
-notebook_with_decorative_cover ledger green_book blue_book orange_book books chart_with_upwards_trend
-chart_with_downwards_trend incoming_envelope envelope_with_arrow e-mail mailbox_with_mail mailbox_with_no_mail
-mailbox_closed outbox_tray inbox_tray date lower_left_fountain_pen dvd minidisc mag_right nazar_amulet hamsa placard
-identification_card funeral_urn gun drop_of_blood briefs one-piece_swimsuit hair_pick rice_cracker oden fish_cake
-flatbread stuffed_flatbread baguette_bread pouring_liquid beverage_box tanabata_tree rice_scene reminder_ribbon
-admission_tickets red_envelope firecracker house_buildings derelict_house_building house_with_garden
-european_post_office love_hotel department_store hindu_temple kaaba european_castle hotel tokyo_tower office
-convenience_store leaves herb shamrock leafless_tree wilted_flower blossom rosette white_flower empty_nest label
-trackball desktop_computer three_button_mouse basket stars star2 sunny hotsprings field_hockey_stick_and_ball softball
+DROPPED = """feet pig_nose phoenix busstop station construction octagonal_sign oil_drum motorway railway_track
+suspension_railway mountain_cableway compression broken_chain link new_moon waxing_crescent_moon
+first_quarter_moon full_moon waning_gibbous_moon last_quarter_moon waning_crescent_moon new_moon_with_face
+first_quarter_moon_with_face last_quarter_moon_with_face full_moon_with_face poodle service_dog guide_dog dog2
+hatching_chick baby_chick hatched_chick rooster rabbit2 mouse2 cow2 tiger2 pig2 boar monkey polar_bear
+light_rail ox water_buffalo oncoming_bus oncoming_automobile oncoming_taxi oncoming_police_car
+airplane_departure airplane_arriving closed_umbrella umbrella_on_ground umbrella_with_rain_drops
+beach_with_umbrella brown_mushroom camera_with_flash video_camera movie_camera old_key lock_with_ink_pen
+closed_lock_with_key unlock snowman passenger_ship dromedary_camel dragon green_apple pear whale2 snow_cloud
+lightning partly_sunny barely_sunny mostly_sunny partly_sunny_rain wind_blowing_face cyclone fog foggy milky_way
+thunder_cloud_and_rain night_with_stars sunrise sunrise_over_mountains city_sunset city_sunrise bridge_at_night
+cityscape spades clubs hearts diamonds black_joker low_battery level_slider control_knobs card_index
+card_index_dividers linked_paperclips page_facing_up bookmark_tabs notebook_with_decorative_cover ledger
+green_book blue_book orange_book books chart_with_upwards_trend chart_with_downwards_trend incoming_envelope
+envelope_with_arrow e-mail mailbox_with_mail mailbox_with_no_mail mailbox_closed outbox_tray inbox_tray date
+lower_left_fountain_pen dvd minidisc mag_right nazar_amulet hamsa placard identification_card funeral_urn gun
+drop_of_blood briefs one-piece_swimsuit hair_pick rice_cracker oden fish_cake flatbread stuffed_flatbread
+baguette_bread pouring_liquid beverage_box tanabata_tree rice_scene reminder_ribbon admission_tickets
+red_envelope firecracker house_buildings derelict_house_building house_with_garden european_post_office
+love_hotel department_store hindu_temple kaaba european_castle hotel tokyo_tower office convenience_store leaves
+herb shamrock leafless_tree wilted_flower blossom rosette white_flower empty_nest label trackball
+desktop_computer three_button_mouse basket stars star2 sunny hotsprings field_hockey_stick_and_ball softball
 womans_flat_shoe mans_shoe hiking_boot pouch military_helmet helmet_with_white_cross pick hammer_and_pick
 hammer_and_wrench notes musical_note dolls beers champagne fork_and_knife file_folder no_bell first_place_medal
 shallow_pan_of_food bowl_with_spoon root_vegetable musical_score diya_lamp japan sports_medal izakaya_lantern
 vertical_traffic_light bellhop_bell lotion_bottle national_park camping desert snow_capped_mountain mount_fuji
 ear_of_rice cup_with_straw takeout_box motorized_wheelchair fuelpump ballot_box_with_ballot card_file_box
-spiral_calendar_pad round_pushpin sauropod tiger tamale badminton_racquet_and_shuttlecock table_tennis_paddle_and_ball
-ice_hockey_stick_and_puck cricket_bat_and_ball flower_playing_cards pea_pod page_with_curl petri_dish alembic vhs
-film_frames lab_coat black_cat cat2 poultry_leg nest_with_eggs clock1 clock2 clock3 clock4 clock5 clock6 clock7 clock8
-clock9 clock10 clock11 clock12 clock130 clock230 clock330 clock430 clock530 clock630 clock730 clock830 clock930
-clock1030 clock1130 clock1230 timer_clock hourglass_flowing_sand yen dollar euro pound money_with_wings chart receipt
-earth_africa earth_asia globe_with_meridians world_map speaker sound loud_sound mute calling iphone second_place_medal
-third_place_medal medal""".split()
+spiral_calendar_pad round_pushpin sauropod tiger tamale badminton_racquet_and_shuttlecock
+table_tennis_paddle_and_ball ice_hockey_stick_and_puck cricket_bat_and_ball flower_playing_cards pea_pod
+page_with_curl petri_dish alembic vhs film_frames lab_coat black_cat cat2 poultry_leg nest_with_eggs clock1
+clock2 clock3 clock4 clock5 clock6 clock7 clock8 clock9 clock10 clock11 clock12 clock130 clock230 clock330
+clock430 clock530 clock630 clock730 clock830 clock930 clock1030 clock1130 clock1230 timer_clock
+hourglass_flowing_sand yen dollar euro pound money_with_wings chart receipt earth_africa earth_asia
+globe_with_meridians world_map speaker sound loud_sound mute calling iphone second_place_medal third_place_medal
+medal""".split()
 """Abstract signs, twins of another picture, kin of a task's object, and things a 64-pixel picture does not tell."""
 
 PLAIN_BASE = {
+    "ring": "gem ring",
+    "star": "gold star",
     "8ball": "billiard ball",
     "adhesive_bandage": "plaster",
     "alarm_clock": "alarm clock",

@@ -1,4 +1,4 @@
-"""``mcit data build|check|show RECIPE``: materialise a recipe, report every bad row, print rows with their label mask."""
+"""``mcit data build|check|show RECIPE``: build a recipe, report every bad row, print rows with their label mask."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Encoder:
             "truncation": False,
             "add_special_tokens": not (self._bos and text.startswith(self._bos)),
         }
-        images = load_images(row, pad=self.pad_images) or None
+        images = load_images(row, pad=self.pad_images or bool(row.meta.get("pad_image"))) or None
         try:
             out = self.processor(images=images, text=[text], return_text_replacement_offsets=True, **settings)
         except ValueError as error:
@@ -158,7 +158,7 @@ class Encoder:
     def _real(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
         """Without the tokens that some tokenizers add after the text: the end token is placed by the template."""
         end = len(ids)
-        while end > 1 and tuple(offsets[end - 1]) == (0, 0):
+        while end and tuple(offsets[end - 1]) == (0, 0):
             end -= 1
         return list(ids[:end]), [(int(a), int(b)) for a, b in offsets[:end]]
 
@@ -203,10 +203,8 @@ class Encoder:
 
     def _prove(self, ids: list[int], rendering: Rendering, k: int, row: Row) -> None:
         """Decode the supervised tokens and compare them with the text they must stand for."""
-        if not ids:
-            raise DataError("no token of the answer is supervised", where=row.where, fix="write an answer")
         meant = rendering.text[rendering.prompts[k] : rendering.ends[k]]
-        shown = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        shown = self._tokenizer.decode(ids, skip_special_tokens=False)
         if _squeezed(shown) != _squeezed(meant):
             raise DataError(
                 f"the supervised tokens read {shown!r}, the answer is {meant!r}",

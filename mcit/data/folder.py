@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,19 @@ class DataFolder:
         return bool(self.manifest["image"]["pad"])
 
     def rows(self, split: str = "train") -> list[Row]:
-        """Rows of a split in the recipe's order, with their image root set. Raises DataError for an unknown split."""
-        import json
+        """Rows of a split in the recipe's order, with their image root and ``meta["pad_image"]`` where pictures are padded.
 
+        Raises DataError for an unknown split.
+        """
         if split not in SPLITS:
             raise DataError(f"there is no split '{split}'", where=str(self.path), fix=f"use {', '.join(SPLITS)}")
         lines = (self.path / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")
         values = [json.loads(line) for line in lines if line]
-        return [row_from_json(value, root=self._root(value["root"])) for value in values]
+        extra = {"pad_image": True} if self.pad_images else {}
+        return [
+            row_from_json({**value, "meta": {**value["meta"], **extra}}, root=self._root(value["root"]))
+            for value in values
+        ]
 
     def _root(self, number: str) -> str:
         outside = self.manifest["roots"][number]

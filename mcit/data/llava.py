@@ -176,7 +176,8 @@ def _row(
     try:
         canonical_json(row_to_json(row)).encode()
     except (UnicodeEncodeError, ValueError):
-        raise _RowError("a text or number cannot be stored (half a surrogate pair, or an infinite number)", "mend it") from None
+        what = "a text or number cannot be stored (half a surrogate pair, or an infinite number)"
+        raise _RowError(what, "mend it, or remove the row") from None
     return row
 
 

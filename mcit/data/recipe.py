@@ -5,6 +5,7 @@ Paths in a recipe are relative to the recipe's own folder.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Generator = Callable[[str, int, int, Path], Iterator[dict[str, Any]]]
 
+_SOURCES = "mcit.data.sources"
 _VERSION = 1
 """Part of every digest: raised when the layout or meaning of a built folder changes."""
 
@@ -202,9 +204,27 @@ def find_generator(name: str) -> Generator:
 
 
 def generator_code(name: str) -> str:
-    """sha256 of the module a generator lives in, and of the module's own ``VERSION`` if it states one."""
+    """Digest of a generator's module, of its neighbours that it imports, and of its ``VERSION`` if it states one.
+
+    ``VERSION`` stands for what the code does not show: pinned packages, files it reads.
+    """
     module = _generator_module(name)
-    return digest_of([sha256_file(inspect.getfile(module)), str(getattr(module, "VERSION", ""))])
+    files = _with_neighbours(module.__name__.rpartition(".")[2], {})
+    return digest_of([files, str(getattr(module, "VERSION", ""))])
+
+
+def _with_neighbours(name: str, done: dict[str, str]) -> dict[str, str]:
+    """Checksums by module of a file in mcit/data/sources and of those there that it imports, directly or not."""
+    path = Path(inspect.getfile(module_of("data.sources", name)))
+    done[name] = sha256_file(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(_SOURCES):
+            continue
+        inner = (node.module or "").removeprefix(_SOURCES).lstrip(".")
+        for found in [inner] if inner else [alias.name for alias in node.names]:
+            if found in known("data.sources") and found not in done:
+                _with_neighbours(found, done)
+    return done
 
 
 def _generator_module(name: str) -> ModuleType:

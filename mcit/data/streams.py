@@ -194,7 +194,7 @@ class StageStreams:
 def even_chunks(lengths: Sequence[int], count: int) -> list[list[int]]:
     """Split the indices of descending `lengths` into `count` chunks of equally many and nearly equal sums.
 
-    Greedy: each index goes to the shortest chunk that is not full. Where the number does not divide, they are dealt out.
+    Greedy: each index goes to the shortest chunk that is not full. Numbers that do not divide are dealt out.
     """
     if len(lengths) % count:
         return [list(range(len(lengths)))[start::count] for start in range(count)]

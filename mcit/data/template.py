@@ -96,8 +96,7 @@ class ChatTemplate:
             if index:
                 parts.append({"type": "image"})
                 piece = piece.removeprefix("\n")
-            if index < len(pieces) - 1:
-                piece = piece.removesuffix("\n")
+            piece = piece.removesuffix("\n")
             if piece.strip():
                 parts.append({"type": "text", "text": piece.strip() if len(pieces) == 1 else piece})
         if self._parts:

@@ -16,7 +16,7 @@ _COUNTING = "zero one two three four five six seven eight nine ten".split()
 _NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING)}
 _NUMBERS["none"] = "0"
 _ARTICLES = frozenset({"a", "an", "the"})
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MOST_STOPS = 32
 

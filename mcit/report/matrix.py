@@ -132,11 +132,10 @@ def _kappa(cell: Cell, constant: Cell) -> Cell:
 
 def _constants(found: Measured, mode: str) -> list[Cell]:
     """Accuracy of the best constant answer per task, from its newest score."""
-    return [
-        next((found.scores[row, task][mode]["constant"] for row in range(len(found.stages), -1, -1)
-              if (row, task) in found.scores), None)
-        for task in found.tasks
-    ]
+    newest: dict[str, Cell] = dict.fromkeys(found.tasks)
+    for (_, task), score in sorted(found.scores.items()):
+        newest[task] = score[mode]["constant"]
+    return list(newest.values())
 
 
 def metric_intervals(found: Measured, mode: str) -> dict[str, list[float] | None]:

@@ -204,6 +204,7 @@ class StageDraft:
             write_manifest(whole)
             rename_directory(whole, final)
         self._ledger.append("stage_committed", stage=self._folder)
+        fault_point()
         shutil.rmtree(self.path, ignore_errors=True)
         return final
 

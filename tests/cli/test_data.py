@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from mcit.cli.main import main
 from tests.fakes.processors import tiny_processor
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava
-
-from mcit.cli.main import main
 
 
 def called(capsys, *arguments):

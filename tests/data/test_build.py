@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fakes.recipes import recipe_file, rows
-from tests.fakes.rows import llava, picture
 
 from mcit.core.errors import ConfigError, DataError, StateError
 from mcit.core.files import check_manifest, sha256_tree
 from mcit.data.build import build, check, folder_of
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe, recipe_digest
+from tests.fakes.recipes import recipe_file, rows
+from tests.fakes.rows import llava, picture
 
 
 def built(path, data):

@@ -1,10 +1,10 @@
 """Padding and pixels of a batch."""
 
 import torch
-from tests.fakes.rows import row
 
 from mcit.core.types import Sample
 from mcit.data.collate import collate
+from tests.fakes.rows import row
 
 
 def sample(ids, labels, identity="r", **pixels):

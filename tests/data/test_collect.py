@@ -3,11 +3,10 @@
 import os
 import shutil
 
-from tests.fakes.recipes import recipe_file, rows
-from tests.fakes.rows import llava, picture
-
 from mcit.data.collect import collect
 from mcit.data.recipe import load_recipe
+from tests.fakes.recipes import recipe_file, rows
+from tests.fakes.rows import llava, picture
 
 
 def found(tmp_path, **settings):

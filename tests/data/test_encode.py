@@ -5,11 +5,10 @@ positions; T16 of ``BOS S S U Q Q A: x y EOS`` only x, y and EOS are supervised 
 """
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.fakes.processors import TEMPLATES, byte_level_tokenizer, make_processor, wrapped
-from tests.fakes.rows import picture, row
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers import processors as post
 from transformers import Gemma3Processor, Idefics3Processor, LlavaNextProcessor, LlavaProcessor
@@ -20,6 +19,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from mcit.core.errors import DataError
 from mcit.data.encode import IGNORE, Encoder
+from tests.fakes.processors import TEMPLATES, byte_level_tokenizer, make_processor, wrapped
+from tests.fakes.rows import picture, row
 
 ENDS = {
     "llava": "</s>",
@@ -30,7 +31,7 @@ ENDS = {
     "no_end": "</s>",
     "string": "<|im_end|>",
 }
-ANSWERS = ["yes", "A", "5", "[0.1, 0.25, 0.3, 1.0]", "two words", "naïve 😀 café", "a\nb", "x."]
+ANSWERS = ["yes", "A", "5", "[0.1, 0.25, 0.3, 1.0]", "two words", "I do not know .", "naïve 😀 café", "a\nb", "x."]
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,8 @@ def test_pad_images_changes_what_the_model_sees(tmp_path):
     one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path, size=(64, 20)),), root=tmp_path)
     processor = make_processor("chatml")
     plain, padded = Encoder(processor).encode(one), Encoder(processor, pad_images=True).encode(one)
+    carried = Encoder(processor).encode(replace(one, meta={"pad_image": True}))  # as a recipe says it
+    assert torch.equal(carried.pixels["pixel_values"], padded.pixels["pixel_values"])
     middle, top = padded.pixels["pixel_values"][0, 0, 16, 16], padded.pixels["pixel_values"][0, 0, 0, 16]
     assert torch.equal(plain.input_ids_T, padded.input_ids_T)
     assert abs(float(top)) < 0.02  # the padding colour is the mean of the normalisation

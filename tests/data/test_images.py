@@ -11,10 +11,10 @@ import zlib
 import numpy
 import pytest
 from PIL import Image
-from tests.fakes.rows import picture, row
 
 from mcit.core.errors import DataError
 from mcit.data.images import PAD_COLOUR, load_images, open_image, pad_box, pad_to_square, resolve_below, to_rgb
+from tests.fakes.rows import picture, row
 
 
 def pixel(image):

@@ -6,10 +6,10 @@ T18: ``What is <image> this <image>?`` becomes ``<image>``, a line break, ``What
 import json
 
 import pytest
-from tests.fakes.rows import llava
 
 from mcit.core.errors import DataError
 from mcit.data.llava import front_placeholder, read_llava, row_from_json, row_to_json
+from tests.fakes.rows import llava
 
 
 def write(path, rows, *, lines=False, indent=None):

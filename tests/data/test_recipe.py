@@ -2,10 +2,10 @@
 
 import pytest
 import yaml
-from tests.fakes.recipes import recipe_file, rows
 
 from mcit.core.errors import ConfigError, DataError
 from mcit.data.recipe import find_generator, find_recipe, load_recipe, recipe_digest
+from tests.fakes.recipes import recipe_file, rows
 
 
 def changed(path, **settings):
@@ -99,6 +99,25 @@ def test_digest_depends_on_the_generators_code(tmp_path, monkeypatch):
     digest = recipe_digest(recipe)
     monkeypatch.setattr("mcit.data.sources.shapes.VERSION", "2", raising=False)
     assert recipe_digest(recipe) != digest
+
+
+def test_digest_depends_on_neighbours_of_the_generator(tmp_path, monkeypatch):
+    """A helper module beside the generator's own is part of what makes the rows."""
+    from mcit.data import recipe as module
+
+    for name, text in {
+        "a": "from mcit.data.sources.b import x\n",
+        "b": "from mcit.data.sources import c\n",
+        "c": "",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(module, "known", lambda package: ["a", "b", "c"])
+    monkeypatch.setattr(module, "module_of", lambda package, name: name)
+    monkeypatch.setattr(module.inspect, "getfile", lambda name: str(tmp_path / f"{name}.py"))
+    before = module._with_neighbours("a", {})
+    assert sorted(before) == ["a", "b", "c"]
+    (tmp_path / "c.py").write_text("y = 1\n")
+    assert module._with_neighbours("a", {})["c"] != before["c"]
 
 
 def test_yaml_given_twice_is_refused(tmp_path):

@@ -1,10 +1,9 @@
 """Rows for people."""
 
-from tests.fakes.processors import make_processor
-from tests.fakes.rows import row
-
 from mcit.data.encode import Encoder
 from mcit.data.show import show_rows
+from tests.fakes.processors import make_processor
+from tests.fakes.rows import row
 
 
 def test_with_and_without_a_model():

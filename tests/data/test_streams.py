@@ -5,12 +5,12 @@ T17: descending lengths [5, 4, 3, 2] in 2 chunks give [[0, 3], [1, 2]], 7 and 7.
 
 import pytest
 import torch
-from tests.fakes.processors import make_processor
-from tests.fakes.rows import picture, row
 
 from mcit.core.errors import DataError, StateError
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.streams import StageStreams, Stream, epoch_order, even_chunks, row_length
+from tests.fakes.processors import make_processor
+from tests.fakes.rows import picture, row
 
 
 @pytest.fixture(scope="module")

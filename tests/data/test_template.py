@@ -1,11 +1,11 @@
 """Where answers stand in a rendered conversation, and what closes them."""
 
 import pytest
-from tests.fakes.processors import TEMPLATES, make_processor
-from tests.fakes.rows import row
 
 from mcit.core.errors import DataError
 from mcit.data.template import ChatTemplate
+from tests.fakes.processors import TEMPLATES, make_processor
+from tests.fakes.rows import row
 
 
 def parts(rendering):
@@ -102,8 +102,8 @@ def test_no_end_token_anywhere():
 
 def test_a_template_that_prints_the_date_prints_a_fixed_one():
     processor = make_processor("chatml")
-    date = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}\n"
-    processor.chat_template = date + TEMPLATES["chatml"]
+    date = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    processor.chat_template = date + "{{ date_string }}\n" + TEMPLATES["chatml"]
     assert ChatTemplate(processor).render(row("One?", "yes")).text.startswith("01 Jan 2026\n")
 
 

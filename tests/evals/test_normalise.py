@@ -90,7 +90,14 @@ def test_contains(text: str, answer: str, inside: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "answer", "equal"),
-    [("The cat.", "cat", True), ("", "cat", False), ("A.", "A", True), ("an", "A", False), ("", "", False), ("", ".", False)],
+    [
+        ("The cat.", "cat", True),
+        ("", "cat", False),
+        ("A.", "A", True),
+        ("an", "A", False),
+        ("", "", False),
+        ("", ".", False),
+    ],
 )
 def test_same(text: str, answer: str, equal: bool) -> None:
     assert same(text, answer) is equal

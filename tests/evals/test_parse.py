@@ -8,9 +8,9 @@ from mcit.evals.parse import iou, offered_letters, read_box, read_letter
 
 
 def test_t7_overlap() -> None:
-    """Oracle T7. Unit square and its lower half: 0.5 / 1. Two 0.4 x 0.4 boxes shifted by 0.2: 0.08 / (0.16 + 0.16 - 0.08).
+    """Oracle T7. Unit square and its lower half: 0.5 / 1.
 
-    0.4 x 0.4 in 0.4 x 0.47: 0.16 / 0.188 = 0.851064.
+    Two 0.4 x 0.4 boxes shifted by 0.2: 0.08 / (0.16 + 0.16 - 0.08). 0.4 x 0.4 in 0.4 x 0.47: 0.16 / 0.188 = 0.851064.
     """
     assert iou((0, 0, 1, 1), (0, 0, 1, 0.5)) == 0.5
     assert iou((0.1, 0.1, 0.5, 0.5), (0.3, 0.1, 0.7, 0.5)) == pytest.approx(1 / 3)

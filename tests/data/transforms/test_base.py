@@ -1,11 +1,11 @@
 """What every transform of the folder keeps to."""
 
 import pytest
-from tests.fakes.rows import row
 
 from mcit.core.config import parse
 from mcit.core.lookup import class_of, known
 from mcit.data.transforms.base import RowTransform
+from tests.fakes.rows import row
 
 
 @pytest.mark.parametrize("name", known("data.transforms"))

@@ -1,8 +1,7 @@
 """Repetitions go, first ones stay."""
 
-from tests.fakes.rows import row
-
 from mcit.data.transforms.dedupe import Dedupe
+from tests.fakes.rows import row
 
 
 def kept(rows, **settings):

@@ -1,8 +1,7 @@
 """Answers replaced by a table."""
 
-from tests.fakes.rows import row
-
 from mcit.data.transforms.relabel import Relabel
+from tests.fakes.rows import row
 
 
 def test_table_style_and_memory():

@@ -1,10 +1,10 @@
 """Choices of rows are seeded, ordered and exact."""
 
 import pytest
-from tests.fakes.rows import row
 
 from mcit.core.config import parse
 from mcit.data.transforms.subsample import Subsample
+from tests.fakes.rows import row
 
 ROWS = [row("q", "a", id=f"r{k}", style="x" if k < 30 else "y") for k in range(40)]
 

@@ -1,0 +1,240 @@
+"""Answers and scores of tasks: made once, kept, continued, scored again without a model."""
+
+import os
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mcit.core import files
+from mcit.core.errors import StateError
+from mcit.core.files import read_json, sha256_file, write_json
+from mcit.core.schema import EvalConfig
+from mcit.core.types import TaskSpec
+from mcit.data.build import build
+from mcit.data.encode import Encoder
+from mcit.data.folder import DataFolder
+from mcit.data.recipe import find_recipe, load_recipe
+from mcit.evals import evaluate as module
+from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
+from mcit.models.load import load_processor
+from tests.fakes.models import tiny_model, tiny_path
+
+CONFIG = EvalConfig(batch=2, rows=5, max_new_tokens=2)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def setting(cache):
+    """Model, encoder and two tasks."""
+    os.environ["MCIT_CACHE"] = str(cache)
+    torch.set_num_threads(1)
+    model = tiny_model()
+    tasks = tuple(task_of(name) for name in ("tiny/letter", "tiny/word"))
+    return SimpleNamespace(model=model, encoder=Encoder(load_processor(tiny_path())), tasks=tasks)
+
+
+def task_of(recipe: str) -> TaskSpec:
+    folder = DataFolder.open(build(load_recipe(find_recipe(recipe))))
+    scoring = folder.eval
+    return TaskSpec(
+        name=folder.task,
+        recipe=recipe,
+        folder=folder.path,
+        digest=folder.digest,
+        rows=folder.counts,
+        scorer=scoring.scorer,
+        style=scoring.style,
+        max_new_tokens=scoring.max_new_tokens,
+    )
+
+
+def go(setting, folder, *, tasks=None, config=CONFIG, lineage="L", model=..., reporter=None):
+    evaluate(
+        setting.tasks if tasks is None else tasks,
+        folder=folder,
+        model=setting.model if model is ... else model,
+        encoder=setting.encoder,
+        config=config,
+        device="cpu",
+        lineage=lineage,
+        reporter=reporter,
+    )
+
+
+def needs(setting, folder, *, config=CONFIG, lineage="L", tasks=None) -> tuple[bool, bool]:
+    given = {"folder": folder, "config": config, "lineage": lineage}
+    wanted = setting.tasks if tasks is None else tasks
+    return needs_eval(wanted, **given), needs_model(wanted, **given)
+
+
+def stamp(folder) -> dict:
+    return {
+        p.relative_to(folder): (sha256_file(p), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def done(setting, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evals") / "after-01"
+    go(setting, folder)
+    return folder
+
+
+@pytest.fixture
+def finished(done, tmp_path):
+    """A copy of finished evaluations, free to be damaged."""
+    shutil.copytree(done, tmp_path / "after-01")
+    return tmp_path / "after-01"
+
+
+def test_what_is_written(setting, done) -> None:
+    assert needs(setting, done) == (False, False)
+    names = {"generation.json", "predictions.jsonl", "rows.json", "score.json"}
+    assert {p.name for p in (done / "letter").iterdir()} == names
+    score = read_json(done / "letter" / "score.json")
+    assert score["n"] == 5
+    assert score["lineage"] == "L"
+    assert score["filters"] == []
+    assert score["style"] == "letter"
+    assert score["scorer"]["name"] == "choice"
+    assert read_json(done / "word" / "score.json")["scorer"]["name"] == "exact"
+    first = [row.id for row in DataFolder.open(setting.tasks[0].folder).rows("test")[:5]]
+    assert read_json(done / "letter" / "rows.json")["id"] == first
+
+
+def test_a_finished_evaluation_is_left_alone(setting, finished) -> None:
+    before = stamp(finished)
+    go(setting, finished, model=None)  # no model: it must not be needed
+    assert stamp(finished) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lineage": "other"},
+        {"config": EvalConfig(batch=2, rows=4, max_new_tokens=2)},
+        {"config": EvalConfig(batch=3, rows=5, max_new_tokens=2)},
+        {"config": EvalConfig(batch=2, rows=5, max_new_tokens=3)},
+        {"config": EvalConfig(batch=2, rows=5, max_new_tokens=2, filters=["strip"])},
+    ],
+)
+def test_answers_depend_on_weights_rows_and_generation(setting, done, change) -> None:
+    assert needs(setting, done, **change) == (True, True)
+
+
+def test_the_scorer_mode_of_the_matrix_changes_nothing(setting, done) -> None:
+    assert needs(setting, done, config=EvalConfig(batch=2, rows=5, max_new_tokens=2, mode="fixed")) == (False, False)
+
+
+def test_another_scorer_needs_no_model(setting, finished) -> None:
+    tasks = (replace(setting.tasks[0], scorer="exact"), setting.tasks[1])
+    assert needs(setting, finished, tasks=tasks) == (True, False)
+    kept = sha256_file(finished / "letter" / "predictions.jsonl")
+    go(setting, finished, tasks=tasks, model=None)
+    assert read_json(finished / "letter" / "score.json")["scorer"]["name"] == "exact"
+    assert sha256_file(finished / "letter" / "predictions.jsonl") == kept
+    assert needs(setting, finished, tasks=tasks) == (False, False)
+
+
+def test_a_new_version_of_a_scorer_scores_again(setting, finished, monkeypatch) -> None:
+    from mcit.evals.scorers.choice import Choice
+
+    monkeypatch.setattr(Choice, "version", 99)
+    assert needs(setting, finished) == (True, False)
+    go(setting, finished, model=None)
+    assert read_json(finished / "letter" / "score.json")["scorer"]["version"] == 99
+
+
+def test_another_model_gives_other_answers(setting, finished) -> None:
+    kept = sha256_file(finished / "letter" / "predictions.jsonl")
+    setting_b = SimpleNamespace(**{**vars(setting), "model": tiny_model(seed=1)})
+    go(setting_b, finished, lineage="other")
+    assert sha256_file(finished / "letter" / "predictions.jsonl") != kept
+    assert read_json(finished / "letter" / "score.json")["lineage"] == "other"
+
+
+def test_own_limit_of_the_task_holds_without_one_in_the_config(setting, tmp_path) -> None:
+    go(setting, tmp_path, tasks=setting.tasks[:1], config=EvalConfig(batch=8, rows=1))
+    assert read_json(tmp_path / "letter" / "generation.json")["settings"]["max_new_tokens"] == 4
+
+
+def test_a_task_without_test_rows_is_passed_over(setting, tmp_path) -> None:
+    lines = []
+    task = replace(setting.tasks[0], rows={"train": 3, "test": 0})
+    reporter = SimpleNamespace(line=lines.append, progress=lambda p: None)
+    go(setting, tmp_path, tasks=[task], model=None, reporter=reporter)
+    assert lines == ["letter: has no test rows, nothing to score"]
+    assert needs(setting, tmp_path, tasks=[task]) == (False, False)
+
+
+def test_killed_at_every_write_gives_equal_bytes(setting, done, tmp_path, monkeypatch) -> None:
+    """A kill at each durable operation of one task's evaluation, then the same call: every file as undisturbed."""
+    task = setting.tasks[:1]
+    whole = {name: digest for name, (digest, _) in stamp(done / "letter").items()}
+
+    def die(*_):
+        raise Killed
+
+    kills = 0
+    for n in range(1, 60):
+        folder = tmp_path / str(n)
+        monkeypatch.setenv("MCIT_FAULT_AT", str(files.operations() + n))
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "kill", die)
+            try:
+                go(setting, folder, tasks=task)
+                break
+            except Killed:
+                kills += 1
+        monkeypatch.delenv("MCIT_FAULT_AT")
+        assert needs(setting, folder, tasks=task)[0] or n > 12
+        go(setting, folder, tasks=task)
+        assert {name: digest for name, (digest, _) in stamp(folder / "letter").items()} == whole
+    assert kills >= 13
+
+
+def run_folder(finished):
+    """A run folder around finished evaluations."""
+    root = finished.parent / "run"
+    shutil.copytree(finished, root / "evals" / "after-01")
+    kinds = {"letter": {"scorer": "choice", "style": "letter"}, "word": {"scorer": "exact", "style": "word"}}
+    write_json(root / "plan.json", {"stages": [{"index": 1}], "tasks": list(kinds), "scorers": kinds})
+    return root
+
+
+def test_rescore_gives_the_same_files(finished) -> None:
+    root = run_folder(finished)
+    before = {name: digest for name, (digest, _) in stamp(root).items()}
+    (root / "evals" / "after-01" / "word" / "score.json").unlink()
+    assert rescore(root) == ["after-01/letter", "after-01/word"]
+    assert {name: digest for name, (digest, _) in stamp(root).items()} == before
+
+
+def test_rescore_follows_the_plan(finished, setting) -> None:
+    root = run_folder(finished)
+    plan = read_json(root / "plan.json")
+    plan["scorers"]["letter"]["scorer"] = "contains"
+    write_json(root / "plan.json", plan)
+    rescore(root)
+    assert read_json(root / "evals" / "after-01" / "letter" / "score.json")["scorer"]["name"] == "contains"
+
+
+def test_rescore_refuses_edited_answers(finished) -> None:
+    root = run_folder(finished)
+    path = root / "evals" / "after-01" / "letter" / "predictions.jsonl"
+    path.write_text(path.read_text().replace('"truncated": true', '"truncated": false', 1))
+    with pytest.raises(StateError, match="checksum differs") as caught:
+        rescore(root)
+    assert caught.value.where == str(path)
+
+
+def test_torch_is_not_needed_to_decide(done, setting, monkeypatch) -> None:
+    """`generate`, the only file with torch, is imported when answers are made and not before."""
+    assert not hasattr(module, "torch")
+    assert not hasattr(module, "predict")

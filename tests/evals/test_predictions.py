@@ -1,0 +1,108 @@
+"""Predictions on disk."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcit.core.errors import StateError
+from mcit.core.types import Row, Turn
+from mcit.evals import predictions as p
+
+
+def row(i: int, text: str = "q", images: int = 0, **meta) -> Row:
+    turns = (Turn("user", text), Turn("assistant", " gold "))
+    return Row(f"r{i}", tuple("x.png" for _ in range(images)), turns, "t", "f:1", style="word", meta=meta)
+
+
+def line(i: int) -> dict:
+    return {"id": f"r{i}", "index": i, "text": "é", "tokens": 1, "truncated": False, "gold": {}, "question": "q"}
+
+
+def test_batches_group_like_with_like() -> None:
+    """Lengths 3, 1, 2 without and 1 with an image, two a batch: the short ones first, images last."""
+    rows = [row(0, "abc"), row(1, "a"), row(2, "b", images=1), row(3, "ab")]
+    assert p.batches(rows, 2) == [[1, 3], [0, 2]]
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 2)), max_size=20), st.integers(1, 7))
+def test_batches_hold_every_row_once(kinds: list, size: int) -> None:
+    groups = p.batches([row(i, text, images) for i, (text, images) in enumerate(kinds)], size)
+    assert sorted(i for group in groups for i in group) == list(range(len(kinds)))
+    assert all(len(group) == size for group in groups[:-1])
+
+
+def test_gold_holds_what_scorers_need() -> None:
+    found = p.gold_of(row(0, choices=["a", "b"], box=[0, 0, 1, 1], answers=["x"], other=1))
+    assert found == {"answer": "gold", "style": "word", "choices": ["a", "b"], "box": [0, 0, 1, 1], "answers": ["x"]}
+
+
+def test_part_file_keeps_whole_batches(tmp_path) -> None:
+    groups = [[0, 1], [2]]
+    part = p.PartFile(tmp_path, groups, identity="i")
+    part.add(0, [line(0), line(1)])
+    again = p.PartFile(tmp_path, groups, identity="i")
+    assert again.missing == [1]
+    again.add(1, [line(2)])
+    assert [r["index"] for r in p.PartFile(tmp_path, groups, identity="i").rows()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cut", range(2, 90, 7))
+def test_torn_batch_is_made_again(tmp_path, cut: int) -> None:
+    groups = [[0, 1], [2]]
+    part = p.PartFile(tmp_path, groups, identity="i")
+    part.add(0, [line(0), line(1)])
+    part.add(1, [line(2)])
+    path = tmp_path / p.PART
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = p.PartFile(tmp_path, groups, identity="i")
+    assert again.missing == [1]
+    again.add(1, [line(2)])
+    assert p.PartFile(tmp_path, groups, identity="i").missing == []
+
+
+def test_part_of_another_identity_is_dropped(tmp_path) -> None:
+    p.PartFile(tmp_path, [[0]], identity="old").add(0, [line(0)])
+    assert p.PartFile(tmp_path, [[0]], identity="new").missing == [0]
+    assert not (tmp_path / p.PART).exists()
+
+
+def test_regrouped_or_strange_lines_are_no_batches(tmp_path) -> None:
+    p.PartFile(tmp_path, [[0, 1]], identity="i").add(0, [line(0), line(1)])
+    assert p.PartFile(tmp_path, [[1, 0]], identity="i").missing == [0]
+    with open(tmp_path / p.PART, "a") as file:
+        file.write('{"batch": 7, "rows": []}\n[1]\n')
+    assert p.PartFile(tmp_path, [[0, 1]], identity="i").missing == []
+
+
+def test_identity_depends_on_settings_and_rows() -> None:
+    one = p.identity_of({"batch": 1}, [row(0)])
+    assert one == p.identity_of({"batch": 1}, [row(0)])
+    assert len({one, p.identity_of({"batch": 2}, [row(0)]), p.identity_of({"batch": 1}, [row(0, "other")])}) == 3
+
+
+def test_written_predictions_come_back(tmp_path) -> None:
+    p.write_predictions(tmp_path, [line(0), line(1)], {"batch": 2})
+    assert p.made_with(tmp_path) == p.recorded_settings(tmp_path) == {"batch": 2}
+    assert p.read_predictions(tmp_path) == [line(0), line(1)]
+    text = (tmp_path / p.PREDICTIONS).read_text()
+    assert text.count("\n") == 2
+    assert list(json.loads(text.splitlines()[0])) == sorted(line(0))
+    assert "é" in text
+
+
+def test_edited_predictions_are_named_and_not_taken_for_finished(tmp_path) -> None:
+    p.write_predictions(tmp_path, [line(0)], {})
+    path = tmp_path / p.PREDICTIONS
+    path.write_text(path.read_text().replace("é", "e"))
+    assert p.made_with(tmp_path) is None
+    with pytest.raises(StateError, match="checksum differs") as caught:
+        p.read_predictions(tmp_path)
+    assert caught.value.where == str(path)
+
+
+def test_missing_predictions(tmp_path) -> None:
+    assert p.made_with(tmp_path) is None
+    with pytest.raises(StateError, match="no finished predictions"):
+        p.read_predictions(tmp_path)

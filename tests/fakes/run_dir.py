@@ -1,0 +1,151 @@
+"""Run directories without a model: dict savers in place of engine, methods and streams, and a sequence over them."""
+
+import contextlib
+import os
+import signal
+from types import SimpleNamespace
+
+from mcit.core import files
+from mcit.core.files import read_json, write_json, write_text
+from mcit.runs.run import config_digest, open_run
+
+STEPS, EVERY = 5, 2
+
+
+class Saver:
+    """State in two JSON files."""
+
+    def __init__(self, **state):
+        self.state = state
+
+    def save(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "state.json", self.state)
+        write_text(folder / "double.txt", str(self.state) * 2)
+
+    def load(self, folder):
+        self.state = read_json(folder / "state.json")
+
+
+class Streams:
+    """One cursor."""
+
+    def __init__(self):
+        self.position = 0
+
+    @property
+    def cursors(self):
+        return {"task": self.position}
+
+    def seek(self, cursors):
+        self.position = cursors["task"]
+
+
+def resolved(*, seed=1, micro_batch=4, stages=("a", "b")):
+    return {
+        "name": "toy",
+        "seed": seed,
+        "engine": {"kind": "plain", "micro_batch": micro_batch},
+        "checkpoint": {"every": EVERY, "keep": 2},
+        "stages": [{"recipe": name, "epochs": 1} for name in stages],
+    }
+
+
+def plan_content(config, **changes):
+    stages = [
+        {
+            "index": i + 1,
+            "name": s["recipe"],
+            "folder": f"{i + 1:02d}-{s['recipe']}",
+            "steps": STEPS,
+            "method_state": {"l2": 1},
+        }
+        for i, s in enumerate(config["stages"])
+    ]
+    content = {
+        "name": config["name"],
+        "digest": config_digest(config),
+        "base_sha256": "0" * 64,
+        "recipes": {s["recipe"]: f"digest-{s['recipe']}" for s in config["stages"]},
+        "stages": stages,
+    }
+    return {**content, **changes}
+
+
+def environment(**versions):
+    known = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "accelerate": "1.15.0", "mcit": "0.1.0"}
+    return {"versions": {**known, "python": "3.11.9", **versions}, "threads": 2}
+
+
+def opened(runs_dir, config=None, *, env=None, content=None, **options):
+    """`open_run` of a toy config."""
+    config = config or resolved()
+    content = content or plan_content(config)
+    plan = SimpleNamespace(config=SimpleNamespace(name=config["name"]), digest=config_digest(config))
+    return open_run(
+        plan,
+        runs_dir=runs_dir,
+        config_text="name: toy\n",
+        resolved=config,
+        plan_json=content,
+        environment=env or environment(),
+        **options,
+    )
+
+
+def train(run, folder, *, until=None, steps=STEPS):
+    """One stage whose result depends on every step, the cursor and on being restored right; None if stopped early."""
+    engine, methods, streams = Saver(weight=1), Saver(seen=[]), Streams()
+    with run.draft(folder, keep=2) as draft:
+        first = draft.restore(engine, methods, streams)
+        for step in range(first, steps):
+            if step == until:
+                return None
+            streams.position += 3
+            engine.state["weight"] = (engine.state["weight"] * 31 + streams.position) % 1_000_003
+            methods.state["seen"] = [*methods.state["seen"], streams.position]
+            draft.record(step + 1, {"loss": 1.0 / (step + 1), "cursor": streams.position})
+            if (step + 1) % EVERY == 0 or step + 1 == steps:
+                draft.checkpoint(step + 1, engine, methods, streams, {"tokens": streams.position})
+
+        def write(out):
+            write_json(out / "adapter" / "weights.json", engine.state)
+            methods.save(out / "methods" / "l2")
+            write_json(out / "lineage.json", {"folder": folder})
+
+        return draft.commit(write, {"steps": steps, "tokens": draft.extra.get("tokens")})
+
+
+def whole(runs_dir):
+    """A two-stage run from the first line to the last."""
+    run = opened(runs_dir)
+    with run.locked():
+        for folder in run.stage_folders():
+            if not run.is_committed(folder):
+                train(run, folder)
+    return run
+
+
+def stage_bytes(run):
+    """Every byte of every committed stage but the clock-like files."""
+    skip = {"progress.json", "manifest.json"}
+    paths = sorted(p for p in run.layout.stages.rglob("*") if p.is_file() and p.name not in skip)
+    return {str(p.relative_to(run.layout.stages)): p.read_bytes() for p in paths}
+
+
+def killed_at(number, work):
+    """Run `work` in a forked process that is killed before its `number`-th durable operation; True if it was."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            files._operations = 0
+            os.environ["MCIT_FAULT_AT"] = str(number)
+            work()
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False

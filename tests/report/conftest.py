@@ -1,0 +1,67 @@
+"""Run folders of score files, made without a model."""
+
+import pytest
+
+from mcit.core.files import write_json
+from mcit.evals.predictions import write_predictions
+from mcit.evals.score import score_predictions, write_score
+
+
+class FakeRun:
+    """A run of one task per stage (or `tasks` per stage) with given answers."""
+
+    def __init__(self, root, stages, *, mode="strict", style="name"):
+        self.root, self.style = root, style
+        tasks = list(dict.fromkeys(t for names in stages for t in names))
+        entries = [
+            {"index": k, "name": f"s{k}", "folder": f"{k:02d}-s{k}", "tasks": list(names)}
+            for k, names in enumerate(stages, 1)
+        ]
+        kinds = {task: {"scorer": "exact", "style": style} for task in tasks}
+        write_json(root / "plan.json", {"stages": entries, "tasks": tasks, "scorers": kinds, "scorer_mode": mode})
+
+    def score(self, after, task, answers, gold=None):
+        """Answers of a task after a stage (0: base); gold is "cat" in every row if not given."""
+        gold = gold or ["cat"] * len(answers)
+        rows = [
+            {
+                "id": f"{task}-{i}",
+                "index": i,
+                "text": text,
+                "tokens": 2,
+                "truncated": False,
+                "question": "what?",
+                "gold": {"answer": right, "style": ""},
+            }
+            for i, (text, right) in enumerate(zip(answers, gold, strict=True))
+        ]
+        folder = self.root / "evals" / (f"after-{after:02d}" if after else "base") / task
+        write_predictions(folder, rows, {"filters": [], "lineage": "L"})
+        write_score(folder, score_predictions(rows, scorer="exact", style=self.style, extra={"filters": []}))
+        return self
+
+    def shares(self, after, task, right, n=10):
+        """So many right answers of ten; the others are a wrong name."""
+        return self.score(after, task, ["cat"] * right + ["dog"] * (n - right))
+
+    def progress(self, folder, **content):
+        write_json(self.root / "stages" / folder / "progress.json", content)
+        return self
+
+
+@pytest.fixture
+def fake_run(tmp_path):
+    def make(stages, name="run", **kwargs):
+        return FakeRun(tmp_path / name, stages, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def three(fake_run):
+    """Oracle T2 as counts of ten: rows [50], [70, 40], [60, 45 -> 50, 30]."""
+    run = fake_run([["a"], ["b"], ["c"]])
+    run.shares(1, "a", 5)
+    run.shares(2, "a", 7).shares(2, "b", 4)
+    run.shares(3, "a", 6).shares(3, "b", 5).shares(3, "c", 3)
+    return run

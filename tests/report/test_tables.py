@@ -1,0 +1,102 @@
+"""Markdown, CSV, JSON and terminal tables."""
+
+import csv
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mcit.core.errors import StateError
+from mcit.evals.continual import METRICS
+from mcit.report.matrix import read_matrix
+from mcit.report.tables import NAMES, compare, full_report, markdown, matrix_csv, render_terminal, write_report
+
+
+def test_files_are_written_and_stay_equal(three) -> None:
+    paths = write_report(three.root)
+    assert {kind: path.name for kind, path in paths.items()} == {
+        "markdown": "report.md",
+        "csv": "matrix.csv",
+        "json": "report.json",
+    }
+    before = {kind: path.read_bytes() for kind, path in paths.items()}
+    write_report(three.root)
+    assert {kind: path.read_bytes() for kind, path in paths.items()} == before
+    found = json.loads(before["json"])
+    assert {"tasks", "base", "constant", "matrix", "format_validity", "metrics"} <= set(found)
+
+
+def test_csv(fake_run) -> None:
+    run = fake_run([["a"], ["b"]])
+    run.shares(0, "a", 1).shares(1, "a", 5).shares(2, "b", 4)
+    rows = list(csv.reader(io.StringIO(matrix_csv(full_report(run.root)))))
+    assert rows == [["after", "a", "b"], ["base", "10.00", ""], ["01-s1", "50.00"], ["02-s2", "", "40.00"]]
+
+
+def test_markdown_names_conventions_and_rounds_at_the_end(three) -> None:
+    text = markdown(full_report(three.root))
+    assert "| 03-s3 | 60.00 | 50.00 | 30.00 |" in text
+    assert "| 01-s1 | 50.00 | – | – |" in text
+    assert "| MFN, mean at the end | 46.67 |" in text
+    assert "divided by all T tasks" in text
+    assert "divided by the T-1 earlier tasks" in text
+    assert "Superficial" in text
+    assert "None" not in text
+    assert set(METRICS) == set(NAMES)
+    for table in text.split("\n\n"):
+        if table.startswith("|"):
+            assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_costs(three) -> None:
+    three.progress("01-s1", steps=40, tokens=1200, seconds=12.5, loss=0.25)
+    three.progress("02-s2", steps=40, tokens={"task": 1000, "gere": 500}, seconds=13, loss=None)
+    text = markdown(full_report(three.root))
+    assert "| 01-s1 | 40 | 1,200 | 12.50 | 0.2500 |" in text
+    assert "| 02-s2 | 40 | 1,500 | 13.00 | – |" in text
+    assert "| 03-s3 | – | – | – | – |" in text
+    assert [c["committed"] for c in full_report(three.root)["costs"]] == [True, True, False]
+
+
+def shown(parts) -> str:
+    console = Console(width=120, file=io.StringIO(), force_terminal=False)
+    for part in parts:
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_terminal(three) -> None:
+    text = shown(render_terminal(read_matrix(three.root)))
+    for word in ("60.00", "MFT", "MFN", "MAA", "BWT", "Forgetting", "best constant", "03-s3"):
+        assert word in text
+    assert text.count("BWT") == 2
+
+
+def test_a_run_without_scores_can_be_shown(fake_run) -> None:
+    run = fake_run([["a"]])
+    assert "a" in shown(render_terminal(read_matrix(run.root)))
+    assert write_report(run.root)["markdown"].is_file()
+
+
+def test_compare(three, fake_run) -> None:
+    other = fake_run([["a"], ["d"]], name="other")
+    other.shares(1, "a", 9).shares(2, "a", 8).shares(2, "d", 10)
+    text = compare([full_report(three.root), full_report(other.root)])
+    assert "|  | run | other |" in text
+    assert "| MFT, mean right after learning | 40.00 | 95.00 |" in text
+    assert "| a at the end | 60.00 | 80.00 |" in text
+    assert "| d at the end | – | 100.00 |" in text
+
+
+def test_read_only_folder_is_explained(three, monkeypatch) -> None:
+    import errno
+
+    from mcit.core import files
+
+    def refused(*args, **kwargs):
+        raise OSError(errno.EROFS, "read-only", str(three.root))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)
+    with pytest.raises(StateError, match="read-only"):
+        write_report(three.root)

@@ -1,0 +1,231 @@
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+from mcit.core import files
+from mcit.core.errors import Interrupted, StateError
+from mcit.core.files import check_manifest, read_json, read_json_lines
+from tests.fakes.run_dir import EVERY, STEPS, Saver, Streams, killed_at, opened, stage_bytes, train, whole
+
+
+def live(run, folder="01-a"):
+    return sorted(p.name for p in run.layout.lives(folder).iterdir())
+
+
+def test_a_stage_is_committed_whole_with_manifest_metrics_and_progress(tmp_path):
+    run = opened(tmp_path)
+    final = train(run, "01-a")
+    assert final == run.layout.stage("01-a") and run.is_committed("01-a")
+    check_manifest(final)
+    listed = set(read_json(final / "manifest.json")["files"])
+    there = {str(p.relative_to(final)) for p in final.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert listed == there
+    assert {"progress.json", "metrics.jsonl", "lineage.json", "adapter/weights.json", "methods/l2/state.json"} <= there
+    assert [line["step"] for line in read_json_lines(final / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert not run.layout.draft("01-a").exists()
+    kinds = [event["event"] for event in run.ledger.events()]
+    assert kinds == ["created", "stage_started", *["checkpoint"] * 3, "stage_committed"]
+
+
+def test_a_committed_stage_cannot_be_drafted_again(tmp_path):
+    run = opened(tmp_path)
+    train(run, "01-a")
+    with pytest.raises(StateError, match="committed already"), run.draft("01-a"):
+        pass
+
+
+def test_stopping_and_going_on_ends_in_the_same_bytes(tmp_path):
+    straight = whole(tmp_path / "straight")
+    run = opened(tmp_path / "stopped")
+    for until in (1, 3, 4):
+        assert train(run, "01-a", until=until) is None
+    train(run, "01-a")
+    train(run, "02-b")
+    assert stage_bytes(run) == stage_bytes(straight)
+
+
+def test_restore_gives_back_state_cursors_and_extra_and_cuts_metrics(tmp_path):
+    run = opened(tmp_path)
+    train(run, "01-a", until=3)
+    assert [line["step"] for line in read_json_lines(run.layout.draft("01-a") / "metrics.jsonl")] == [1, 2, 3]
+    engine, methods, streams = Saver(), Saver(), Streams()
+    with run.draft("01-a") as draft:
+        assert draft.extra == {}
+        assert draft.restore(engine, methods, streams) == 2
+        assert draft.extra == {"tokens": 6}
+    assert streams.cursors == {"task": 6} and methods.state == {"seen": [3, 6]}
+    assert engine.state["weight"] == ((1 * 31 + 3) % 1_000_003 * 31 + 6) % 1_000_003
+    assert [line["step"] for line in read_json_lines(run.layout.draft("01-a") / "metrics.jsonl")] == [1, 2]
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    run = opened(tmp_path)
+    engine, methods, streams = Saver(weight=1), Saver(), Streams()
+    with run.draft("01-a", keep=2) as draft:
+        assert draft.restore(engine, methods, streams) == 0
+        for step in (9, 10, 100):
+            draft.checkpoint(step, engine, methods, streams)
+        assert live(run) == ["000010", "000100"]
+        draft.checkpoint(100, engine, methods, streams)
+        assert live(run) == ["000010", "000100"]
+    assert run.live_step("01-a") == 100
+
+
+@pytest.mark.parametrize("damage", ["edited", "cut", "missing", "no manifest", "torn manifest"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+    run = opened(tmp_path)
+    train(run, "01-a", until=4)  # checkpoints after steps 2 and 4
+    newest = run.layout.live("01-a", 4)
+    victim = newest / "state.json"
+    if damage == "edited":
+        victim.write_text(victim.read_text().replace("weight", "weighT"))
+    elif damage == "cut":
+        victim.write_bytes(victim.read_bytes()[:-3])
+    elif damage == "missing":
+        victim.unlink()
+    elif damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        (newest / "manifest.json").write_text('{"files": {')
+    engine, methods, streams = Saver(), Saver(), Streams()
+    with run.draft("01-a") as draft:
+        assert draft.restore(engine, methods, streams) == 2
+    assert streams.cursors == {"task": 6}
+    assert live(run) == ["000002"]
+    noted = run.ledger.events("problem")[-1]
+    assert noted["step"] == 4 and "000004" in noted["where"]
+
+
+def test_without_any_whole_checkpoint_the_stage_starts_over(tmp_path):
+    run = opened(tmp_path)
+    train(run, "01-a", until=4)
+    for step in (2, 4):
+        (run.layout.live("01-a", step) / "streams.json").unlink()
+    engine = Saver(weight=1)
+    with run.draft("01-a") as draft:
+        assert draft.restore(engine, Saver(), Streams()) == 0
+    assert engine.state == {"weight": 1} and live(run) == []
+    assert read_json_lines(run.layout.draft("01-a") / "metrics.jsonl") == []
+
+
+def test_a_failing_checkpoint_leaves_the_earlier_ones_and_no_rubbish(tmp_path, monkeypatch):
+    run = opened(tmp_path)
+    train(run, "01-a", until=2)
+
+    class Full(Saver):
+        def save(self, folder):
+            super().save(folder)
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "big"))
+
+    with pytest.raises(StateError, match="no space left") as error, run.draft("01-a") as draft:
+        draft.restore(Saver(), Saver(), Streams())
+        draft.checkpoint(4, Full(weight=2), Saver(), Streams())
+    assert error.value.exit_code == 5
+    assert live(run) == ["000002"]
+    assert "no space left" in run.ledger.events("problem")[-1]["what"]
+    train(run, "01-a")
+    assert run.is_committed("01-a")
+
+
+def test_a_failing_commit_keeps_the_checkpoints(tmp_path):
+    run = opened(tmp_path)
+
+    def broken(folder):
+        (folder / "adapter").mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "adapter"))
+
+    train(run, "01-a", until=4)
+    with pytest.raises(StateError, match="no space left"), run.draft("01-a") as draft:
+        draft.restore(Saver(), Saver(), Streams())
+        draft.commit(broken, {})
+    assert not run.layout.stage("01-a").exists()
+    assert sorted(p.name for p in run.layout.draft("01-a").iterdir()) == ["live", "metrics.jsonl"]
+    assert run.live_step("01-a") == 4
+
+
+def test_leftovers_of_an_interrupted_commit_do_not_get_into_the_next(tmp_path):
+    run = opened(tmp_path)
+    train(run, "01-a", until=4)
+    stale = run.layout.draft("01-a") / "whole" / "adapter"
+    stale.mkdir(parents=True)
+    (stale / "old.json").write_text("{}")
+    final = train(run, "01-a")
+    assert not list(final.rglob("old.json"))
+
+
+def test_an_interruption_is_written_to_the_ledger(tmp_path):
+    run = opened(tmp_path)
+    with pytest.raises(Interrupted), run.draft("01-a") as draft:
+        draft.record(1, {"loss": 1.0})
+        raise Interrupted("stopped after step 1")
+    assert run.ledger.events("interrupted")[0]["stage"] == "01-a"
+    assert read_json_lines(run.layout.draft("01-a") / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
+
+
+def test_an_undefined_metric_is_null(tmp_path):
+    run = opened(tmp_path)
+    with run.draft("01-a") as draft:
+        draft.record(1, {"loss": float("nan"), "grad": float("inf"), "note": "x", "n": 3})
+    line = (run.layout.draft("01-a") / "metrics.jsonl").read_text()
+    assert json.loads(line) == {"step": 1, "loss": None, "grad": None, "note": "x", "n": 3}
+
+
+def test_a_kill_before_every_durable_operation_leaves_each_stage_whole_or_absent(fast_path):
+    """Two stages of 5 steps with checkpoints after 2, 4 and 5; killed at 1, 2, 3, … until a run survives."""
+    straight = stage_bytes(whole(fast_path / "straight"))
+    number = restarts = 0
+    while True:
+        number += 1
+        home = fast_path / f"k{number}"
+        if not killed_at(number, lambda home=home: whole(home)):
+            break
+        for final in (home.glob("*/stages/[0-9]*")) if home.is_dir() else ():
+            check_manifest(final)
+        again = whole(home)
+        restarts += 1
+        assert stage_bytes(again) == straight, f"killed at operation {number}"
+        assert not list(again.layout.stages.glob(".*")), f"killed at operation {number}"
+        assert [e["stage"] for e in again.ledger.events("stage_committed")] == ["01-a", "02-b"]
+        steps = [line["step"] for line in read_json_lines(again.layout.stage("02-b") / "metrics.jsonl")]
+        assert steps == list(range(1, STEPS + 1))
+        shutil.rmtree(home)
+    assert restarts > 100  # about 65 durable operations a stage; fewer means that writes went past fault injection
+
+
+def test_kills_that_follow_each_other_still_end_in_the_same_bytes(fast_path):
+    straight = stage_bytes(whole(fast_path / "straight"))
+    kills = 0
+    while killed_at(37, lambda: whole(fast_path / "k")):
+        kills += 1
+        assert kills < 20, "no progress between kills"
+    assert kills >= 2
+    assert stage_bytes(whole(fast_path / "k")) == straight
+
+
+def test_checkpoints_survive_a_kill_inside_the_commit(fast_path):
+    """The step of the last checkpoint is still there whenever the stage is not: no training is lost to a commit."""
+    seen = set()
+    for number in range(1, 400):
+        home = fast_path / f"k{number}"
+        if not killed_at(number, lambda home=home: whole(home)):
+            break
+        for draft in home.glob("*/stages/.01-a.draft"):
+            if (draft / "whole").is_dir():
+                run = opened(home)
+                assert run.live_step("01-a") == STEPS
+                seen.add(number)
+        shutil.rmtree(home, ignore_errors=True)
+        if len(seen) > 5:
+            break
+    assert len(seen) > 5
+
+
+def test_durable_writes_count_as_operations(tmp_path):
+    before = files.operations()
+    run = opened(tmp_path)
+    train(run, "01-a", until=EVERY)
+    assert files.operations() - before > 20
+    assert os.environ.get("MCIT_FAULT_AT") is None
