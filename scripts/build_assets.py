@@ -341,10 +341,7 @@ def described(entry: dict[str, Any], role: str, group: str) -> dict[str, Any]:
 
 
 def suitable(entry: dict[str, Any], name: str) -> bool:
-    return (
-        entry["short_name"] not in DROPPED
-        and 2 < len(name) <= LONGEST_NAME
-    )
+    return entry["short_name"] not in DROPPED and 2 < len(name) <= LONGEST_NAME
 
 
 def stems(name: str) -> set[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mcit.core.types import Batch, Sample
 from mcit.data.encode import IGNORE, TOKEN_KEYS
+from mcit.data.ragged import join
 
 
 def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Literal["right", "left"] = "right") -> Batch:
@@ -40,21 +41,8 @@ def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Litera
         pixels={
             key: stacked([s.pixels.get(key, torch.zeros_like(s.input_ids_T)) for s in samples], 0)
             if key in TOKEN_KEYS
-            else _joined([s.pixels[key] for s in samples if key in s.pixels])
+            else join([s.pixels[key] for s in samples if key in s.pixels])
             for key in sorted({key for s in samples for key in s.pixels})
         },
         target_count=int((labels[:, 1:] != IGNORE).sum()),
     )
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate over the first axis; ragged later axes are filled with zeros at their end."""
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    if all(list(part.shape[1:]) == shape for part in parts):
-        return torch.cat(list(parts))
-    padded = []
-    for part in parts:
-        whole = part.new_zeros([part.shape[0], *shape])
-        whole[tuple(slice(0, size) for size in part.shape)] = part
-        padded.append(whole)
-    return torch.cat(padded)

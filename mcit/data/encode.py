@@ -19,6 +19,7 @@ from mcit.core.errors import DataError
 from mcit.core.types import Row, Sample
 from mcit.data.images import load_images
 from mcit.data.llava import PLACEHOLDER
+from mcit.data.ragged import join
 from mcit.data.template import ChatTemplate, Rendering
 
 IGNORE = -100
@@ -243,7 +244,7 @@ def _images_first(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, (list, tuple)):
-        return torch.stack([torch.as_tensor(item) for item in value])
+        return join([torch.as_tensor(item).unsqueeze(0) for item in value])
     return torch.as_tensor(value)
 
 

@@ -59,7 +59,7 @@ class DataFolder:
         return bool(self.manifest["image"]["pad"])
 
     def rows(self, split: str = "train") -> list[Row]:
-        """Rows of a split in the recipe's order, with their image root and ``meta["pad_image"]`` where pictures are padded.
+        """Rows of a split in the recipe's order, with image root, and ``meta["pad_image"]`` where pictures are padded.
 
         Raises DataError for an unknown split.
         """

@@ -7,7 +7,7 @@ torch is imported only when answers are made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ def evaluate(
     lineage: str,
     reporter: Reporter | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
 
     Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next.
     `model` may be None if `needs_model` says so. `progress` is shown with counts and the task's name filled in.
-    Raises DataError for a bad row or picture, ConfigError for an unknown scorer, filter or style.
+    Raises Interrupted after the batch in which `stop` says so, DataError for a bad row or picture, ConfigError for an
+    unknown scorer, filter or style.
     """
     reporter = reporter or Silent()
     shown = progress or Progress(0, 0, "", "eval", 0, 0)
@@ -61,7 +63,8 @@ def evaluate(
             continue
         path, settings = folder / task.name, _settings(task, config, lineage)
         if made_with(path) != settings:
-            _answer(task, path, settings, model, encoder, device, reporter, replace(shown, name=task.name))
+            given = {"reporter": reporter, "progress": replace(shown, name=task.name), "stop": stop}
+            _answer(task, path, settings, model=model, encoder=encoder, device=device, **given)
         (path / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
         if not _is_scored(task, folder, settings):
             _score(task.name, path, reporter, scorer=task.scorer, style=task.style)
@@ -118,14 +121,7 @@ def _is_scored(task: TaskSpec, folder: Path, settings: JsonDict) -> bool:
 
 
 def _answer(
-    task: TaskSpec,
-    path: Path,
-    settings: JsonDict,
-    model: Any,
-    encoder: Any,
-    device: Any,
-    reporter: Reporter,
-    shown: Progress,
+    task: TaskSpec, path: Path, settings: JsonDict, *, model: Any, encoder: Any, device: Any, **given: Any
 ) -> None:
     from mcit.evals.generate import predict
 
@@ -142,8 +138,7 @@ def _answer(
         device=device,
         filters=settings["filters"],
         settings=settings,
-        reporter=reporter,
-        progress=shown,
+        **given,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from mcit.core import lookup
+from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter, Silent
 from mcit.core.types import JsonDict, Progress, Row, Sample
 from mcit.data.collate import collate
@@ -62,11 +63,13 @@ def predict(
     reporter: Reporter | None = None,
     label: str = "",
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
 
     `settings` goes into the record beside the predictions; batches made under other settings are not continued.
-    `progress` is shown with counts filled in.
+    `progress` is shown with counts filled in. Raises Interrupted after the batch in which `stop` says so, DataError for
+    a bad row or picture, ConfigError for an unknown filter.
     """
     reporter = reporter or Silent()
     settings = {**(settings or {}), "batch": batch, "filters": list(filters), "max_new_tokens": max_new_tokens}
@@ -82,6 +85,12 @@ def predict(
             lines = zip(groups[number], asked, answers, strict=True)
             part.add(number, [_line(i, row, answer) for i, row, answer in lines])
             clock.tick(len(asked))
+            if stop() and part.missing:
+                raise Interrupted(
+                    f"stopped after {clock.done} of {len(rows)} answers; they are kept",
+                    where=str(out),
+                    fix="run the same command again to continue",
+                )
     write_predictions(out, list(part.rows()), settings)
     part.remove()
 

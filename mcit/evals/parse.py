@@ -33,11 +33,8 @@ def read_letter(text: str, letters: str) -> str | None:
     """The one offered letter that an answer names: ``B``, ``b``, ``B.``, ``(b)``, ``B. iron``, ``the answer is B``."""
     text = text.strip()
     found = _LONE_LETTER.match(text) or _LED_BY_LETTER.match(text)
-    if found:
-        letter = next(group for group in found.groups() if group).upper()
-        return letter if letter in letters else None
-    said = set(_SAID_LETTER.findall(text))
-    return said.pop() if len(said) == 1 and said <= set(letters) else None
+    said = [next(g for g in found.groups() if g).upper()] if found else sorted(set(_SAID_LETTER.findall(text)))
+    return said[0] if len(said) == 1 and said[0] in letters else None
 
 
 def read_box(text: str) -> Box | None:

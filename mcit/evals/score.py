@@ -16,7 +16,7 @@ from mcit.core.files import canonical_json, read_json, sha256_file, write_json, 
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import interval
 from mcit.evals.scorers.base import MODES, Gold, Mode, Scorer
-from mcit.evals.style import format_valid
+from mcit.evals.style import STYLES, format_valid
 
 SCORE, ROWS = "score.json", "rows.json"
 _EQUAL = 1e-9
@@ -43,8 +43,8 @@ def score_predictions(
 ) -> Scored:
     """Score every prediction under both modes; `extra` (filters, lineage, …) goes into the score as it is.
 
-    A row's own style, if it has one, is what its answer is compared with; `style` is that of the others.
-    Raises StateError for no predictions at all.
+    A row's own style, if it has one that is known, is what its answer is compared with; `style` is that of the others.
+    Raises StateError for no predictions at all, ConfigError for a scorer or `style` that does not exist.
     """
     if not predictions:
         raise StateError("there is nothing to score", where=f"scorer {scorer}", fix="add a row to the test split")
@@ -55,7 +55,7 @@ def score_predictions(
     rows: JsonDict = {"id": [p["id"] for p in predictions]}
     for mode in MODES:
         rows[mode] = [judge.score(text, gold, mode=mode) for text, gold in pairs]
-    rows["valid"] = [float(format_valid(text, gold.get("style") or style, gold)) for text, gold in pairs]
+    rows["valid"] = [float(format_valid(text, _style_of(gold, style), gold)) for text, gold in pairs]
     n = len(predictions)
     lenient = _percent([judge.lenient(text, gold) for text, gold in pairs])
     constants = judge.constants(golds)
@@ -74,6 +74,11 @@ def score_predictions(
         **(extra or {}),
     }
     return Scored(score, rows)
+
+
+def _style_of(gold: Gold, style: str) -> str:
+    own = gold.get("style")
+    return own if own and own in STYLES else style
 
 
 def _mode_part(rows: JsonDict, mode: Mode, golds: Sequence[Gold], judge: Scorer, constants: Sequence[str]) -> JsonDict:

@@ -99,7 +99,7 @@ _RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "box": _box,
     "text": _text,
 }
-STYLES = frozenset(_RULES)
-"""Styles a task may have."""
+STYLES = frozenset(_RULES) | frozenset(_ALIASES)
+"""Styles that a task or a row may have; empty is any text."""
 VERSION = 1
 """Goes up when a rule changes; scores of another version are computed again."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mcit.core.tensorfile import save_tensors
+from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import Batch, JsonDict
 from mcit.export.source import Source, state_names, with_siblings
 from mcit.export.verify import difference, logits, require_equal
@@ -40,6 +41,7 @@ def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = 
         "rank": max((pair.rank for pair in file.lora.values()), default=0),
         "difference": apart.absolute,
         "largest_logit": apart.scale,
+        "difference_share": apart.share,
         "not_in_peft": unnamed,
     }
     if max_rank is None:
@@ -75,14 +77,14 @@ def reloaded(base: Any, folder: Path, batch: Batch, *, source: Source) -> Tensor
     """Logits of `base` with the written adapter, loaded by plain peft calls."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(base, str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        model = PeftModel.from_pretrained(base, str(folder))
     add_extra(model.get_base_model(), folder)
     return logits(model, batch, device=source.device, autocast=source.bf16)
 
 
 def add_extra(model: nn.Module, folder: Path) -> None:
     """Put the tensors of ``extra.safetensors`` in place, if there are any."""
-    from mcit.core.tensorfile import load_tensors
-
     if (folder / EXTRA).is_file():
         adapters.set_full(model, AdapterFile({}, load_tensors(folder / EXTRA)))

@@ -34,6 +34,7 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         "relative_to_stages": [delta.folder.name for delta in source.lineage.deltas[:-1]],
         "difference": apart.absolute,
         "largest_logit": apart.scale,
+        "difference_share": apart.share,
         "not_in_peft": unnamed,
     }
 

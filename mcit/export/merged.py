@@ -28,11 +28,14 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     expected = logits(model, batch, device=source.device, autocast=source.bf16)
     fold_live(model)
     one_dtype(model, torch.bfloat16 if source.bf16 else torch.float32)
+    folded = logits(model, batch, device=source.device, autocast=source.bf16)
     model.save_pretrained(str(folder))
     del model
     gc.collect()
     load_processor(source.path, trust_remote_code=source.base.trust_remote_code).save_pretrained(str(folder))
     carry_code(source.path, folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # save_pretrained leaves weights readable by their owner alone
     again = load_base(
         folder,
         dtype=source.base.dtype,
@@ -41,12 +44,15 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         device=source.device,
     )
     load_processor(folder, trust_remote_code=source.base.trust_remote_code)
-    apart = difference(expected, logits(again, batch, device=source.device, autocast=source.bf16))
+    found = logits(again, batch, device=source.device, autocast=source.bf16)
+    require_equal(difference(folded, found), bf16=False, what="folder")
+    apart = difference(expected, found)
     require_equal(apart, bf16=source.bf16, what="merged model")
     return {
         "dtype": source.base.dtype,
         "difference": apart.absolute,
         "largest_logit": apart.scale,
+        "difference_share": apart.share,
         "remote_code": sorted(p.name for p in folder.glob("*.py")),
     }
 

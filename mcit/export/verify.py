@@ -20,8 +20,11 @@ from mcit.core.types import Batch, Row, Turn
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 
-TOLERANCE = {False: 1e-5, True: 5e-2}
-"""Largest difference for an fp32 and for a bf16 base, as a share of the largest logit (at least 1)."""
+TOLERANCE = 1e-5
+"""fp32: the largest difference as a share of the largest logit (at least 1)."""
+TOLERANCE_BF16 = 0.1
+"""bf16: the norm of the difference as a share of the logits' norm. Rounding of trained weights gives one or two percent, a
+missing stage or projector far more."""
 _QUESTIONS = ("What is shown?", "Is there a red square in the picture? Answer yes or no.", "Name one colour.")
 
 
@@ -30,13 +33,11 @@ class Difference:
     """How far two models' logits are apart on the probe batch."""
 
     absolute: float
+    """The largest single difference."""
     scale: float
     """The largest logit of the trained model, at least 1."""
-
-    @property
-    def relative(self) -> float:
-        """What the tolerance is about."""
-        return self.absolute / self.scale
+    share: float
+    """Norm of the difference over the norm of the trained model's logits."""
 
 
 def probe(processor: Any) -> Batch:
@@ -67,17 +68,23 @@ def logits(model: Any, batch: Batch, *, device: torch.device, autocast: bool = F
 
 
 def difference(expected: Tensor, found: Tensor) -> Difference:
-    """Largest absolute difference, and the scale it is judged by. A non-finite value counts as infinitely far."""
-    gap = (expected - found).abs().max()
-    return Difference(float(gap) if bool(torch.isfinite(gap)) else float("inf"), max(1.0, float(expected.abs().max())))
+    """How far `found` is from `expected`; a value that is not finite counts as infinitely far."""
+    gap = expected - found
+    if not bool(torch.isfinite(gap).all()):
+        return Difference(float("inf"), 1.0, float("inf"))
+    largest = float(gap.abs().max())
+    return Difference(
+        largest, max(1.0, float(expected.abs().max())), float(gap.norm() / expected.norm().clamp_min(1e-30))
+    )
 
 
 def require_equal(found: Difference, *, bf16: bool, what: str) -> None:
     """Raise StateError when the reloaded model is further from the trained one than rounding explains."""
-    if not found.relative <= TOLERANCE[bf16]:
+    far, allowed = (found.share, TOLERANCE_BF16) if bf16 else (found.absolute / found.scale, TOLERANCE)
+    if not far <= allowed:
         raise StateError(
             f"the reloaded {what} differs from the trained model by {found.absolute:.2e} on logits up to "
-            f"{found.scale:.3g}, allowed is a share of {TOLERANCE[bf16]:.0e}",
+            f"{found.scale:.3g}: a share of {far:.2e}, allowed is {allowed:.0e}",
             where="export",
             fix="nothing was written; if versions of transformers or peft changed, restore those of the run",
         )

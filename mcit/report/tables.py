@@ -85,7 +85,8 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], [[name, *map(_num, row)] for name, row in _rows(report)] + _constant_row(report)),
         "## Metrics",
         _table(["metric", "value", "95 % interval"], [list(line) for line in _metric_lines(report)]),
-        "Intervals: bootstrap over questions, the same questions in every stage; they do not hold the spread of seeds.",
+        "Intervals: bootstrap over questions, the same questions in every stage. They do not hold the spread of seeds, "
+        "and where all answers are right or all are wrong they have no width, however few the questions are.",
         "## Accuracy with 95 % intervals",
         _table(["after", *tasks], _interval_rows(report)),
         "## Format validity",
@@ -185,14 +186,15 @@ def _cost_rows(report: JsonDict) -> list[list[str]]:
 
 # ---- terminal --------------------------------------------------------------------------------------------------------
 def render_terminal(report: JsonDict) -> list[Any]:
-    """Accuracy matrix and metrics as rich tables."""
+    """Accuracy matrix, format validity after the last stage and metrics as rich tables."""
     from rich.table import Table
 
     matrix = Table(title=f"accuracy in % ({report['scorer_mode']})", title_justify="left")
     matrix.add_column("after", no_wrap=True)
     for task in report["tasks"]:
         matrix.add_column(task, justify="right")
-    for line in [[name, *map(_num, row)] for name, row in _rows(report)] + _constant_row(report):
+    valid = [["in the right form", *map(_num, row)] for row in report["format_validity"][-1:]]
+    for line in [[name, *map(_num, row)] for name, row in _rows(report)] + _constant_row(report) + valid:
         matrix.add_row(*line, *[_NONE] * (len(report["tasks"]) + 1 - len(line)))
     numbers = Table(show_header=True)
     for name, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):

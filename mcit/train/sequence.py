@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mcit.core.interfaces import Reporter
-from mcit.core.types import Plan, Stage, TaskSpec
+from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.evals.evaluate import evaluate, needs_eval
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
@@ -157,9 +158,24 @@ def score(session: Session, after: int, *, reporter: Reporter, tasks: tuple[Task
             config=plan.config.eval,
             device=session.device,
             lineage=digest,
-            reporter=reporter,
+            reporter=_AfterStage(reporter, after, len(plan.stages)),
         )
     run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
+
+
+class _AfterStage:
+    """Puts the stage's number on the progress of its scoring."""
+
+    def __init__(self, inner: Reporter, stage: int, stages: int) -> None:
+        self._inner, self._stage, self._stages = inner, stage, stages
+
+    def progress(self, progress: Progress) -> None:
+        """Pass on with the stage filled in."""
+        self._inner.progress(dataclasses.replace(progress, stage=self._stage, stages=self._stages))
+
+    def line(self, text: str) -> None:
+        """Pass on."""
+        self._inner.line(text)
 
 
 def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:

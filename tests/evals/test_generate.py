@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcit.core import files
-from mcit.core.errors import ConfigError
+from mcit.core.errors import ConfigError, Interrupted
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.evals import predictions as stored
@@ -158,7 +158,7 @@ def test_progress_counts_rows(model, encoder, rows, tmp_path) -> None:
 
 
 def test_killed_at_every_write_gives_equal_bytes(model, encoder, rows, tmp_path, monkeypatch) -> None:
-    """Batches of 2, 2 and 1 rows. A kill at any durable operation, then the same call: same bytes, nothing left over."""
+    """Batches of 2, 2 and 1 rows. A kill at any durable operation, then the same call: same bytes, nothing left."""
     run(model, encoder, rows, tmp_path / "whole")
     whole = (tmp_path / "whole" / stored.PREDICTIONS).read_bytes()
 
@@ -201,6 +201,15 @@ def test_kept_batches_are_not_made_again(model, encoder, rows, tmp_path, monkeyp
     first, calls, limit = calls, [], 0
     run(model, encoder, rows, tmp_path)
     assert calls == first[1:]
+
+
+def test_a_signal_stops_after_the_batch(model, encoder, rows, tmp_path) -> None:
+    """Asked to stop in the second of three batches: two are kept. In the last batch there is nothing left to stop."""
+    asked = iter([False, True])
+    with pytest.raises(Interrupted, match="4 of 5") as caught:
+        run(model, encoder, rows, tmp_path, stop=lambda: next(asked))
+    assert caught.value.exit_code == 75
+    assert len(run(model, encoder, rows, tmp_path, stop=lambda: True)) == 5
 
 
 def test_full_disk_is_explained(model, encoder, rows, tmp_path, monkeypatch) -> None:

@@ -63,6 +63,7 @@ def test_read_box(text: str, expected: tuple | None) -> None:
         ("Option B", "B"),
         ("answer: B", "B"),
         ("E", None),
+        ("The answer is E", None),
         ("iron", None),
         ("A cat", None),
         ("Because", None),

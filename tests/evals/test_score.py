@@ -28,7 +28,7 @@ def made(texts: list[str], answers: list[str], **gold) -> list[dict]:
 def test_hand_worked() -> None:
     """Gold B A B B, answers B, B., A., B. with A to B offered.
 
-    Strict: only the bare letter is right: 2 of 4. Fixed: B, (B for A), (A for B), B: 2 of 4 strict ones, plus none: 50 %.
+    Strict: only the bare letters are right: 2 of 4. Fixed reads B, B, A, B against B, A, B, B: 2 of 4 too.
     Valid: B, B., A., B: all four. Best constant: B, 3 of 4 = 75 %. Kappa (50 - 75)/25 = -1. Lenient = fixed = 50.
     Truncated 1 of 4, mean length (1+2+3+4)/4 = 2.5.
     """
@@ -71,6 +71,8 @@ def test_rows_carry_their_own_style() -> None:
     predictions[0]["gold"]["style"] = "yes_no"
     scored = score_predictions(predictions, scorer="exact", style="name")
     assert scored.rows["valid"] == [1.0, 0.0]
+    predictions[0]["gold"]["style"] = "house style"  # a label of the data set's own: the task's style holds
+    assert score_predictions(predictions, scorer="exact", style="name").rows["valid"] == [0.0, 0.0]
 
 
 def test_question_reaches_the_scorer() -> None:

@@ -14,7 +14,8 @@ from mcit.evals.parse import Box, iou, read_box
 from mcit.evals.scorers.base import Gold, Scorer
 
 _HALF = 0.5
-_ROUNDING = 1e-9
+_DIGITS = 9
+"""Overlap is compared at so many decimals: half of a box is half, whatever its coordinates are in binary."""
 
 
 class Grounding(Scorer):
@@ -28,7 +29,7 @@ class Grounding(Scorer):
     def fixed(self, prediction: str, gold: Gold) -> float:
         """All digits and the usual threshold."""
         box = read_box(prediction)
-        return float(box is not None and iou(box, gold_box(gold)) >= _HALF - _ROUNDING)
+        return float(box is not None and round(iou(box, gold_box(gold)), _DIGITS) >= _HALF)
 
     def lenient(self, prediction: str, gold: Gold) -> float:
         """A box has no looser form than `fixed`."""

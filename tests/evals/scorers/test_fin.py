@@ -15,6 +15,7 @@ from mcit.evals.scorers.fin import Fin
         ("yes", "Yes.", 1, 1),
         # beyond it
         ("B", "A", 0, 0),
+        ("5", "five", 0, 1),
         ("yes", "no", 0, 0),
         ("yes", "", 0, 0),
         ("B", "B Unanswerable", 0, 0),

@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+import time
+
+from mcit.cli.main import main
+from tests.fakes.run_dir import opened, resolved, train, whole
+
+
+def shown(capsys, *args):
+    assert main(["status", *map(str, args)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_in_the_middle_of_its_second_stage(tmp_path, capsys):
+    run = opened(tmp_path)
+    train(run, "01-a")
+    train(run, "02-b", until=3)
+    out = shown(capsys, run.layout.root)
+    assert "1 of 2 stages committed" in out
+    assert "01-a: committed" in out and "02-b: started, checkpoint at step 2 of 5" in out
+    assert "checkpoint stage=02-b step=2" in out
+    found = json.loads(shown(capsys, run.layout.root, "--json"))
+    assert found["stages"] == [
+        {"folder": "01-a", "steps": 5, "committed": True, "live_step": None},
+        {"folder": "02-b", "steps": 5, "committed": False, "live_step": 2},
+    ]
+    assert found["finished"] is False and found["writer"] is None
+    assert found["events"][-1]["event"] == "checkpoint" and len(found["events"]) == 5
+
+
+def test_the_writer_is_shown_while_it_writes(tmp_path, capsys):
+    run = opened(tmp_path)
+    with run.locked():
+        assert "written by process" in shown(capsys, run.layout.root)
+    assert "written by process" not in shown(capsys, run.layout.root)
+    assert "01-a: not started" in shown(capsys, run.layout.root)
+
+
+def test_all_runs_of_a_folder_a_damaged_one_too(tmp_path, capsys):
+    whole(tmp_path)
+    other = opened(tmp_path, resolved(seed=2))
+    out = shown(capsys, "--runs-dir", tmp_path)
+    assert "2 of 2 stages committed" in out and "0 of 2 stages committed" in out
+    assert len(json.loads(shown(capsys, "--runs-dir", tmp_path, "--json"))["runs"]) == 2
+    other.layout.plan.write_text("{")
+    out = shown(capsys, "--runs-dir", tmp_path)
+    assert "damaged" in out and "plan.json" in out and "2 of 2 stages committed" in out
+
+
+def test_no_runs_and_no_such_run(tmp_path, capsys):
+    assert "no runs" in shown(capsys, "--runs-dir", tmp_path / "none")
+    assert main(["status", str(tmp_path / "none")]) == 5
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["status", str(tmp_path / "none"), "--json"]) == 5
+    assert json.loads(capsys.readouterr().out)["error"] == "StateError"
+
+
+def test_it_needs_no_torch_and_is_quick(tmp_path):
+    run = whole(tmp_path)
+    code = (
+        "import sys; from mcit.cli.main import main; code = main(['status', sys.argv[1]]); "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules); sys.exit(code)"
+    )
+    best = 60.0
+    for _ in range(3):
+        begin = time.monotonic()
+        subprocess.run([sys.executable, "-c", code, str(run.layout.root)], check=True, capture_output=True)
+        best = min(best, time.monotonic() - begin)
+    assert best < 3.0  # about 0.4 s on an idle core; the limit leaves room for a busy one

@@ -1,0 +1,167 @@
+"""What every method owes, over every file in mcit/methods: a new method is in the suite by existing. No exceptions list."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import mcit
+from mcit.core import lookup
+from mcit.core.config import load_yaml, parse
+from mcit.core.paths import shipped
+from mcit.core.tensorstore import HostTensors
+from mcit.methods.base import HOOKS, Method
+from mcit.methods.compose import MethodSet
+from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.sharded import ShardedEngine
+
+NAMES = lookup.known("methods")
+METHODS = Path(mcit.__file__).parent / "methods"
+
+
+def cls_of(name):
+    return lookup.class_of("methods", name, base=Method)
+
+
+def shipped_settings(name):
+    return {k: v for k, v in load_yaml(shipped("configs") / "methods" / f"{name}.yaml").items() if k != "name"}
+
+
+def stage_settings(name):
+    """Adapter settings that meet the method's needs."""
+    needs = cls_of(name).claims.needs
+    adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
+    if "adapter:none" in needs:
+        adapter = {"kind": "none", "also_train": ["projector"]}
+    if "carry:stack" in needs:
+        adapter["carry"] = "stack"
+    return adapter
+
+
+def plan_with(*names, changes=None):
+    methods = [{"name": n, **shipped_settings(n), **(changes or {}).get(n, {})} for n in names]
+    return plan_of(defaults={"methods": methods, **({"adapter": stage_settings(names[0])} if names else {})})
+
+
+def test_every_method_is_found():
+    assert {"l2", "lwf", "replay"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_1_config_round_trip_and_unknown_key_refused(name):
+    cls = cls_of(name)
+    assert cls.name == name
+    config, problems = parse(cls.Config, shipped_settings(name))
+    assert not problems
+    again, problems = parse(cls.Config, json.loads(config.model_dump_json()))
+    assert again == config and not problems
+    _, problems = parse(cls.Config, {"no_such_key": 1})
+    assert problems and problems[0].what == "unknown key"
+    for field_name, field in cls.Config.model_fields.items():
+        assert field.annotation is not None, field_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_2_interrupted_and_resumed_equals_straight_bitwise(name, tmp_path):
+    plan = plan_with(name)
+    straight = tensors_of(run_plan(plan, tmp_path / "straight"))
+    resumed = tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 2)))
+    assert straight == resumed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_3_plain_engine_equals_sharded_fake_bitwise(name, tmp_path):
+    plan = plan_with(name)
+    plain = tensors_of(run_plan(plan, tmp_path / "plain"))
+    sharded = tensors_of(run_plan(plan, tmp_path / "sharded", engine=ShardedEngine))
+    assert plain == sharded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_4_order_of_listing_does_not_matter(name, tmp_path):
+    """Beside two other methods, in both orders: the same weights up to the order of floating-point sums."""
+    others = [n for n in ("l2", "lwf", "replay") if n != name][:2]
+    orders = [[name, *others], [*reversed(others), name]]
+    values = []
+    for i, order in enumerate(orders):
+        result = run_plan(plan_with(*order), tmp_path / str(i))
+        values.append({n: p.detach().clone() for n, p in result["model"].named_parameters()})
+    moved = 0
+    for parameter, value in values[0].items():
+        difference = (value - values[1][parameter]).norm()
+        assert difference <= 2e-3 * value.norm() + 1e-7, parameter
+        moved += 1
+    assert moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_5_weight_zero_equals_not_listed(name, tmp_path):
+    if "weight" not in cls_of(name).Config.model_fields:
+        assert cls_of(name).claims.slots, "a method without a weight must hold a slot that says what it does instead"
+        return
+    on = run_plan(plan_with(name), tmp_path / "on")
+    off = run_plan(plan_with(name, changes={name: {"weight": 0.0}}), tmp_path / "off")
+    without = run_plan(plan_of(defaults={"adapter": stage_settings(name)}), tmp_path / "without")
+
+    def deltas(result):
+        return {s: {f: h for f, h in t.items() if "methods/" not in f} for s, t in tensors_of(result).items()}
+
+    assert deltas(off) == deltas(without)
+    assert deltas(on) != deltas(without), "the shipped settings have no effect in two stages"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_6_state_is_json_and_tensors_only(name, tmp_path):
+    """After two stages, a method rebuilt from its files alone holds the same; and no attribute is outside them."""
+    plan = plan_with(name)
+    run_plan(plan, tmp_path)
+    home = tmp_path / plan.stages[1].folder / "methods"
+    files = {p.name for p in (home / name).iterdir()}
+    assert files <= {"state.json", "tensors.safetensors"} and "state.json" in files
+    built = MethodSet.build(plan.stages[1], {name: home / name})
+    method = built.methods[0]
+    recorded = json.loads((home / name / "state.json").read_text())
+    assert json.loads(json.dumps(method.state_dict())) == recorded["state"]
+    built.save(tmp_path / "again")
+    for file in files:
+        assert (tmp_path / "again" / name / file).read_bytes() == (home / name / file).read_bytes()
+    for attribute, value in vars(method).items():
+        assert not isinstance(value, torch.Tensor), f"{attribute} is a tensor outside the TensorStore"
+    assert isinstance(method.tensors, HostTensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_7_docstring_names_paper_hooks_state_and_shapes(name):
+    source = (METHODS / f"{name}.py").read_text()
+    text = ast.get_docstring(ast.parse(source)) or ""
+    assert "arXiv:" in text or "doi:" in text, "no paper"
+    for section in ("Hooks:", "State:"):
+        assert section in text, section
+    used = {h for h in HOOKS if getattr(cls_of(name), h) is not getattr(Method, h)} - {"check"}
+    hooks_line = text[text.index("Hooks:") : text.index("State:")]
+    for hook in used:
+        assert hook in hooks_line, f"{hook} is used but not named"
+    for field in cls_of(name).Config.model_fields:
+        assert f'"""' in source[source.index(f"{field}:") :], f"{field} has no docstring"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_8_no_forbidden_access(name):
+    """Whole tensors only through the context: no parameter, gradient, model state or rank in a method file."""
+    tree = ast.parse((METHODS / f"{name}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"named_parameters", "parameters", "grad", "cuda", "rank"}, ast.unparse(node)
+            if node.attr == "data":
+                assert ast.unparse(node) == "ctx.data", ast.unparse(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr != "item", ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_9_has_a_test_and_a_config_with_its_citation(name):
+    assert (Path(__file__).parent.parent / "methods" / f"test_{name}.py").is_file()
+    text = (shipped("configs") / "methods" / f"{name}.yaml").read_text()
+    assert "arXiv:" in text.split("\n\n")[0] and load_yaml(shipped("configs") / "methods" / f"{name}.yaml")["name"] == name

@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from mcit.core.errors import StateError
+from mcit.core.tensorfile import load_tensors
+from mcit.export.export import export_stage
+from mcit.export.verify import logits, probe
+from mcit.models.adapterfile import read_adapter, write_adapter
+from mcit.models.load import load_processor
+from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.trained_run import PROJECTOR, by_hand, drawn, make_run
+
+CPU = torch.device("cpu")
+
+
+def peft_logits(folder, base=None):
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base or tiny_model(), str(folder))
+    return logits(model, probe(load_processor(tiny_path())), device=CPU)
+
+
+def expected(files, carries):
+    return logits(by_hand(tiny_model(), files, carries), probe(load_processor(tiny_path())), device=CPU)
+
+
+@pytest.mark.parametrize(
+    "carries",
+    [
+        ("merge",),
+        ("merge", "merge", "merge"),
+        ("keep", "keep"),
+        ("stack", "stack"),
+        ("merge", "stack", "keep", "merge"),
+    ],
+)
+def test_one_folder_has_the_effect_of_all_stages(tmp_path, carries):
+    run, files = make_run(tmp_path, carries)
+    done = export_stage(run, stage=len(carries), kind="adapter", out=tmp_path / "out")
+    wanted = expected(files, carries)
+    assert (wanted - peft_logits(done.folder)).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))
+    assert done.record["difference"] < 1e-5 * done.record["largest_logit"]
+    assert done.record["relative_to"] == "base" and done.record["not_in_peft"] == []
+
+
+def test_an_earlier_stage_can_be_exported(tmp_path):
+    run, files = make_run(tmp_path, ("merge", "merge"))
+    done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
+    assert torch.allclose(peft_logits(done.folder), expected(files[:1], ("merge",)), atol=1e-4)
+    assert done.record["stages"] == ["01-r0"]
+
+
+def test_a_shortened_adapter_states_its_error(tmp_path):
+    run, _ = make_run(tmp_path, ("merge", "merge"))
+    whole = export_stage(run, stage=2, kind="adapter", out=tmp_path / "whole").record
+    done = export_stage(run, stage=2, kind="adapter", out=tmp_path / "out", max_rank=3)
+    assert done.record["rank"] == 3 and whole["rank"] == 8
+    assert 0.1 < done.record["truncation_error"] < 1.0
+    assert done.record["difference"] > 1e-3
+    assert max(pair.rank for pair in read_adapter(done.folder).lora.values()) == 3
+    full = export_stage(run, stage=2, kind="adapter", out=tmp_path / "full", max_rank=8).record
+    assert full["truncation_error"] < 1e-6 and full["difference"] < 1e-4
+
+
+def test_a_half_trained_projector_module_is_completed_for_peft(tmp_path):
+    """PEFT saves modules, not tensors: the frozen bias beside a trained weight comes along with its own value."""
+    run, files = make_run(tmp_path, ("merge",), full=PROJECTOR[:1])
+    done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
+    assert set(read_adapter(done.folder).full) == set(PROJECTOR[:2])
+    assert torch.allclose(peft_logits(done.folder), expected(files, ("merge",)), atol=1e-4)
+
+
+def test_what_peft_cannot_name_is_in_a_file_of_its_own_and_said(tmp_path):
+    name = "model.vision_tower.embeddings.class_embedding"
+    if name not in dict(tiny_model().named_parameters()):
+        name = "model.vision_tower.vision_model.embeddings.class_embedding"
+    run, files = make_run(tmp_path, ("merge",), full=(*PROJECTOR, name))
+    done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
+    assert done.record["not_in_peft"] == [name]
+    assert torch.equal(load_tensors(done.folder / "extra.safetensors")[name], files[0].full[name])
+
+
+def test_the_starting_adapter_of_the_run_is_part_of_it(tmp_path):
+    start = drawn(tiny_model(), seed=77, full=())
+    write_adapter(tmp_path / "start", start, base="b", base_sha256="0" * 64)
+    run, files = make_run(tmp_path, ("merge",), base={"adapter": str(tmp_path / "start")})
+    done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
+    assert torch.allclose(peft_logits(done.folder), expected([start, *files], ("merge", "merge")), atol=1e-4)
+
+
+def test_full_fine_tuning_is_no_adapter(tmp_path):
+    run, _ = make_run(tmp_path, ("merge", "none"))
+    with pytest.raises(StateError, match="whole weights") as error:
+        export_stage(run, stage=2, kind="adapter", out=tmp_path / "out")
+    assert "--as merged" in str(error.value) and "02-r1" in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
+
+
+def test_a_bf16_base_states_its_difference(tmp_path):
+    run, _ = make_run(tmp_path, ("merge", "merge"), dtype="bf16")
+    record = export_stage(run, stage=2, kind="adapter", out=tmp_path / "out").record
+    assert record["base_dtype"] == "bf16" and 0 < record["difference_share"] < 0.05

@@ -1,0 +1,133 @@
+"""Run short plans on the tiny model without a run directory: what contract tests compare."""
+
+import contextlib
+from pathlib import Path
+
+from mcit.core.files import sha256_file
+from mcit.core.interfaces import Silent
+from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
+from mcit.models.load import base_digest, load_base
+from mcit.train.loop import train_stage
+from mcit.train.plan import make_plan, parse_run
+from mcit.train.preflight import make_encoder
+from mcit.train.stage import Material, build_stage, write_stage
+from tests.fakes.sharded import ShardedEngine
+
+TINY = {
+    "name": "bench",
+    "seed": 3,
+    "base": {"family": "tiny", "dtype": "fp32"},
+    "engine": {"micro_batch": 4, "workers": 0},
+    "checkpoint": {"every": 0},
+    "eval": {"tasks": "none"},
+    "defaults": {
+        "adapter": {"rank": 4, "alpha": 8, "also_train": ["projector"]},
+        "optim": {"batch": 8, "lr": 1e-2, "lr_projector": 1e-3, "warmup": 0},
+        "max_steps": 4,
+    },
+    "stages": [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno"}],
+}
+
+
+def plan_of(**changes):
+    """A plan of TINY with top-level keys replaced and `defaults` updated."""
+    data = {**TINY, **changes}
+    data["defaults"] = {**TINY["defaults"], **changes.get("defaults", {})}
+    config, problems = parse_run(data)
+    assert config is not None and not problems, problems
+    return make_plan(config)
+
+
+class Draft:
+    """The part of a StageDraft that the loop uses, in a plain folder."""
+
+    def __init__(self, folder, resume_from=None):
+        self.folder, self.resume_from, self.extra, self.lines = Path(folder), resume_from, {}, []
+
+    def restore(self, engine, methods, streams):
+        if self.resume_from is None:
+            return 0
+        engine.load(self.folder / "live")
+        methods.load(self.folder / "live" / "methods")
+        streams.seek(self.cursors)
+        return self.resume_from
+
+    def record(self, step, metrics):
+        self.lines.append({"step": step, **metrics})
+
+    def checkpoint(self, step, engine, methods, streams, extra=None):
+        engine.save(self.folder / "live")
+        methods.save(self.folder / "live" / "methods")
+        self.cursors = dict(streams.cursors)
+
+
+def run_plan(plan, folder, *, engine=None, stop_at=None, only=None):
+    """Train every stage; returns {stage folder: {file: sha256}} of what a commit would hold.
+
+    `stop_at` = (stage index, step): checkpoint there, throw everything away, and go on with a new model from disk.
+    """
+    folder = Path(folder)
+    sha = base_digest(plan.model_path)
+    encoder = make_encoder(plan)
+    out, inherited = {}, {}
+    model, lineage = load_base(plan.model_path, dtype=plan.config.base.dtype), Lineage(str(plan.model_path), sha)
+    for stage in plan.stages[:only]:
+        home = folder / stage.folder
+        home.mkdir(parents=True)
+        draft = Draft(folder / f"draft-{stage.index}")
+        draft.folder.mkdir()
+        make = {} if engine is None else {"make_engine": engine}
+        work = build_stage(stage, Material(plan, model, encoder, lineage), inherited=inherited, **make)
+        if stop_at and stop_at[0] == stage.index:
+            with contextlib.suppress(Stopped):
+                train_stage(work, StopAfter(draft, stop_at[1]), reporter=Silent())
+            model = load_base(plan.model_path, dtype=plan.config.base.dtype)
+            apply_lineage(model, lineage)
+            work = build_stage(stage, Material(plan, model, encoder, lineage), inherited=inherited, **make)
+            draft.resume_from = stop_at[1]
+        train_stage(work, draft, reporter=Silent())
+        if isinstance(work.engine, ShardedEngine):
+            work.engine.show()
+        write_stage(home, work, Material(plan, model, encoder, lineage))
+        out[stage.folder] = {str(p.relative_to(home)): sha256_file(p) for p in sorted(home.rglob("*")) if p.is_file()}
+        inherited = {**inherited, **{p.name: p for p in (home / "methods").glob("*")}}
+        folders = [folder / s.folder for s in plan.stages[: stage.index]]
+        below = lineage.deltas[-1] if lineage.deltas else None
+        lineage = read_lineage(folders, base=str(plan.model_path), base_sha256=sha)
+        from mcit.models import adapters
+
+        if stage.adapter.kind == "lora":
+            adapters.remove(model)
+        advance(model, lineage.deltas[-1], below=None if stage.adapter.kind == "lora" else below)
+    out["model"] = model
+    return out
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAfter:
+    """A draft that checkpoints after step n and then throws the process away."""
+
+    def __init__(self, draft, step):
+        self._draft, self._step = draft, step
+        self.extra = {}
+
+    def restore(self, engine, methods, streams):
+        self._parts = (engine, methods, streams)
+        return 0
+
+    def record(self, step, metrics):
+        if step == self._step:
+            self._draft.checkpoint(step, *self._parts)
+            raise Stopped
+
+
+def tensors_of(result):
+    """The hashes of tensor files only, stage by stage."""
+    return {
+        stage: {f: sha for f, sha in files.items() if f.endswith(".safetensors")}
+        for stage, files in result.items()
+        if stage != "model"
+    }
