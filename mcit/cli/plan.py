@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from typing import Any
 
@@ -15,23 +16,35 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("plan", help="check a config and print what it would do")
     config_arguments(parser)
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
+    parser.add_argument("--fetch", action="store_true", help="download what a first run would download")
     parser.set_defaults(verb="plan")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and print."""
+    """Check and print; what is not in the cache yet is named instead of being fetched."""
     from mcit.train.plan import read_config
 
     config, _ = read_config(args.config, args.set)  # schema and references first, without torch
     from mcit.cli.common import runs_dir, start_torch
 
     start_torch()
+    from mcit.core.fetch import NeedsDownload, without_network
+    from mcit.models.load import pending
     from mcit.train.plan import make_plan, plan_json
 
-    plan = make_plan(config, announce=None if args.json else print, runs_dir=runs_dir(args))
-    from mcit.models.load import base_digest
-
-    content = plan_json(plan, base_sha256=base_digest(plan.model_path))
+    waiting = None if args.fetch else pending(config.base)
+    plan = None
+    if not waiting:
+        try:
+            with contextlib.nullcontext() if args.fetch else without_network():
+                plan = make_plan(config, announce=None if args.json else print, runs_dir=runs_dir(args))
+        except NeedsDownload as error:
+            waiting = error.what.removeprefix("has to be downloaded first: ")
+    if plan is None:
+        note = f"schema and references are in order; the rest needs a download first: {waiting} (mcit plan --fetch)"
+        print(json.dumps({"name": config.name, "needs_download": waiting, "notes": [note]}) if args.json else note)
+        return 0
+    content = plan_json(plan)
     if args.json:
         print(json.dumps({**content, "notes": plan.notes}, ensure_ascii=False))
     else:

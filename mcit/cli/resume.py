@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
     stop = StopFlag()
     stop.install()
     start_torch()
-    from mcit.models.load import base_digest
     from mcit.runs.run import open_run
     from mcit.train.plan import plan_json, resolved
 
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             runs_dir=root.parent,
             config_text=(root / "config.yaml").read_text(),
             resolved=resolved(plan.config),
-            plan_json=plan_json(plan, base_sha256=base_digest(plan.model_path)),
+            plan_json=plan_json(plan),
             environment=environment(),
             accept_changes=args.accept_changes,
         )

@@ -30,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
     stop = StopFlag()
     stop.install()
     start_torch()
-    from mcit.models.load import base_digest
     from mcit.runs.run import open_run
     from mcit.train.plan import make_plan, plan_json
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             runs_dir=Path(args.runs_dir),
             config_text=text,
             resolved=resolved(config),
-            plan_json=plan_json(plan, base_sha256=base_digest(plan.model_path)),
+            plan_json=plan_json(plan),
             environment=environment(),
             new=args.new,
         )

@@ -15,7 +15,8 @@ from typing import Any
 from mcit.core import lookup
 from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
-from mcit.core.files import digest_of
+from mcit.core.fetch import NeedsDownload
+from mcit.core.files import digest_of, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import NOT_IDENTITY, RunConfig, StageConfig
 from mcit.core.seeds import seed_for
@@ -100,6 +101,9 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     problems += [found] if found else []
     if config.base.family == "hf" and not config.base.model:
         problems.append(Problem("base.model", "is required for family hf", "give a folder in HF layout"))
+    if config.base.adapter and not (Path(config.base.adapter) / "adapter_config.json").is_file():
+        fix = "give a folder written by peft's save_pretrained, or by mcit export --as adapter"
+        problems.append(Problem("base.adapter", f"'{config.base.adapter}' holds no adapter_config.json", fix))
     for i, name in enumerate(config.eval.filters):
         found = lookup.missing("evals.filters", name, where=f"eval.filters[{i}]")
         problems += [found] if found else []
@@ -155,6 +159,8 @@ def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[l
                         max_new_tokens=folder.eval.max_new_tokens,
                     )
                 tasks.append(done[name])
+            except NeedsDownload:
+                raise
             except McitError as error:
                 problems += [Problem(f"stages[{i}].recipe {name}: {p.where}", p.what, p.fix) for p in error.problems]
         stages.append(tasks)
@@ -269,11 +275,16 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     return problems
 
 
-def plan_json(plan: Plan, *, base_sha256: str) -> JsonDict:
+def plan_json(plan: Plan) -> JsonDict:
     """Content of plan.json: stages, hook table, digests of recipes, versions of method state, base checksum."""
     import mcit
     from mcit.methods.check import hook_table
     from mcit.methods.compose import make
+    from mcit.models.load import base_digest
+
+    base_sha256 = base_digest(plan.model_path)
+    if plan.config.base.adapter:  # the weights a run starts from include the adapter it was given
+        base_sha256 = digest_of([base_sha256, sha256_tree(plan.config.base.adapter)])
 
     return {
         "name": plan.config.name,

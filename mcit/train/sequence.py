@@ -14,6 +14,8 @@ from mcit.core.interfaces import Reporter
 from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.evals.evaluate import evaluate, needs_eval
+from mcit.models import adapters
+from mcit.models.adapterfile import read_adapter
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
 from mcit.models.load import base_digest, load_base
 from mcit.runs.run import Run
@@ -73,10 +75,8 @@ class Session:
             device=self.device,
         )
         if base.adapter:
-            from mcit.models.adapterfile import read_adapter
-            from mcit.models.adapters import merge
-
-            merge(model, read_adapter(Path(base.adapter)))
+            known = frozenset(model.state_dict())
+            adapters.merge(model, read_adapter(Path(base.adapter), known=known))
         return model
 
     def forget_model(self) -> None:
@@ -85,8 +85,6 @@ class Session:
 
     def trained(self, stage: Stage) -> None:
         """The stage was committed with its adapter still on the model: take it off and advance as a restart would."""
-        from mcit.models import adapters
-
         if self._model is None:
             return
         if stage.adapter.kind == "lora":

@@ -37,6 +37,7 @@ def pixel(image):
         ("I;16", 257 * 90, (90, 90, 90)),
         ("I", 200, (200, 200, 200)),
         ("F", 1.0, (255, 255, 255)),
+        ("F", 0.4, (102, 102, 102)),
         ("F", 130.0, (130, 130, 130)),
     ],
 )
@@ -44,6 +45,12 @@ def test_modes(mode, colour, expected):
     image = to_rgb(Image.new(mode, (4, 3), colour))
     assert image.mode == "RGB" and image.size == (4, 3)
     assert all(abs(a - b) <= 1 for a, b in zip(pixel(image), expected, strict=True))
+
+
+def test_numbers_without_a_scale_are_stretched():
+    """From -100 to 100: 0 is in the middle."""
+    image = to_rgb(Image.fromarray(numpy.array([[-100, 0, 100]], dtype=numpy.int32)))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
 
 
 def test_modes_through_files(tmp_path):
