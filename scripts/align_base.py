@@ -4,7 +4,7 @@ Stage 0 needs no language model: every cell of the tower's grid is classified ag
 object names, with the drawn objects' boxes as labels (cells without an object are "empty"). Stage 1 trains projector and
 LoRA on a mix of questions about other pictures than those of any demo task, several questions packed behind one image.
 
-    python scripts/align_base.py --work DIR [--images 7200] [--steps 900] [--threads 2]
+    python scripts/align_base.py --work DIR [--images 7200] [--epochs0 3] [--steps 260] [--threads 2]
 
 Interrupted, the same command continues. Shapes: M images, C = 16 cells, F features, D hidden, B batch, T positions.
 """
@@ -311,10 +311,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for features, checkpoints and the log")
     parser.add_argument("--out", type=Path, default=embedded.ASSETS, help="where the shipped tensors go")
     parser.add_argument("--images", type=int, default=7200)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--text", type=int, default=56, help="text tokens per image")
-    parser.add_argument("--epochs0", type=int, default=12)
+    parser.add_argument("--epochs0", type=int, default=3)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -376,12 +376,13 @@ def ship(args: argparse.Namespace, model: nn.Module, wheels: dict[str, Path], ma
     write_json(
         args.out / "alignment.json",
         {
-            "command": f"python scripts/align_base.py --work DIR --images {args.images} --steps {args.steps}",
+            "command": f"python scripts/align_base.py --work DIR --images {args.images} --epochs0 {args.epochs0} "
+            f"--steps {args.steps}",
             "seed": args.seed,
             "packages": {p.name: {"version": p.version, "sha256": p.sha256} for p in embedded.PINS},
             "sha256": {p.name: sha256_file(p) for p in sorted(args.out.glob("*.safetensors"))},
             "losses": [[e["step"], e["loss"]] for e in lines if e["phase"] == "stage1"],
-            "cell_top1": [e["cell_top1"] for e in lines if e["phase"] == "stage0"],
+            "cell_top1": [e["cell_top1"] for e in lines if e["phase"] == "stage0"][-args.epochs0 :],
             "held_out": accuracy,
             "seconds_of_last_process": round(seconds),
             "threads": args.threads,

@@ -23,8 +23,8 @@ from mcit.data.encode import Encoder
 TOLERANCE = 1e-5
 """fp32: the largest difference as a share of the largest logit (at least 1)."""
 TOLERANCE_BF16 = 0.1
-"""bf16: the norm of the difference as a share of the logits' norm. Rounding of trained weights gives one or two percent, a
-missing stage or projector far more."""
+"""bf16: the norm of the difference as a share of the logits' norm. Rounding gives one or two percent, a missing stage
+or projector far more."""
 _QUESTIONS = ("What is shown?", "Is there a red square in the picture? Answer yes or no.", "Name one colour.")
 
 

@@ -3,6 +3,8 @@
 T17: descending lengths [5, 4, 3, 2] in 2 chunks give [[0, 3], [1, 2]], 7 and 7.
 """
 
+import threading
+
 import pytest
 import torch
 
@@ -121,6 +123,7 @@ def test_results_do_not_depend_on_worker_threads(rows, encoder):
         expected, found = plain.next_step(), threaded.next_step()
         assert len(expected) == len(found) and all(same(a, b) for a, b in zip(expected, found, strict=True))
     threaded.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("rows")]
 
 
 def test_a_bad_row_shows_up_with_workers_too(rows, encoder):
@@ -161,6 +164,12 @@ def test_rows_of_a_step_are_grouped_by_length(rows, encoder):
     shortest = [min(row_length(r) for r in b.rows) for b in (first, second, third)]
     longest = [max(row_length(r) for r in b.rows) for b in (first, second, third)]
     assert shortest[0] >= longest[1] and shortest[1] >= longest[2]
+
+
+def test_row_length():
+    """Characters of all turns, and 2000 for each picture."""
+    assert row_length(row("abc", "de")) == 5
+    assert row_length(row("<image> <image>", "x", images=("a", "b"))) == 15 + 1 + 4000
 
 
 def test_t17_even_chunks():

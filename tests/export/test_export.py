@@ -17,7 +17,7 @@ from mcit.export.verify import logits, probe
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_path
 from tests.fakes.run_dir import killed_at
-from tests.fakes.trained_run import make_run
+from tests.fakes.trained_run import PROJECTOR, make_run
 
 PLAIN = """
 import json, sys
@@ -131,8 +131,16 @@ def test_max_rank_goes_with_adapter_only(tmp_path):
             export_stage(run, stage=1, out=tmp_path / "out", **options)
 
 
-def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path):
-    run, _ = make_run(tmp_path, ("merge",))
+def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path, monkeypatch):
+    """Only what writes is run: reloading and comparing need seconds and touch no file."""
+    run, files = make_run(tmp_path, ("merge",))
+
+    def write_only(source, folder, batch, *, max_rank):
+        adapter.write_folder(source, folder, files[0], names=list(PROJECTOR))
+        return {"rank": 4}
+
+    monkeypatch.setattr(adapter, "write", write_only)
+    monkeypatch.setattr("mcit.export.export.probe", lambda processor: None)
     export_stage(run, stage=1, kind="adapter", out=tmp_path / "straight")
     for number in itertools.count(1):
         out = tmp_path / f"k{number}" / "out"

@@ -1,12 +1,17 @@
 import json
+import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from mcit.core.files import write_json
+from mcit.core.tensorfile import save_tensors
 from mcit.export.export import export_stage
 from mcit.export.merged import carry_code
+from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
 from mcit.models.load import load_base, load_processor
 from tests.fakes.models import tiny_model, tiny_path
@@ -69,3 +74,82 @@ def test_code_files_and_their_map_travel(tmp_path):
     assert (out / "modelling.py").read_text() == "X = 1\n" and (out / "LICENSE").exists()
     assert json.loads((out / "config.json").read_text()) == {"new": 1, "auto_map": {"AutoConfig": "modelling.C"}}
     assert json.loads((out / "tokenizer_config.json").read_text())["auto_map"] == {"A": "own"}
+
+
+LOAD = """
+import sys
+sys.modules["mcit"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+folder, batch, out = sys.argv[1:]
+torch.set_num_threads(1)
+inputs = load_file(batch)
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True)
+AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=True)
+with torch.no_grad():
+    found = model.eval()(**inputs).logits[inputs["attention_mask"].bool()]
+save_file({"logits": found}, out)
+"""
+
+
+def remote_code_base(folder):
+    """A random model of the embedded family's class with a tiny decoder: its code is in one file of the folder."""
+    from transformers import CLIPImageProcessorPil, LlamaConfig, LlavaProcessor
+
+    from mcit.models.families import embedded_llava, tiny
+
+    tokenizer = tiny.byte_tokenizer()
+    config = embedded_llava.EmbeddedLlavaConfig(
+        vision_config=embedded_llava.Lite0VisionConfig(image_size=64),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids(tiny.IMAGE),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        embedded_llava.EmbeddedLlavaForConditionalGeneration(config).save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=32,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=tiny.TEMPLATE,
+    ).save_pretrained(folder)
+
+
+def test_a_model_with_code_of_its_own_loads_where_mcit_is_not_installed(tmp_path):
+    from safetensors.torch import load_file
+
+    remote_code_base(tmp_path / "base")
+    base = {"family": "hf", "model": str(tmp_path / "base"), "trust_remote_code": True, "attention": "eager"}
+    run, _ = make_run(tmp_path, ("merge",), base=base)
+    done = export_stage(run, stage=1, kind="merged", out=tmp_path / "out")
+    assert len(done.record["remote_code"]) == 1
+    assert set(json.loads((done.folder / "config.json").read_text())["auto_map"]) == {
+        "AutoConfig",
+        "AutoModelForImageTextToText",
+    }
+    batch = probe(load_processor(done.folder, trust_remote_code=True))
+    inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT, **batch.pixels}
+    save_tensors(tmp_path / "batch.safetensors", inputs)
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    env.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", LOAD, done.folder, tmp_path / "batch.safetensors", tmp_path / "found"]
+    subprocess.run(list(map(str, command)), check=True, cwd=tmp_path, env=env, capture_output=True)
+    wanted = logits(open_source(run, 1).model(1), batch, device=CPU)
+    found = load_file(tmp_path / "found")["logits"]
+    assert (found - wanted).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))

@@ -47,7 +47,8 @@ def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=No
         },
         environment=environment(),
     )
-    model = load_base(path)
+    trust, attention = config.base.trust_remote_code, config.base.attention
+    model = load_base(path, trust_remote_code=trust, attention=attention)
     files = []
     for i, (folder, carry) in enumerate(zip(folders, carries, strict=True)):
         files.append(drawn(model, seed=i, full=full, rank=rank, lora=carry != "none"))

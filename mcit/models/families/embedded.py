@@ -46,7 +46,7 @@ LANGUAGE = PackagePin(
     "Apache-2.0",
 )
 PINS = (LANGUAGE, TOWER)
-VERSION = 1
+VERSION = 2
 """Of the conversion; part of the folder's name."""
 ASSETS = Path(mcit.__file__).parent / "assets" / "embedded"
 IMAGE, PAD, END = "<image>", "<|endoftext|>", "<|im_end|>"

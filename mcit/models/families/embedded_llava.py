@@ -68,6 +68,10 @@ class Lite0VisionModel(PreTrainedModel):
     base_model_prefix = "lite0"
     main_input_name = "pixel_values"
     _no_split_modules = ["InvertedResidual"]
+    # There is no attention in here, so any implementation asked of the whole model is fine.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     def __init__(self, config: Lite0VisionConfig) -> None:
         super().__init__(config)

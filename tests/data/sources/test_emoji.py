@@ -76,8 +76,11 @@ def test_two_objects_do_not_overlap(seed):
     items = emoji("base")
     image, (one, other) = pair((items[0], items[1]), random.Random(seed))
     assert apart(one, other) and image.size == (PIXELS, PIXELS)
+    plain = image.copy()
     for box in (one, other):
         assert len(image.crop(box).getcolors(100_000)) > 10
+        plain.paste((0, 0, 0), box)
+    assert len(plain.getcolors(100_000)) == 2, "something is drawn outside the boxes"
 
 
 def _ground(image, box):

@@ -1,0 +1,37 @@
+"""A step context for calling method hooks by hand."""
+
+from types import SimpleNamespace
+
+import torch
+
+from mcit.core.types import Batch, ModelOutput, Row, Turn, WeightUnit
+
+
+def unit(name="m", *, O=2, I=3, scale=1.0):
+    return WeightUnit(name, "lora", {"A": f"{name}.lora_A", "B": f"{name}.lora_B"}, (O, I), scale)
+
+
+def context(*, index=2, reference=None, num_units=1, seed=5, rows=()):
+    stage = SimpleNamespace(index=index, name="s", seed=seed, tasks=())
+    logged = {}
+    data = SimpleNamespace(stage_rows=lambda: list(rows), rows=lambda task, split="train": [r for r in rows if r.task == task])
+    return SimpleNamespace(
+        stage=stage, step=0, total_steps=1, num_units=num_units, seed=seed, data=data,
+        reference=lambda batch: reference, log=logged.__setitem__, logged=logged,
+    )
+
+
+def output(logits_NV, targets):
+    targets_N = torch.tensor(targets)
+    nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    return ModelOutput(logits_NV, targets_N, torch.zeros_like(targets_N), nll_N)
+
+
+def batch(stream="task", *, tokens=2):
+    row = Row("r", (), (Turn("user", "q"), Turn("assistant", "a")), "t", "t.json:1")
+    empty = torch.zeros(1, 1, dtype=torch.long)
+    return Batch(stream, (row,), empty, empty, empty, {}, tokens)
+
+
+def rows(task, n):
+    return [Row(f"{task}{i}", (), (Turn("user", "q"), Turn("assistant", "a")), task, f"{task}.json:{i}") for i in range(n)]

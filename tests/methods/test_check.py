@@ -1,0 +1,99 @@
+import dataclasses
+import textwrap
+
+import pytest
+
+from mcit.core.config import parse
+from mcit.core.schema import AdapterConfig, OptimConfig, RunConfig
+from mcit.core.types import MethodSpec, Plan, Stage
+from mcit.methods.check import check_stage, hook_table
+from mcit.methods.l2 import L2
+from mcit.methods.replay import Replay
+
+MODULE = """
+from mcit.core.types import Claims
+from mcit.methods.base import Method
+
+class Slot(Method):
+    name = "slot"
+    claims = Claims(slots=frozenset({"trainable-mask"}), edits_gradients=True)
+    def before_step(self, grads, ctx): pass
+
+class Slot2(Slot):
+    name = "slot2"
+
+class Merge(Method):
+    name = "merge"
+    claims = Claims(needs=frozenset({"carry:merge", "adapter:lora"}), streams=frozenset({"replay"}))
+
+class Zero(Method):
+    name = "zero"
+    claims = Claims(engines=frozenset({"zero2"}))
+
+class Writer(Method):
+    name = "writer"
+    claims = Claims(slots=frozenset({"weights:edit"}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    (tmp_path / "outside_methods.py").write_text(textwrap.dedent(MODULE))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def check(*names, adapter=None, epochs=1, order=()):
+    import importlib
+
+    outside = importlib.import_module("outside_methods")
+    inside = {"l2": L2, "replay": Replay}
+    specs = tuple(
+        MethodSpec(n if n in inside else f"outside_methods:{n}", (inside.get(n) or getattr(outside, n)).Config()) for n in names
+    )
+    config, _ = parse(RunConfig, {"name": "x", "stages": [{"recipe": "r"}]})
+    stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order))
+    plan = Plan(config, (stage,), (), None, "d")
+    return check_stage(stage, plan, where="stages[0]"), stage
+
+
+def test_methods_that_go_together_have_no_problem():
+    problems, stage = check("l2", "replay")
+    assert problems == []
+    assert hook_table(stage) == {
+        "streams": ["replay"],
+        "on_stage_start": ["l2"],
+        "loss_term": ["replay"],
+        "weight_penalty": ["l2"],
+        "on_stage_end": ["replay"],
+    }
+
+
+def test_one_slot_has_one_holder():
+    problems, _ = check("Slot", "Slot2", order=["slot", "slot2"])
+    (found,) = problems
+    assert found.where == "stages[0].methods[1] (slot2)" and "'slot' already holds" in found.what and found.fix
+
+
+def test_unmet_needs_say_why_and_how():
+    problems, _ = check("Merge", adapter=AdapterConfig(carry="stack"))
+    (found,) = problems
+    assert "needs carry:merge, but adapter.carry is stack" in found.what and "carry: merge" in found.fix
+    problems, _ = check("Merge", adapter=AdapterConfig(kind="none"))
+    assert len(problems) == 2
+
+
+def test_streams_editors_engines_and_empty_stages():
+    problems, _ = check("Merge", "replay")
+    assert any("opens stream 'replay'" in p.what for p in problems)
+    problems, _ = check("Slot", "Slot2")
+    assert any("order matters" in p.what and "gradient_order: [slot, slot2]" in p.fix for p in problems)
+    problems, _ = check("l2", order=["l2"])
+    assert any("edits no gradients" in p.what for p in problems)
+    problems, _ = check("Zero")
+    assert any("cannot run on engine plain" in p.what and "zero2" in p.fix for p in problems)
+    problems, _ = check("l2", epochs=0)
+    assert any("does nothing" in p.what for p in problems)
+    assert check("Writer", epochs=0)[0] == []
+    problems, _ = check("l2", "l2")
+    assert any("listed twice" in p.what for p in problems)
+    assert dataclasses.is_dataclass(problems[0])

@@ -1,0 +1,106 @@
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mcit.core.errors import DataError, PlanError, StateError, TrainingError
+from mcit.core.types import Claims, Counts, LossSum, StreamSpec
+from mcit.methods.base import Method
+from mcit.methods.compose import MethodSet
+from mcit.methods.l2 import L2
+from tests.fakes.steps import batch, context, output, rows
+
+
+def make(name, claims=None, **hooks):
+    body = {"name": name, **hooks}
+    if claims:
+        body["claims"] = claims
+    cls = type(name.title(), (Method,), body)
+    return cls(cls.Config())
+
+
+CTX = SimpleNamespace(stage=SimpleNamespace(name="s"), seed=0, shapes={})
+
+
+def test_trainable_sets_are_intersected():
+    a = make("a", select_trainable=lambda s, n, c: n - {"x"})
+    b = make("b", select_trainable=lambda s, n, c: n - {"y"})
+    assert MethodSet([a, b]).select_trainable(frozenset("xyz"), CTX) == {"z"}
+    c = make("c", select_trainable=lambda s, n, c: frozenset("x"))
+    with pytest.raises(PlanError, match="nothing to train"):
+        MethodSet([a, c]).select_trainable(frozenset("xyz"), CTX)
+    d = make("d", select_trainable=lambda s, n, c: frozenset("q"))
+    with pytest.raises(PlanError, match="'q'"):
+        MethodSet([d]).select_trainable(frozenset("xyz"), CTX)
+
+
+def test_streams_are_a_disjoint_claimed_union():
+    spec = StreamSpec(rows("a", 2), 1)
+    claims = Claims(streams=frozenset({"r"}))
+    a, b = (make(n, claims, streams=lambda s, c: {"r": spec}) for n in "ab")
+    assert MethodSet([a]).streams(None) == {"r": spec}
+    with pytest.raises(PlanError, match="twice"):
+        MethodSet([a, b]).streams(None)
+    with pytest.raises(PlanError, match="without claiming"):
+        MethodSet([make("c", streams=lambda s, c: {"r": spec})]).streams(None)
+    with pytest.raises(PlanError, match="twice"):
+        MethodSet([make("c", Claims(streams=frozenset({"task"})), streams=lambda s, c: {"task": spec})]).streams(None)
+    with pytest.raises(DataError, match="no rows"):
+        MethodSet([make("c", claims, streams=lambda s, c: {"r": StreamSpec([], 1)})]).streams(None)
+
+
+def test_loss_terms_are_summed_each_over_its_own_count():
+    """6 over 4 tokens plus 6 over 3 rows = 1.5 + 2 = 3.5."""
+    a = make("a", loss_term=lambda s, o, b, c: LossSum(torch.tensor(6.0), "tokens"))
+    b = make("b", loss_term=lambda s, o, b, c: LossSum(torch.tensor(6.0), "rows"))
+    n = make("n", loss_term=lambda s, o, b, c: None)
+    total, shares = MethodSet([a, b, n]).loss_terms(
+        output(torch.zeros(2, 3), [0, 0]), batch(), Counts({"task": 4}, {"task": 3}), context()
+    )
+    assert total.item() == 3.5 and {k: v.item() for k, v in shares.items()} == {"a": 1.5, "b": 2.0}
+    assert MethodSet([n]).loss_terms(output(torch.zeros(2, 3), [0, 0]), batch(), Counts({}, {}), context()) == (None, {})
+
+
+def test_on_batch_composes_in_order_and_keeps_the_rows():
+    def tag(text):
+        return lambda s, b, c: dataclasses.replace(b, pixels={**b.pixels, text: len(b.pixels)})
+
+    out = MethodSet([make("a", on_batch=tag("a")), make("b", on_batch=tag("b"))]).on_batch(batch(), context())
+    assert out.pixels == {"a": 0, "b": 1}
+    bad = make("c", on_batch=lambda s, b, c: dataclasses.replace(b, rows=()))
+    with pytest.raises(TrainingError, match="changed the rows"):
+        MethodSet([bad]).on_batch(batch(), context())
+
+
+def test_editors_follow_gradient_order_and_the_writer_comes_last():
+    seen = []
+    a = make("a", before_step=lambda s, g, c: seen.append("a"), on_stage_end=lambda s, c: seen.append("a end"))
+    b = make("b", before_step=lambda s, g, c: seen.append("b"), on_stage_end=lambda s, c: seen.append("b end"))
+    w = make("w", Claims(slots=frozenset({"weights:edit"})), on_stage_end=lambda s, c: seen.append("w end"))
+    group = MethodSet([w, a, b], gradient_order=["b", "a"])
+    group.before_step(None, context())
+    group.on_stage_end(context())
+    assert seen == ["b", "a", "a end", "b end", "w end"]
+    seen.clear()
+    MethodSet([a, b]).before_step(None, context())
+    assert seen == ["a", "b"]
+
+
+def test_state_round_trip_and_version_check(tmp_path):
+    method = L2(L2.Config())
+    method.tensors.put("anchor", "x", torch.ones(2))
+    MethodSet([method]).save(tmp_path)
+    other = L2(L2.Config())
+    MethodSet([other]).load(tmp_path)
+    assert torch.equal(other.tensors.get("anchor", "x"), torch.ones(2))
+    record = json.loads((tmp_path / "l2" / "state.json").read_text())
+    (tmp_path / "l2" / "state.json").write_text(json.dumps({**record, "state_version": 9}))
+    with pytest.raises(StateError, match="version 9"):
+        MethodSet([L2(L2.Config())]).load(tmp_path)
+
+
+def test_slot_objective_task_replaces_the_task_loss():
+    assert MethodSet([make("a", Claims(slots=frozenset({"objective:task"})))]).replaces_task_loss
+    assert not MethodSet([make("a")]).replaces_task_loss

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from mcit.core.errors import StateError
+from mcit.methods.replay import Replay
+from tests.fakes.steps import batch, context, output, rows
+
+
+def test_keeps_a_seeded_choice_of_each_stage_and_replays_it():
+    first, second = rows("a", 10), rows("b", 3)
+    method = Replay(Replay.Config(keep=4, per_step=2))
+    assert method.streams(context(rows=first).data) == {}
+    method.on_stage_end(context(rows=first))
+    method.on_stage_end(context(rows=second))
+    kept = method.state_dict()["kept"]
+    assert [task for task, _ in kept] == ["a", "b"]
+    assert len(set(kept[0][1])) == 4 and kept[1][1] == ["b0", "b1", "b2"]
+    spec = method.streams(context(rows=first + second).data)["replay"]
+    assert [r.id for r in spec.rows] == kept[0][1] + kept[1][1] and spec.per_step == 2
+    again = Replay(Replay.Config(keep=4))
+    again.on_stage_end(context(rows=first))
+    assert again.state_dict()["kept"][0] == kept[0]
+    other = Replay(Replay.Config(keep=4))
+    other.on_stage_end(context(rows=first, seed=6))
+    assert other.state_dict()["kept"][0] != kept[0]
+
+
+def test_joint_stage_shares_the_memory():
+    method = Replay(Replay.Config(keep=4))
+    method.on_stage_end(context(rows=rows("a", 10) + rows("b", 10)))
+    assert [len(ids) for _, ids in method.state_dict()["kept"]] == [2, 2]
+
+
+def test_loss_by_hand():
+    """Uniform logits over 4: each token costs ln 4; two tokens, weight 0.5: ln 4."""
+    method = Replay(Replay.Config(weight=0.5))
+    term = method.loss_term(output(torch.zeros(2, 4), [0, 1]), batch("replay"), context())
+    assert term.sum.item() == pytest.approx(1.3862943611) and term.per == "tokens"
+    assert method.loss_term(output(torch.zeros(2, 4), [0, 1]), batch("task"), context()) is None
+
+
+def test_a_lost_row_is_named():
+    method = Replay(Replay.Config())
+    method.load_state_dict({"kept": [["a", ["a0", "gone"]]]})
+    with pytest.raises(StateError, match="'gone'"):
+        method.streams(context(rows=rows("a", 2)).data)

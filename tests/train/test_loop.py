@@ -1,0 +1,122 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from mcit.core.errors import Interrupted, TrainingError
+from mcit.core.interfaces import Silent
+from mcit.models.lineage import Lineage
+from mcit.models.load import base_digest, load_base
+from mcit.train.loop import train_stage
+from mcit.train.preflight import make_encoder
+from mcit.train.stage import Material, audit_lines, build_stage
+from tests.fakes.bench import Draft, plan_of
+
+
+def work_of(plan, stage=0, **kwargs):
+    model = load_base(plan.model_path)
+    lineage = Lineage(str(plan.model_path), base_digest(plan.model_path))
+    return build_stage(plan.stages[stage], Material(plan, model, make_encoder(plan), lineage), inherited={}, **kwargs), model
+
+
+def draft(tmp_path):
+    return Draft(tmp_path)
+
+
+def test_the_tiny_model_learns_and_every_step_is_recorded(tmp_path):
+    plan = plan_of(defaults={"max_steps": 30, "optim": {"batch": 8, "lr": 2e-2, "lr_projector": 2e-3, "warmup": 0}})
+    work, _ = work_of(plan)
+    d = draft(tmp_path)
+    progress = train_stage(work, d, reporter=Silent())
+    losses = [line["loss"] for line in d.lines]
+    assert [line["step"] for line in d.lines] == list(range(1, 31))
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+    assert progress["steps"] == 30 and progress["tokens"] == sum(line["tokens"] for line in d.lines)
+    assert {"loss", "lr", "grad_norm", "tokens", "seconds"} <= set(d.lines[0])
+
+
+def test_micro_batch_size_does_not_change_the_first_losses(tmp_path):
+    first = {}
+    for size in (1, 3, 8):
+        plan = plan_of(engine={"micro_batch": size, "workers": 0}, defaults={"max_steps": 2})
+        work, _ = work_of(plan)
+        d = Draft(tmp_path / str(size))
+        train_stage(work, d, reporter=Silent())
+        first[size] = [line["loss"] for line in d.lines]
+    for size in (1, 3):
+        assert first[size] == pytest.approx(first[8], rel=1e-4)
+
+
+def test_stop_checkpoints_and_says_how_to_go_on(tmp_path):
+    work, _ = work_of(plan_of())
+    d = draft(tmp_path)
+    with pytest.raises(Interrupted, match="stopped after step 1 of 4") as error:
+        train_stage(work, d, reporter=Silent(), stop=lambda: True)
+    assert (tmp_path / "live" / "model.safetensors").is_file() and error.value.exit_code == 75
+
+
+def test_checkpoint_holds_trained_tensors_moments_and_state_only(tmp_path):
+    """Within 10 % of the bytes of weights and two moments (larger rank, so that headers do not matter)."""
+    plan = plan_of(defaults={"adapter": {"rank": 64, "alpha": 64, "also_train": ["projector"]}, "max_steps": 2}, checkpoint={"every": 2})
+    work, model = work_of(plan)
+    train_stage(work, draft(tmp_path), reporter=Silent())
+    trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    size = sum(p.stat().st_size for p in (tmp_path / "live").rglob("*") if p.is_file())
+    assert 3 * trained <= size <= 1.1 * 3 * trained
+
+
+def test_non_finite_loss_stops_before_the_step_and_names_rows(tmp_path):
+    work, model = work_of(plan_of())
+    inner, seen = work.streams.next_step, []
+
+    def poisoned():
+        batches = inner()
+        seen.append(batches)
+        if len(seen) == 2:
+            pixels = {k: torch.full_like(v, math.nan) for k, v in batches[1].pixels.items()}
+            batches[1] = dataclasses.replace(batches[1], pixels=pixels)
+        return batches
+
+    work.streams.next_step = poisoned
+    with pytest.raises(TrainingError) as error:
+        train_stage(work, draft(tmp_path), reporter=Silent())
+    text = str(error.value)
+    assert "stage 01-letter, step 2" in text
+    assert all(row.where in text for row in seen[1][1].rows) and not any(row.where in text for row in seen[1][0].rows)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_validation_is_scored_every_n_steps(tmp_path):
+    plan = plan_of(eval={"tasks": "none", "validate_every": 2})
+    work, _ = work_of(plan)
+    d = draft(tmp_path)
+    train_stage(work, d, reporter=Silent())
+    assert [("validation/loss" in line) for line in d.lines] == [False, True, False, True]
+    assert 0 <= d.lines[1]["validation/token_accuracy"] <= 1 and d.lines[1]["validation/loss"] > 0
+
+
+def test_method_shares_are_logged(tmp_path):
+    plan = plan_of(defaults={"methods": [{"name": "l2", "weight": 0.1}, {"name": "lwf", "from_stage": 1}]})
+    work, _ = work_of(plan)
+    d = draft(tmp_path)
+    train_stage(work, d, reporter=Silent())
+    assert d.lines[0]["penalty/l2"] == 0.0 and d.lines[-1]["penalty/l2"] > 0
+    assert d.lines[0]["loss/lwf"] == pytest.approx(0, abs=1e-6) and d.lines[-1]["loss/lwf"] > 0
+
+
+def test_audit_says_what_trains():
+    _, model = work_of(plan_of())
+    text = "\n".join(audit_lines(model))
+    assert "projector   trained         6,272" in text and "tower       trained             0" in text
+
+
+def test_gradient_checkpointing_trains_the_same(tmp_path):
+    losses = []
+    for on in (False, True):
+        plan = plan_of(engine={"micro_batch": 4, "workers": 0, "gradient_checkpointing": on})
+        work, _ = work_of(plan)
+        d = Draft(tmp_path / str(on))
+        train_stage(work, d, reporter=Silent())
+        losses.append([line["loss"] for line in d.lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -1,0 +1,166 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mcit.core.errors import ConfigError, DataError, McitError, PlanError
+from mcit.train.plan import make_plan, parse_run, plan_json, read_config, run_digest
+from tests.fakes.bench import TINY, plan_of
+
+
+def problems_of(data):
+    config, problems = parse_run(data)
+    if config is not None and not problems:
+        try:
+            make_plan(config)
+        except McitError as error:
+            return list(error.problems), error
+    return problems, None
+
+
+def changed(**changes):
+    return {**TINY, **changes}
+
+
+def test_defaults_lie_under_every_stage_and_a_given_key_replaces_them_whole():
+    data = changed(
+        defaults={"epochs": 3, "methods": [{"name": "l2"}], "optim": {"lr": 0.5, "batch": 2}},
+        stages=[{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "methods": [], "optim": {"lr": 0.1}}],
+    )
+    config, problems = parse_run(data)
+    assert not problems
+    first, second = config.stages
+    assert first.epochs == second.epochs == 3
+    assert first.methods == [{"name": "l2"}] and second.methods == []
+    assert first.optim.batch == 2 and second.optim.batch == 16 and second.optim.lr == 0.1
+
+
+def test_use_takes_the_shipped_settings_and_given_keys_win():
+    config, problems = parse_run(changed(stages=[{"recipe": "r", "methods": [{"use": "lwf", "weight": 7}]}]))
+    assert not problems
+    assert config.stages[0].methods == [{"name": "lwf", "weight": 7, "temperature": 2.0}]
+    _, problems = parse_run(changed(stages=[{"recipe": "r", "methods": [{"use": "lwff"}]}]))
+    assert "did you mean 'lwf'" in problems[0].fix
+    _, problems = parse_run(changed(defaults={"epoch": 1}))
+    assert problems[0].where == "defaults.epoch" and "did you mean 'epochs'" in problems[0].fix
+
+
+def test_reference_problems_are_shown_together_with_file_and_cure(tmp_path):
+    bad = changed(
+        base={"family": "tinny"},
+        stages=[
+            {"recipe": "tiny/leter", "name": "a", "methods": [{"name": "reply"}, {"weight": 1}]},
+            {"recipe": "tiny/word", "name": "a"},
+        ],
+        eval={"filters": ["stripp"]},
+    )
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(bad))
+    with pytest.raises(ConfigError) as error:
+        read_config(str(path))
+    found = {p.where.removeprefix(f"{path}: "): p for p in error.value.problems}
+    assert set(found) == {
+        "base.family", "eval.filters[0]", "stages[0].recipe", "stages[0].methods[0].name", "stages[0].methods[1]", "stages[1].name",
+    }
+    assert "did you mean 'tiny'" in found["base.family"].fix
+    assert "did you mean 'replay'" in found["stages[0].methods[0].name"].fix
+    assert error.value.exit_code == 2
+
+
+def test_schema_and_reference_problems_come_without_torch(tmp_path):
+    code = (
+        "import sys\nfrom mcit.train.plan import read_config\nfrom mcit.core.errors import McitError\n"
+        f"try:\n    read_config({str(tmp_path / 'x.yaml')!r})\nexcept McitError as e:\n    print(e)\n"
+        "bad = {'torch', 'transformers'} & set(sys.modules)\nprint('LOADED', sorted(bad))\n"
+    )
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(changed(stages=[{"recipe": "nowhere"}])))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "nowhere" in done.stdout and "LOADED []" in done.stdout
+
+
+def test_method_settings_are_checked_with_their_place():
+    problems, error = problems_of(changed(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2", "wieght": 1}, {"name": "lwf", "temperature": 0}]}]))
+    assert {p.where for p in problems} == {"stages[0].methods[0].wieght", "stages[0].methods[1].temperature"}
+    assert isinstance(error, ConfigError)
+
+
+def test_targets_and_groups_that_match_nothing_are_found_on_the_skeleton():
+    problems, error = problems_of(changed(defaults={"adapter": {"targets": ["q_porj"]}}))
+    assert isinstance(error, PlanError) and error.exit_code == 3
+    assert problems[0].where == "stages[0].adapter.targets" and "did you mean 'q_proj'" in problems[0].fix
+    assert len(problems) == 2, "one per stage"
+
+
+def test_rows_that_do_not_fit_are_found_before_weights_load(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": "short", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}\n'
+        '{"id": "long", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "' + "x" * 600 + '"}]}\n'
+    )
+    recipe = {
+        "name": "t/long", "task": "long", "licence": "none",
+        "sources": [{"kind": "llava", "path": "rows.jsonl", "images": ".", "split": "train"}],
+        "eval": {"scorer": "exact", "style": "word", "max_new_tokens": 4},
+    }
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
+    problems, error = problems_of(changed(stages=[{"recipe": str(tmp_path / "long.yaml")}]))
+    assert any("rows.jsonl:2:long" in p.where for p in problems), problems
+    assert error.exit_code in (3, 4)
+
+
+def test_broken_data_is_a_data_error_naming_stage_and_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "x", "conversations": []}\n')
+    recipe = {
+        "name": "t/bad", "task": "bad", "licence": "none",
+        "sources": [{"kind": "llava", "path": "rows.jsonl", "images": ".", "split": "train"}],
+        "eval": {"scorer": "exact", "style": "word", "max_new_tokens": 4},
+    }
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(recipe))
+    problems, error = problems_of(changed(stages=[{"recipe": str(tmp_path / "bad.yaml")}]))
+    assert isinstance(error, DataError) and "stages[0].recipe" in problems[0].where and "rows.jsonl:1" in problems[0].where
+
+
+def test_steps_are_rounded_up_and_limited():
+    """120 rows, 2 epochs, batch 16: 240 / 16 = 15 steps; batch 36: 6.67 -> 7; max_steps 5 wins."""
+    optim = {"batch": 16}
+    assert plan_of(defaults={"epochs": 2, "optim": optim, "max_steps": None}).stages[0].steps == 15
+    assert plan_of(defaults={"epochs": 2, "optim": {"batch": 36}, "max_steps": None}).stages[0].steps == 7
+    assert plan_of(defaults={"epochs": 2, "optim": optim, "max_steps": 5}).stages[0].steps == 5
+
+
+def test_joint_stage_and_repeated_tasks_get_names():
+    plan = plan_of(stages=[{"recipe": ["tiny/letter", "tiny/word"]}, {"recipe": "tiny/letter"}, {"recipe": "tiny/letter"}])
+    assert [s.folder for s in plan.stages] == ["01-joint", "02-letter", "03-letter-2"]
+    assert [t.name for t in plan.tasks] == ["letter", "word"] and plan.stages[0].rows == 240
+
+
+def test_identity_leaves_engine_and_checkpoint_out():
+    def digest(**changes):
+        config, _ = parse_run(changed(**changes))
+        return run_digest(config)
+
+    same = digest()
+    assert digest(engine={"micro_batch": 2}) == same == digest(checkpoint={"every": 7})
+    assert digest(seed=4) != same and digest(eval={"tasks": "all"}) != same
+
+
+def test_eval_tasks_must_exist():
+    problems, _ = problems_of(changed(eval={"tasks": ["leter"]}))
+    assert problems[0].where == "eval.tasks" and "did you mean 'letter'" in problems[0].fix
+
+
+def test_stage_without_steps_and_keep_before_full_training():
+    problems, _ = problems_of(changed(defaults={"epochs": 0}))
+    assert any("does nothing" in p.what for p in problems)
+    data = changed(stages=[{"recipe": "tiny/letter", "adapter": {"carry": "keep"}}, {"recipe": "tiny/word", "adapter": {"kind": "none"}}])
+    config, _ = parse_run(data)
+    from mcit.train.plan import reference_problems
+
+    assert any("trains no adapter" in p.what for p in reference_problems(config))
+
+
+def test_plan_json_names_everything_a_run_depends_on():
+    content = plan_json(plan_of(defaults={"methods": [{"name": "replay"}]}))
+    assert set(content["recipes"]) == {"tiny/letter", "tiny/yesno"} and len(content["base_sha256"]) == 64
+    assert content["stages"][0]["hooks"] == {"streams": ["replay"], "loss_term": ["replay"], "on_stage_end": ["replay"]}
+    assert content["stages"][0]["method_state"] == {"replay": 1}
