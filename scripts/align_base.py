@@ -95,7 +95,9 @@ def position_dims(count: int) -> Tensor:
     return place.flatten(0, 1).expand(count, -1, -1)
 
 
-def stage_zero(args: argparse.Namespace, material: Material, projector: nn.Module, words: Tensor, tokenizer, work: Path) -> None:  # type: ignore[no-untyped-def]
+def stage_zero(
+    args: argparse.Namespace, material: Material, projector: nn.Module, words: Tensor, tokenizer, work: Path
+) -> None:  # type: ignore[no-untyped-def]
     """Cell classification against mean word embeddings."""
     names = {n: i for i, n in enumerate(sorted({n for e in material.examples for n, _ in e.objects}))}
     spread = words.std().item()
@@ -122,7 +124,9 @@ def stage_zero(args: argparse.Namespace, material: Material, projector: nn.Modul
         for i in range(0, len(order) - 511, 512):
             cells = order[i : i + 512]
             for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * min(1.0, (step + 1) / 30) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+                group["lr"] = (
+                    2e-3 * min(1.0, (step + 1) / 30) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+                )
             tokens = _tokens(material.features_MCF[cells // 16, cells % 16][:, None], cell=cells % 16)[:, 0]
             noise = torch.randn(tokens.shape, generator=generator) * 0.2
             noise[:, -2 * GRID :] = 0
@@ -236,7 +240,13 @@ def stage_one(args: argparse.Namespace, material: Material, model: nn.Module, to
         recent.append(loss.item())
         if (step + 1) % 25 == 0:
             speed = (time.monotonic() - start) / (step + 1 - first)
-            log(work, phase="stage1", step=step + 1, loss=round(sum(recent) / len(recent), 4), s_per_step=round(speed, 2))
+            log(
+                work,
+                phase="stage1",
+                step=step + 1,
+                loss=round(sum(recent) / len(recent), 4),
+                s_per_step=round(speed, 2),
+            )
             recent = []
         if (step + 1) % 50 == 0 or step + 1 == args.steps:
             checkpoint(work, named, optimizer, step + 1)
@@ -294,12 +304,15 @@ def held_out(model: nn.Module, processor, material: Material, args: argparse.Nam
             part = rows[i : i + 30]
             texts = [
                 processor.apply_chat_template(
-                    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q}]}], add_generation_prompt=True
+                    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q}]}],
+                    add_generation_prompt=True,
                 )
                 for _, q, _ in part
             ]
             inputs = processor(text=texts, images=[[e.image] for e, _, _ in part], padding=True, return_tensors="pt")
-            made = model.generate(**inputs, max_new_tokens=28 if style == "box" else 16)[:, inputs["input_ids"].shape[1] :]
+            made = model.generate(**inputs, max_new_tokens=28 if style == "box" else 16)[
+                :, inputs["input_ids"].shape[1] :
+            ]
             answers = processor.tokenizer.batch_decode(made, skip_special_tokens=True)
             right += sum(a.strip() == gold for a, (_, _, gold) in zip(answers, part, strict=True))
         out[style] = [round(100 * right / len(rows), 1), len(rows)]

@@ -54,18 +54,22 @@ class Round:
 
     @property
     def runs(self) -> Path:
+        """The runs directory."""
         return self.home / "runs"
 
     def run(self) -> list[str]:
+        """The command that trains."""
         return ["run", self.config, "--runs-dir", str(self.runs), *self.rest]
 
     def export(self) -> list[str]:
+        """The command that exports the last stage."""
         found = self.found()
         last = len(found.stage_folders()) if found else 0
         root = str(found.layout.root) if found else ""
         return ["export", root, "--stage", str(last), "--as", "adapter", "--out", str(self.home / "exported")]
 
     def found(self) -> Run | None:
+        """The run, once its folder is there."""
         runs = find_runs(self.runs)
         return runs[0] if runs else None
 
@@ -93,6 +97,8 @@ def main() -> int:
     """Undisturbed first, then rounds of kills; returns the exit code."""
     args = arguments()
     home = Path(args.runs_dir or tempfile.mkdtemp(prefix="mcit-chaos-")).absolute()
+    if home.exists() and any(home.iterdir()):
+        raise Broken(f"{home} is not empty")
     draw = random.Random(args.seed)
     rest = [part for item in args.set for part in ("--set", item)]
     quiet = Round(args.config, home / "undisturbed", rest)

@@ -127,9 +127,7 @@ def main() -> int:
     args = parser.parse_args()
     files = sorted(p for t in TARGETS for p in ([ROOT / t] if t.endswith(".py") else (ROOT / t).rglob("*.py")))
     pool = [
-        (path.relative_to(ROOT), number)
-        for path in files
-        for number in range(len(sites(ast.parse(path.read_text()))))
+        (path.relative_to(ROOT), number) for path in files for number in range(len(sites(ast.parse(path.read_text()))))
     ]
     chosen = random.Random(args.seed).sample(pool, args.count)
     results = []

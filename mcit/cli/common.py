@@ -18,7 +18,17 @@ from mcit.core.types import JsonDict, Plan, Progress
 if TYPE_CHECKING:
     from mcit.runs.run import Run
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "pillow", "safetensors", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "bitsandbytes",
+    "pillow",
+    "safetensors",
+    "numpy",
+)
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +65,9 @@ def environment() -> JsonDict:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    cuda = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "versions": versions,
         "platform": platform.platform(),
@@ -115,8 +127,12 @@ class Live:
 
         self._console = Console(stderr=True)
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}"),
-            console=self._console, transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[extra]}"),
+            console=self._console,
+            transient=True,
         )
         self._task: Any = None
         self._key: tuple[int, str, str] | None = None

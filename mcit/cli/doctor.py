@@ -63,4 +63,6 @@ def write_speed(folder: Path, *, mb: int = 64) -> float:
             os.fsync(file.fileno())
             return round(mb / (time.monotonic() - start), 1)
     except OSError as error:
-        raise StateError(f"cannot be written ({error.strerror})", where=str(folder), fix="choose another --runs-dir") from None
+        raise StateError(
+            f"cannot be written ({error.strerror})", where=str(folder), fix="choose another --runs-dir"
+        ) from None

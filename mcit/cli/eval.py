@@ -14,8 +14,12 @@ def add_parser(verbs: Any) -> None:
     """Register the verb."""
     parser = verbs.add_parser("eval", help="score a run's stages, or its stored predictions again")
     parser.add_argument("run", metavar="RUN", help="folder of the run")
-    parser.add_argument("--after", type=int, metavar="K", help="only after stage K; 0 is the base (default: every stage)")
-    parser.add_argument("--task", action="append", default=[], metavar="T", help="only this task, seen or not; repeatable")
+    parser.add_argument(
+        "--after", type=int, metavar="K", help="only after stage K; 0 is the base (default: every stage)"
+    )
+    parser.add_argument(
+        "--task", action="append", default=[], metavar="T", help="only this task, seen or not; repeatable"
+    )
     parser.add_argument("--rescore", action="store_true", help="score stored predictions; needs no model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="eval")

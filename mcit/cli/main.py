@@ -46,7 +46,9 @@ def show_error(error: McitError, *, as_json: bool) -> None:
     """All problems of an error: three lines each on stderr, or one JSON object on stdout."""
     if as_json:
         found = [{"where": p.where, "what": p.what, "fix": p.fix} for p in error.problems]
-        print(json.dumps({"error": type(error).__name__, "exit": error.exit_code, "problems": found}, ensure_ascii=False))
+        print(
+            json.dumps({"error": type(error).__name__, "exit": error.exit_code, "problems": found}, ensure_ascii=False)
+        )
         return
     shown = error.problems[:50]
     for problem in shown:

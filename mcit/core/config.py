@@ -50,7 +50,7 @@ def load_yaml(path: Path | str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error})", where=str(path)) from None
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicate keys
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"not valid YAML: {error.problem}", where=f"{path}:{line}", fix="mend the line") from None
@@ -88,9 +88,11 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     for item in overrides:
         path, equals, text = item.partition("=")
         if not equals or not path.strip():
-            raise ConfigError("expected key.path=value", where=f"--set {item}", fix="for example --set defaults.epochs=2")
+            raise ConfigError(
+                "expected key.path=value", where=f"--set {item}", fix="for example --set defaults.epochs=2"
+            )
         try:
-            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+            value = yaml.load(text, Loader=_StrictLoader)
         except yaml.YAMLError:
             raise ConfigError("the value is not valid YAML", where=f"--set {item}", fix="quote it") from None
         node = data

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,23 @@ def atomic_directory(final: Path | str) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def build_once(final: Path, build: Callable[[Path], None]) -> Path:
+    """Fill `final` by `build(work)` unless it is there; two processes that start together build it once.
+
+    Raises StateError when the disk is full or the folder cannot be written.
+    """
+    import filelock
+
+    if not final.is_dir():
+        with explained(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(str(final.with_name(f".{final.name}.lock"))):
+                if not final.is_dir():
+                    with atomic_directory(final) as work:
+                        build(work)
+    return final
 
 
 def rename_directory(work: Path, final: Path) -> None:

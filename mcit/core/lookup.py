@@ -61,7 +61,9 @@ def class_of(package: str, name: str, *, base: type) -> type[Any]:
         module_name, _, class_name = name.partition(":")
         found = getattr(importlib.import_module(module_name), class_name, None)
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise ConfigError(f"{name} is not a {base.__name__}", where=package, fix="name a class that inherits from it")
+            raise ConfigError(
+                f"{name} is not a {base.__name__}", where=package, fix="name a class that inherits from it"
+            )
         return found
     module = importlib.import_module(f"mcit.{package}.{name}")
     classes = [
@@ -70,5 +72,7 @@ def class_of(package: str, name: str, *, base: type) -> type[Any]:
         if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == module.__name__
     ]
     if len(classes) != 1:
-        raise ConfigError(f"{module.__name__} must hold exactly one {base.__name__}", where=package, fix="split the file")
+        raise ConfigError(
+            f"{module.__name__} must hold exactly one {base.__name__}", where=package, fix="split the file"
+        )
     return classes[0]

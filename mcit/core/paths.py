@@ -11,7 +11,9 @@ _PACKAGE = Path(__file__).parent.parent
 def shipped(kind: str) -> Path:
     """Folder of ``configs`` or ``data_recipes``: beside the package in a checkout, inside it in a wheel."""
     beside = _PACKAGE.parent / kind
-    return beside if beside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE / "_shipped" / kind
+    return (
+        beside if beside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE / "_shipped" / kind
+    )
 
 
 def find_shipped(kind: str, name: str) -> Path | None:

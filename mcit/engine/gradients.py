@@ -63,7 +63,8 @@ class LocalGradients:
         parameter = self._named[unit.params[role]]
         if gradient.shape != parameter.shape:
             raise TrainingError(
-                f"gradient of shape {tuple(gradient.shape)} for a tensor of {tuple(parameter.shape)}", where=unit.params[role]
+                f"gradient of shape {tuple(gradient.shape)} for a tensor of {tuple(parameter.shape)}",
+                where=unit.params[role],
             )
         parameter.grad = gradient.detach().to(parameter.device, parameter.dtype).clone()
 

@@ -11,9 +11,7 @@ from mcit.core.interfaces import Weights
 from mcit.engine.base import PenaltyFn
 
 
-def stream_penalties(
-    weights: Weights, penalty: PenaltyFn, add: Callable[[str, Tensor], None]
-) -> dict[str, Tensor]:
+def stream_penalties(weights: Weights, penalty: PenaltyFn, add: Callable[[str, Tensor], None]) -> dict[str, Tensor]:
     """Differentiate the sum of all penalties unit by unit; `add` takes parameter name and gradient.
 
     Returns the summed penalty of each method. Peak memory is one unit; no parameter enters an autograd graph.

@@ -171,7 +171,9 @@ class PlainEngine:
     def reference(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Outputs with every trained tensor as it was at stage start. Raises TrainingError if none was kept."""
         if self._start is None:
-            raise TrainingError("no reference is kept in this stage", where=self.spec.where, fix="claim reference:stage_start")
+            raise TrainingError(
+                "no reference is kept in this stage", where=self.spec.where, fix="claim reference:stage_start"
+            )
         off = self.spec.adapter_off() if self.spec.adapter_off else contextlib.nullcontext()
         with torch.no_grad(), off, self._swapped(self._start):
             return self.forward(batch, needs)
@@ -214,7 +216,9 @@ class PlainEngine:
         record = read_json(folder / "engine.json")
         weights = load_tensors(folder / "model.safetensors")
         if set(weights) != set(self._named) or any(weights[n].shape != p.shape for n, p in self._named.items()):
-            raise StateError("checkpoint is of another model or adapter", where=str(folder), fix="restore the run's config")
+            raise StateError(
+                "checkpoint is of another model or adapter", where=str(folder), fix="restore the run's config"
+            )
         moments = load_tensors(folder / "optimizer.safetensors") if (folder / "optimizer.safetensors").is_file() else {}
         with torch.no_grad():
             for name, parameter in self._named.items():

@@ -13,7 +13,12 @@ from mcit.methods.compose import make
 def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     """Every conflict and unmet need of the methods of one stage, and what each method's own check says."""
     methods = [make(spec) for spec in stage.methods]
-    problems = [*_twice(methods, where), *_slots(methods, where), *_streams(methods, where), *_editors(methods, stage, where)]
+    problems = [
+        *_twice(methods, where),
+        *_slots(methods, where),
+        *_streams(methods, where),
+        *_editors(methods, stage, where),
+    ]
     for i, method in enumerate(methods):
         place = f"{where}.methods[{i}] ({method.name})"
         problems += [Problem(place, *found) for found in _needs(method, stage, plan)]
@@ -23,7 +28,11 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
         problems += method.check(stage, plan)
     if stage.epochs == 0 and not any("weights:edit" in m.claims.slots for m in methods):
         problems.append(
-            Problem(f"{where}.epochs", "is 0 and no method edits weights, so the stage does nothing", "set epochs to 1 or more")
+            Problem(
+                f"{where}.epochs",
+                "is 0 and no method edits weights, so the stage does nothing",
+                "set epochs to 1 or more",
+            )
         )
     return problems
 
@@ -49,7 +58,9 @@ def _slots(methods: Sequence[Method], where: str) -> list[Problem]:
         for slot in sorted(method.claims.slots):
             if slot in holder:
                 what = f"needs slot {slot}, which '{holder[slot]}' already holds"
-                problems.append(Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage"))
+                problems.append(
+                    Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage")
+                )
             holder.setdefault(slot, method.name)
     return problems
 
@@ -61,7 +72,9 @@ def _streams(methods: Sequence[Method], where: str) -> list[Problem]:
         for stream in sorted(method.claims.streams):
             if stream in opener:
                 what = f"opens stream '{stream}', which '{opener[stream]}' already opens"
-                problems.append(Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage"))
+                problems.append(
+                    Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage")
+                )
             opener.setdefault(stream, method.name)
     return problems
 
@@ -71,10 +84,16 @@ def _editors(methods: Sequence[Method], stage: Stage, where: str) -> list[Proble
     problems = []
     if len(editors) > 1 and set(stage.gradient_order) != set(editors):
         what = f"{' and '.join(editors)} both edit gradients, so their order matters"
-        problems.append(Problem(f"{where}.gradient_order", what, f"set gradient_order: [{', '.join(editors)}] in the order you want"))
+        problems.append(
+            Problem(
+                f"{where}.gradient_order", what, f"set gradient_order: [{', '.join(editors)}] in the order you want"
+            )
+        )
     for name in stage.gradient_order:
         if name not in editors:
-            problems.append(Problem(f"{where}.gradient_order", f"'{name}' edits no gradients in this stage", "remove it"))
+            problems.append(
+                Problem(f"{where}.gradient_order", f"'{name}' edits no gradients in this stage", "remove it")
+            )
     return problems
 
 
@@ -91,5 +110,7 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
     out = []
     for need in sorted(method.claims.needs - have):
         why = shown.get(need.split(":")[0], "nothing in this stage provides it")
-        out.append((f"needs {need}, but {why}", cures.get(need, "remove the method, or choose one that does not need it")))
+        out.append(
+            (f"needs {need}, but {why}", cures.get(need, "remove the method, or choose one that does not need it"))
+        )
     return out

@@ -55,10 +55,14 @@ class MethodSet:
         for method in self._with("select_trainable"):
             mine = method.select_trainable(names, ctx)
             if mine - names:
-                raise PlanError(f"selects '{sorted(mine - names)[0]}', which this stage does not train", where=method.name)
+                raise PlanError(
+                    f"selects '{sorted(mine - names)[0]}', which this stage does not train", where=method.name
+                )
             chosen &= mine
         if names and not chosen:
-            raise PlanError("the methods together leave nothing to train", where=ctx.stage.name, fix="remove one of them")
+            raise PlanError(
+                "the methods together leave nothing to train", where=ctx.stage.name, fix="remove one of them"
+            )
         return chosen
 
     def streams(self, ctx: DataContext) -> dict[str, StreamSpec]:
@@ -67,7 +71,9 @@ class MethodSet:
         for method in self._with("streams"):
             for name, spec in method.streams(ctx).items():
                 if name in opened or name == "task":
-                    raise PlanError(f"stream '{name}' is opened twice", where=method.name, fix="remove one of the methods")
+                    raise PlanError(
+                        f"stream '{name}' is opened twice", where=method.name, fix="remove one of the methods"
+                    )
                 if name not in method.claims.streams:
                     raise PlanError(f"opens stream '{name}' without claiming it", where=method.name)
                 if not spec.rows:

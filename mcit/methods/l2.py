@@ -50,5 +50,8 @@ class L2(Method):
         if unit.kind == "lora" and len(tensors) == 2:
             distance2 = unit.scale**2 * product_distance2(tensors["B"], tensors["A"], start["B"], start["A"])
         else:
-            distance2 = sum((((t - start[role]) ** 2).sum() for role, t in tensors.items()), start=next(iter(start.values())).new_zeros(()))
+            distance2 = sum(
+                (((t - start[role]) ** 2).sum() for role, t in tensors.items()),
+                start=next(iter(start.values())).new_zeros(()),
+            )
         return 0.5 * self.config.weight * distance2

@@ -50,7 +50,9 @@ class Replay(Method):
             by_id = {row.id: row for row in ctx.rows(str(task))}
             lost = [i for i in ids if i not in by_id]  # type: ignore[attr-defined]
             if lost:
-                raise StateError(f"kept row '{lost[0]}' is no longer in task {task}", where="replay", fix="restore the recipe")
+                raise StateError(
+                    f"kept row '{lost[0]}' is no longer in task {task}", where="replay", fix="restore the recipe"
+                )
             rows += [by_id[i] for i in ids]  # type: ignore[attr-defined]
         return {"replay": StreamSpec(rows, self.config.per_step)}
 

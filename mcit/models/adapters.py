@@ -75,7 +75,9 @@ def attach(model: nn.Module, file: AdapterFile, *, name: str) -> None:
     for module, pair in file.lora.items():
         by_shape.setdefault((pair.A_RI.shape[0], pair.scale), []).append(module)
     if len(by_shape) > 1:
-        raise StateError("the adapter has different ranks per module", where=name, fix="merge it instead of keeping it live")
+        raise StateError(
+            "the adapter has different ranks per module", where=name, fix="merge it instead of keeping it live"
+        )
     for (rank, scale), modules in by_shape.items():
         _inject(model, name, sorted(modules), rank, scale * rank, 0.0, 0)
     with torch.no_grad():
@@ -95,7 +97,9 @@ def set_full(model: nn.Module, file: AdapterFile) -> None:
     for name, value in file.full.items():
         parameter = named.get(name)
         if parameter is None or parameter.shape != value.shape:
-            raise StateError(f"tensor '{name}' does not fit this model", where="adapter", fix="use the base it was made for")
+            raise StateError(
+                f"tensor '{name}' does not fit this model", where="adapter", fix="use the base it was made for"
+            )
         parameter.data = value.to(parameter.device, torch.float32).clone()
 
 
@@ -112,7 +116,9 @@ def merge(model: nn.Module, file: AdapterFile) -> None:
             target = None
         weight = getattr(getattr(target, "base_layer", target), "weight", None)
         if weight is None or tuple(weight.shape) != (pair.B_OR.shape[0], pair.A_RI.shape[1]):
-            raise StateError(f"module '{module}' does not fit this model", where="adapter", fix="use the base it was made for")
+            raise StateError(
+                f"module '{module}' does not fit this model", where="adapter", fix="use the base it was made for"
+            )
         delta = product(LoraPair(pair.A_RI.to(weight.device), pair.B_OR.to(weight.device), pair.scale))
         weight.copy_((weight.float() + delta).to(weight.dtype))
     set_full(model, file)

@@ -40,7 +40,9 @@ class Delta:
         if self.kind == "lora":
             file = read_adapter(self.folder / "adapter")
             extra = self.folder / "extra.safetensors"
-            return AdapterFile(file.lora, {**file.full, **load_tensors(extra)}, file.config) if extra.is_file() else file
+            return (
+                AdapterFile(file.lora, {**file.full, **load_tensors(extra)}, file.config) if extra.is_file() else file
+            )
         return AdapterFile({}, load_tensors(self.folder / "weights" / "model.safetensors"), {})
 
 
@@ -74,7 +76,9 @@ def read_lineage(stage_folders: Sequence[Path], *, base: str, base_sha256: str) 
         if record["base_sha256"] != base_sha256:
             raise StateError("stage was trained on another base model", where=str(folder), fix="restore the base")
         if below != [[d.folder.name, d.digest] for d in deltas]:
-            raise StateError("stage was trained on other stages than those below it", where=str(folder), fix="restore them")
+            raise StateError(
+                "stage was trained on other stages than those below it", where=str(folder), fix="restore them"
+            )
         deltas.append(Delta(folder, record["kind"], record["carry"], record["digest"]))
     return Lineage(base, base_sha256, tuple(deltas))
 
@@ -87,13 +91,17 @@ def lineage_record(lineage: Lineage, *, kind: str, carry: str, digest: str) -> d
         "kind": kind,
         "carry": carry,
         "digest": digest,
-        "stages": [{"folder": d.folder.name, "carry": d.carry, "kind": d.kind, "digest": d.digest} for d in lineage.deltas],
+        "stages": [
+            {"folder": d.folder.name, "carry": d.carry, "kind": d.kind, "digest": d.digest} for d in lineage.deltas
+        ],
     }
 
 
 def delta_digest(folder: Path) -> str:
     """sha256 over the tensor files of a stage folder's delta."""
-    files = sorted([*folder.glob("adapter/*.safetensors"), *folder.glob("weights/*.safetensors"), *folder.glob("extra.*")])
+    files = sorted(
+        [*folder.glob("adapter/*.safetensors"), *folder.glob("weights/*.safetensors"), *folder.glob("extra.*")]
+    )
     return digest_of({str(p.relative_to(folder)): sha256_file(p) for p in files})
 
 

@@ -61,7 +61,7 @@ class Cursors(Protocol):
 class StageDraft:
     """Everything a stage writes before it is committed; used as a context manager."""
 
-    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int = 2) -> None:
+    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int) -> None:
         self._layout, self._folder, self._ledger, self._keep = layout, folder, ledger, keep
         self._lines: list[str] = []
         self._new = True

@@ -232,10 +232,13 @@ def refuse_unfinished(runs_dir: Path, name: str, *, digest: str, resolved: JsonD
     """Raise StateError when an unfinished run of this name has another config: it would be left behind unnoticed."""
     problems = []
     for other in find_runs(runs_dir):
-        stored = other.plan()
-        if stored["name"] != name or stored["digest"] == digest or other.finished():
-            continue
-        changed = told(config_changes(_read_yaml(other.layout.resolved), resolved))
+        try:
+            stored = other.plan()
+            if stored["name"] != name or stored["digest"] == digest or other.finished():
+                continue
+            changed = told(config_changes(_read_yaml(other.layout.resolved), resolved))
+        except StateError:
+            continue  # a damaged run is told by `mcit status`, it must not stop another one
         fix = "restore the config to continue it, change `name:`, or give --new to start beside it"
         shown = "; ".join(changed) or "the way it is resolved"
         problems.append(Problem(str(other.layout.root), f"an unfinished run of the same name differs in {shown}", fix))
@@ -262,7 +265,10 @@ def _broken(path: Path, what: str) -> StateError:
 
 
 def _read_yaml(path: Path) -> JsonDict:
-    found = yaml.safe_load(path.read_text())
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        found = None
     if not isinstance(found, dict):
-        raise _broken(path, "is no mapping")
+        raise _broken(path, "cannot be read as a config")
     return found

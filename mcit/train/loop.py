@@ -141,7 +141,12 @@ class Meter:
 
     def summary(self) -> JsonDict:
         """Content of progress.json."""
-        return {"steps": self._work.stage.steps, "tokens": self._tokens, "seconds": round(self.seconds, 3), "loss": self._loss}
+        return {
+            "steps": self._work.stage.steps,
+            "tokens": self._tokens,
+            "seconds": round(self.seconds, 3),
+            "loss": self._loss,
+        }
 
 
 def validation(

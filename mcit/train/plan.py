@@ -123,19 +123,23 @@ def reference_problems(config: RunConfig) -> list[Problem]:
             problems += [found] if found else []
         if stage.name:
             if stage.name in names:
-                problems.append(Problem(f"{where}.name", f"is also the name of stages[{names[stage.name]}]", "rename one"))
+                problems.append(
+                    Problem(f"{where}.name", f"is also the name of stages[{names[stage.name]}]", "rename one")
+                )
             names.setdefault(stage.name, i)
         following = config.stages[i + 1 : i + 2]
         if stage.adapter.carry == "keep" and following and following[0].adapter.kind != "lora":
-            problems.append(Problem(f"{where}.adapter.carry", "keep, but the next stage trains no adapter", "use carry: merge"))
+            problems.append(
+                Problem(f"{where}.adapter.carry", "keep, but the next stage trains no adapter", "use carry: merge")
+            )
     return problems
 
 
 # ---- 3. data ---------------------------------------------------------------------------------------------------------
 def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[list[TaskSpec]], list[Problem]]:
     """Tasks of each stage, recipes built where they are not yet."""
-    from mcit.data.folder import DataFolder
     from mcit.data.build import build
+    from mcit.data.folder import DataFolder
     from mcit.data.recipe import find_recipe, load_recipe
 
     done: dict[str, TaskSpec] = {}

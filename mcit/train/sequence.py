@@ -95,9 +95,7 @@ class Session:
         self._at = stage.index
 
 
-def run_sequence(
-    plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False
-) -> None:
+def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> None:
     """Train, commit and score every stage that is not done yet.
 
     Raises Interrupted when `stop` says so; running again continues.
@@ -119,7 +117,9 @@ def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[
     material = Material(plan, model, session.encoder, lineage)
     with run.draft(stage.folder, keep=plan.config.checkpoint.keep) as draft:
         work = build_stage(stage, material, inherited=inherited_state(plan, run, stage))
-        reporter.line(f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows")
+        reporter.line(
+            f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
+        )
         for line in audit_lines(model):
             reporter.line(f"  {line}")
         progress = train_stage(work, draft, reporter=reporter, stop=stop)

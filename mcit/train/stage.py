@@ -59,7 +59,9 @@ def build_stage(
     adapters.set_trainable(model, chosen)
     if dtype_problems(model):
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
-    engine = make_engine(model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage)))
+    engine = make_engine(
+        model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage))
+    )
     streams = open_streams(stage, plan, methods, book, material.encoder)
     ctx = Context(stage, engine, streams, book, needs=methods.needs)
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
@@ -147,7 +149,9 @@ def _batches(rows: list[Row], *, encoder: Encoder, size: int) -> list[Any]:
 def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     """What a committed stage holds besides progress and manifest: delta, lineage, method state."""
     stage, model = work.stage, material.model
-    trained = {n.replace(".base_layer.", ".") for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n}
+    trained = {
+        n.replace(".base_layer.", ".") for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n
+    }
     file = adapters.read_live(model, full=trained)
     lineage = material.lineage
     if stage.adapter.kind == "lora":

@@ -144,7 +144,7 @@ def test_7_docstring_names_paper_hooks_state_and_shapes(name):
     for hook in used:
         assert hook in hooks_line, f"{hook} is used but not named"
     for field in cls_of(name).Config.model_fields:
-        assert f'"""' in source[source.index(f"{field}:") :], f"{field} has no docstring"
+        assert '"""' in source[source.index(f"{field}:") :], f"{field} has no docstring"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,4 +164,6 @@ def test_8_no_forbidden_access(name):
 def test_9_has_a_test_and_a_config_with_its_citation(name):
     assert (Path(__file__).parent.parent / "methods" / f"test_{name}.py").is_file()
     text = (shipped("configs") / "methods" / f"{name}.yaml").read_text()
-    assert "arXiv:" in text.split("\n\n")[0] and load_yaml(shipped("configs") / "methods" / f"{name}.yaml")["name"] == name
+    assert (
+        "arXiv:" in text.split("\n\n")[0] and load_yaml(shipped("configs") / "methods" / f"{name}.yaml")["name"] == name
+    )

@@ -1,4 +1,3 @@
-import sys
 
 import pytest
 
@@ -21,7 +20,9 @@ def test_missing_names_are_suggested_without_import():
 
 
 def test_outside_classes(tmp_path, monkeypatch):
-    (tmp_path / "mine_lookup.py").write_text("from mcit.methods.base import Method\nclass M(Method):\n    name = 'm'\nX = 3\n")
+    (tmp_path / "mine_lookup.py").write_text(
+        "from mcit.methods.base import Method\nclass M(Method):\n    name = 'm'\nX = 3\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert lookup.class_of("methods", "mine_lookup:M", base=Method).name == "m"
     with pytest.raises(ConfigError, match="is not a Method"):

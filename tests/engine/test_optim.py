@@ -24,7 +24,11 @@ def test_schedules_by_hand():
 
 
 def test_groups_projector_and_decay():
-    named = {"p.weight": nn.Parameter(torch.ones(2, 2)), "p.bias": nn.Parameter(torch.ones(2)), "x": nn.Parameter(torch.ones(2, 2))}
+    named = {
+        "p.weight": nn.Parameter(torch.ones(2, 2)),
+        "p.bias": nn.Parameter(torch.ones(2)),
+        "x": nn.Parameter(torch.ones(2, 2)),
+    }
     config = OptimConfig(lr=1.0, lr_projector=0.1, weight_decay=0.5)
     optimizer = build_optimizer(named, config, is_projector=lambda n: n.startswith("p."))
     found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}

@@ -61,7 +61,9 @@ def test_answer_only_logits_equal_full_logits():
     batch = toy_batch(model, answer=3)
     out = run_model(model, batch, device=torch.device("cpu"), hidden=True)
     with torch.no_grad():
-        full = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, **batch.pixels, labels=batch.labels_BT)
+        full = model(
+            input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, **batch.pixels, labels=batch.labels_BT
+        )
     positions = slice(-4, -1)
     assert torch.allclose(out.logits_NV, full.logits[:, positions].reshape(-1, full.logits.shape[-1]), atol=1e-6)
     assert torch.allclose(out.nll_N.mean(), full.loss, atol=1e-6)
@@ -230,7 +232,9 @@ def test_reference_is_the_stage_start_model_bit_for_bit(fresh):
     """After 5 steps with the projector trained, on rows with images: exactly the logits of before."""
     model = tiny_model()
     units = adapted(model)
-    spec = EngineSpec(units, OPTIM, 10, needs=frozenset({"reference:stage_start"}), adapter_off=off(model) if fresh else None)
+    spec = EngineSpec(
+        units, OPTIM, 10, needs=frozenset({"reference:stage_start"}), adapter_off=off(model) if fresh else None
+    )
     e = PlainEngine(model, spec)
     batch = toy_batch(model)
     with torch.no_grad():

@@ -7,17 +7,26 @@ import torch
 from mcit.core.types import Batch, ModelOutput, Row, Turn, WeightUnit
 
 
-def unit(name="m", *, O=2, I=3, scale=1.0):
-    return WeightUnit(name, "lora", {"A": f"{name}.lora_A", "B": f"{name}.lora_B"}, (O, I), scale)
+def unit(name="m", *, shape=(2, 3), scale=1.0):
+    return WeightUnit(name, "lora", {"A": f"{name}.lora_A", "B": f"{name}.lora_B"}, shape, scale)
 
 
 def context(*, index=2, reference=None, num_units=1, seed=5, rows=()):
     stage = SimpleNamespace(index=index, name="s", seed=seed, tasks=())
     logged = {}
-    data = SimpleNamespace(stage_rows=lambda: list(rows), rows=lambda task, split="train": [r for r in rows if r.task == task])
+    data = SimpleNamespace(
+        stage_rows=lambda: list(rows), rows=lambda task, split="train": [r for r in rows if r.task == task]
+    )
     return SimpleNamespace(
-        stage=stage, step=0, total_steps=1, num_units=num_units, seed=seed, data=data,
-        reference=lambda batch: reference, log=logged.__setitem__, logged=logged,
+        stage=stage,
+        step=0,
+        total_steps=1,
+        num_units=num_units,
+        seed=seed,
+        data=data,
+        reference=lambda batch: reference,
+        log=logged.__setitem__,
+        logged=logged,
     )
 
 
@@ -34,4 +43,6 @@ def batch(stream="task", *, tokens=2):
 
 
 def rows(task, n):
-    return [Row(f"{task}{i}", (), (Turn("user", "q"), Turn("assistant", "a")), task, f"{task}.json:{i}") for i in range(n)]
+    return [
+        Row(f"{task}{i}", (), (Turn("user", "q"), Turn("assistant", "a")), task, f"{task}.json:{i}") for i in range(n)
+    ]

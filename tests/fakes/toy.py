@@ -9,7 +9,13 @@ IMAGE_TOKENS = 16
 
 def toy_rows(n, *, task="toy", images=True):
     return tuple(
-        Row(f"{task}-{i}", ("x.png",) if images else (), (Turn("user", "q"), Turn("assistant", "a")), task, f"{task}.json:{i}")
+        Row(
+            f"{task}-{i}",
+            ("x.png",) if images else (),
+            (Turn("user", "q"), Turn("assistant", "a")),
+            task,
+            f"{task}.json:{i}",
+        )
         for i in range(n)
     )
 

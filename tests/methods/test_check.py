@@ -48,7 +48,8 @@ def check(*names, adapter=None, epochs=1, order=()):
     outside = importlib.import_module("outside_methods")
     inside = {"l2": L2, "replay": Replay}
     specs = tuple(
-        MethodSpec(n if n in inside else f"outside_methods:{n}", (inside.get(n) or getattr(outside, n)).Config()) for n in names
+        MethodSpec(n if n in inside else f"outside_methods:{n}", (inside.get(n) or getattr(outside, n)).Config())
+        for n in names
     )
     config, _ = parse(RunConfig, {"name": "x", "stages": [{"recipe": "r"}]})
     stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order))

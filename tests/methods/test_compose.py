@@ -60,7 +60,10 @@ def test_loss_terms_are_summed_each_over_its_own_count():
         output(torch.zeros(2, 3), [0, 0]), batch(), Counts({"task": 4}, {"task": 3}), context()
     )
     assert total.item() == 3.5 and {k: v.item() for k, v in shares.items()} == {"a": 1.5, "b": 2.0}
-    assert MethodSet([n]).loss_terms(output(torch.zeros(2, 3), [0, 0]), batch(), Counts({}, {}), context()) == (None, {})
+    assert MethodSet([n]).loss_terms(output(torch.zeros(2, 3), [0, 0]), batch(), Counts({}, {}), context()) == (
+        None,
+        {},
+    )
 
 
 def test_on_batch_composes_in_order_and_keeps_the_rows():

@@ -21,7 +21,7 @@ def train_a_little(model, seed=0):
     """Random values in the live adapter and the projector."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
@@ -41,7 +41,9 @@ def test_fresh_adapter_changes_nothing_and_depends_on_the_seed_alone():
     torch.randn(7)
     adapted(other, seed=3)
     adapted(third, seed=4)
-    a, b, c = (adapters.read_live(m).lora["model.language_model.layers.0.mlp.up_proj"].A_RI for m in (model, other, third))
+    a, b, c = (
+        adapters.read_live(m).lora["model.language_model.layers.0.mlp.up_proj"].A_RI for m in (model, other, third)
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 

@@ -8,7 +8,13 @@ from mcit.models.load import base_digest, load_base
 from tests.fakes.bench import plan_of, run_plan
 from tests.fakes.toy import toy_batch
 
-CARRIES = [("merge", "merge", "merge"), ("keep", "keep", "keep"), ("stack", "stack", "stack"), ("keep", "merge", "stack"), ("stack", "keep", "merge")]
+CARRIES = [
+    ("merge", "merge", "merge"),
+    ("keep", "keep", "keep"),
+    ("stack", "stack", "stack"),
+    ("keep", "merge", "stack"),
+    ("stack", "keep", "merge"),
+]
 
 
 def stages(*carries):

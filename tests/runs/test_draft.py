@@ -64,7 +64,7 @@ def test_restore_gives_back_state_cursors_and_extra_and_cuts_metrics(tmp_path):
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     run = opened(tmp_path)
     engine, methods, streams = Saver(weight=1), Saver(), Streams()
-    with run.draft("01-a", keep=2) as draft:
+    with run.draft("01-a") as draft:
         assert draft.restore(engine, methods, streams) == 0
         for step in (9, 10, 100):
             draft.checkpoint(step, engine, methods, streams)
@@ -72,6 +72,9 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
         draft.checkpoint(100, engine, methods, streams)
         assert live(run) == ["000010", "000100"]
     assert run.live_step("01-a") == 100
+    with run.draft("01-a", keep=1) as draft:
+        assert draft.restore(engine, methods, streams) == 100
+        assert live(run) == ["000100"]
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut", "missing", "no manifest", "torn manifest"])

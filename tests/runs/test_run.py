@@ -88,6 +88,13 @@ def test_a_finished_run_or_another_name_does_not_stand_in_the_way(tmp_path):
     opened(tmp_path / "other", {**resolved(seed=3), "name": "second"})
 
 
+@pytest.mark.parametrize("victim", ["plan.json", "resolved.yaml"])
+def test_a_damaged_run_does_not_stop_another_one(tmp_path, victim):
+    first = opened(tmp_path)
+    (first.layout.root / victim).write_text("{: [")
+    assert opened(tmp_path, resolved(seed=2)).config() == resolved(seed=2)
+
+
 def test_the_message_about_an_unfinished_run_does_not_name_layout(tmp_path):
     opened(tmp_path)
     with pytest.raises(StateError) as error:

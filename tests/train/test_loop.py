@@ -17,7 +17,9 @@ from tests.fakes.bench import Draft, plan_of
 def work_of(plan, stage=0, **kwargs):
     model = load_base(plan.model_path)
     lineage = Lineage(str(plan.model_path), base_digest(plan.model_path))
-    return build_stage(plan.stages[stage], Material(plan, model, make_encoder(plan), lineage), inherited={}, **kwargs), model
+    return build_stage(
+        plan.stages[stage], Material(plan, model, make_encoder(plan), lineage), inherited={}, **kwargs
+    ), model
 
 
 def draft(tmp_path):
@@ -58,7 +60,10 @@ def test_stop_checkpoints_and_says_how_to_go_on(tmp_path):
 
 def test_checkpoint_holds_trained_tensors_moments_and_state_only(tmp_path):
     """Within 10 % of the bytes of weights and two moments (larger rank, so that headers do not matter)."""
-    plan = plan_of(defaults={"adapter": {"rank": 64, "alpha": 64, "also_train": ["projector"]}, "max_steps": 2}, checkpoint={"every": 2})
+    plan = plan_of(
+        defaults={"adapter": {"rank": 64, "alpha": 64, "also_train": ["projector"]}, "max_steps": 2},
+        checkpoint={"every": 2},
+    )
     work, model = work_of(plan)
     train_stage(work, draft(tmp_path), reporter=Silent())
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)

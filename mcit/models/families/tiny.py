@@ -5,10 +5,11 @@ Its answers mean nothing; it is built in a second, from a seed alone, and is nev
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from mcit.core.files import atomic_directory, digest_of
+from mcit.core.files import build_once, digest_of
 from mcit.core.paths import cache_dir
 from mcit.core.schema import BaseConfig
 
@@ -26,11 +27,7 @@ TEMPLATE = (
 
 def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = None) -> Path:
     """Folder of the model for this seed, written on first use."""
-    folder = _folder(base)
-    if not folder.is_dir():
-        with atomic_directory(folder) as work:
-            build(work, seed=base.seed)
-    return folder
+    return build_once(_folder(base), functools.partial(build, seed=base.seed))
 
 
 def pending(base: BaseConfig) -> str | None:

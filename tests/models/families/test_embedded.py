@@ -361,8 +361,8 @@ def test_real_language_model_knows_something(real_folder):
 
 
 @pytest.mark.embedded
-def test_real_model_sees_colours_of_shapes_it_was_aligned_with(real_folder):
-    """Left in place by the alignment: the picture changes the answer."""
+def test_real_model_answers_depend_on_the_picture(real_folder):
+    """Two pictures, one question: a projector that is not wired in would give equal logits."""
     from mcit.models.load import load_base, load_processor
 
     model, processor = load_base(real_folder), load_processor(real_folder)

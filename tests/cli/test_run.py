@@ -1,0 +1,155 @@
+"""`mcit run` end to end on the tiny sequence, in processes of their own where a signal or a restart is the point."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mcit.cli.main import main
+from mcit.core.files import sha256_file
+
+FAST = ["--set", "defaults.epochs=1", "--set", "eval.rows=8"]
+
+
+def kept(root):
+    """What must be equal between an interrupted and an undisturbed run."""
+    out = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        parts = set(relative.parts)
+        if path.is_file() and ({"adapter", "methods", "weights"} & parts or path.name == "predictions.jsonl"):
+            out[str(relative)] = sha256_file(path)
+    return out
+
+
+def start(runs, *extra, cache):
+    command = [sys.executable, "-m", "mcit", "run", "tiny", "--runs-dir", str(runs), *FAST, *extra]
+    env = {**os.environ, "MCIT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    """One undisturbed run."""
+    runs = tmp_path_factory.mktemp("runs")
+    process = start(runs, cache=cache)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (root,) = runs.glob("tiny-*")
+    return root, out
+
+
+def test_it_ends_with_matrix_metrics_and_paths(finished):
+    root, out = finished
+    for word in ("letter", "yesno", "word", "MFT", "MFN", "MAA", "BWT", "orgetting", "report.md", f"run: {root}"):
+        assert word in out, word
+    report = json.loads((root / "report" / "report.json").read_text())
+    assert set(report) >= {"tasks", "base", "constant", "matrix", "format_validity", "metrics"}
+    assert [len(row) for row in report["matrix"]] == [1, 2, 3] or all(len(row) == 3 for row in report["matrix"])
+
+
+def test_run_again_changes_nothing_and_prints_the_same(finished, capsys):
+    root, out = finished
+    before = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in {"lock", "ledger.jsonl"}}
+    assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST]) == 0
+    after = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in {"lock", "ledger.jsonl"}}
+    assert before == after
+    assert capsys.readouterr().out.split() == out.split()
+
+
+def test_sigterm_checkpoints_exits_75_and_the_same_command_ends_in_the_same_bytes(finished, tmp_path, cache):
+    process = start(tmp_path, cache=cache)
+    for line in process.stderr:
+        if "train" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert "run the same command again" in err
+    again = start(tmp_path, cache=cache)
+    _, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    (root,) = tmp_path.glob("tiny-*")
+    assert kept(root) == kept(finished[0])
+    events = [json.loads(line)["event"] for line in (root / "ledger.jsonl").read_text().splitlines()]
+    assert "interrupted" in events and "resumed" in events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [4.0, 5.5, 7.0])
+def test_sigkill_at_some_moment_ends_in_the_same_bytes(finished, tmp_path, cache, seconds):
+    for wait in (seconds, seconds + 1):
+        process = start(tmp_path, cache=cache)
+        time.sleep(wait)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+    process = start(tmp_path, cache=cache)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (root,) = tmp_path.glob("tiny-*")
+    assert kept(root) == kept(finished[0])
+
+
+def test_resume_from_the_folder_alone_and_eval_rescore(finished, capsys):
+    root, _ = finished
+    assert main(["resume", str(root), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["run"] == str(root)
+    before = kept(root)
+    assert main(["eval", str(root), "--rescore", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matrix"] == report["matrix"]
+    assert kept(root) == before
+
+
+def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys):
+    root, _ = finished
+    assert main(["eval", str(root), "--after", "1", "--task", "word", "--json"]) == 0
+    capsys.readouterr()
+    assert (root / "evals" / "after-01" / "word" / "score.json").is_file()
+    assert main(["eval", str(root), "--after", "9"]) == 2
+    assert main(["eval", str(root), "--task", "wrod"]) == 2
+    assert "did you mean 'word'" in capsys.readouterr().err
+
+
+def test_a_changed_recipe_digest_or_version_is_refused_by_name(finished, capsys):
+    root, _ = finished
+    path = root / "environment.json"
+    text = path.read_text()
+    record = json.loads(text)
+    record["versions"]["peft"] = "0.1.0"
+    path.write_text(json.dumps(record))
+    try:
+        assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST]) == 5
+        assert "peft" in capsys.readouterr().err
+    finally:
+        path.write_text(text)
+
+
+def test_an_edited_stage_file_is_named_by_its_checksum(finished, capsys):
+    root, _ = finished
+    path = root / "stages" / "01-letter" / "adapter" / "adapter_model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST]) == 5
+        err = capsys.readouterr().err
+        assert "adapter_model.safetensors" in err and "checksum" in err
+    finally:
+        path.write_bytes(data)
+
+
+def test_read_only_runs_folder(tmp_path, capsys):
+    if os.geteuid() == 0:
+        target = tmp_path / "file"
+        target.write_text("")
+        assert main(["run", "tiny", "--runs-dir", str(target / "x")]) in (3, 5)
+        assert str(target) in capsys.readouterr().err
+        return
+    os.chmod(tmp_path, 0o500)
+    assert main(["run", "tiny", "--runs-dir", str(tmp_path / "x")]) == 5
