@@ -70,8 +70,13 @@ class MetricSink(Protocol):
 class DataContext(Protocol):
     """Rows that a method may draw a stream from; no tensors."""
 
-    stage: Stage
-    seed: int
+    @property
+    def stage(self) -> Stage:
+        """The stage being built or run."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
 
     def rows(self, task: str, split: str = "train") -> Sequence[Row]:
         """Rows of a task of this stage or of any earlier one, in the recipe's order."""
@@ -83,20 +88,41 @@ class DataContext(Protocol):
 class NamesContext(Protocol):
     """What `select_trainable` may know."""
 
-    stage: Stage
-    seed: int
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def stage(self) -> Stage:
+        """The stage being built."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every parameter by name."""
 
 
 class StepContext(Protocol):
     """What per-step hooks may use."""
 
-    stage: Stage
-    step: int
-    total_steps: int
-    num_units: int
-    """LoRA units of the stage (trained tensors when there are none)."""
-    weights: Weights
+    @property
+    def stage(self) -> Stage:
+        """The stage being trained."""
+
+    @property
+    def step(self) -> int:
+        """From 0."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the stage."""
+
+    @property
+    def num_units(self) -> int:
+        """LoRA units of the stage (trained tensors when there are none)."""
+
+    @property
+    def weights(self) -> Weights:
+        """Whole tensors, one unit at a time."""
 
     def reference(self, batch: Batch) -> ModelOutput:
         """Outputs of the frozen reference on `batch`, computed at most once per batch."""
@@ -108,8 +134,13 @@ class StepContext(Protocol):
 class StageContext(StepContext, Protocol):
     """What stage hooks may use besides."""
 
-    data: DataContext
-    seed: int
+    @property
+    def data(self) -> DataContext:
+        """Rows of this stage and of earlier ones."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
 
     def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
         """Batches of a stream in stored order with the model's outputs, without gradients."""

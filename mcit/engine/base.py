@@ -19,7 +19,9 @@ PenaltyFn = Callable[[WeightUnit, Mapping[str, Tensor]], Mapping[str, Tensor]]
 class Engine(Protocol):
     """Moves tensors; knows no method and no stage."""
 
-    weights: Weights
+    @property
+    def weights(self) -> Weights:
+        """Whole tensors, one unit at a time."""
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
         """The window of one forward and backward; gradients are reduced in the last one of a step."""

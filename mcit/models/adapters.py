@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -22,7 +23,7 @@ from mcit.models.units import base_parameters, group_of, lora_targets
 ACTIVE = "default"
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+def lora_layers(model: nn.Module) -> dict[str, Any]:
     """Adapted modules by their name in the model, sorted."""
     return {n: m for n, m in sorted(model.named_modules()) if isinstance(m, LoraLayer)}
 
@@ -82,9 +83,9 @@ def attach(model: nn.Module, file: AdapterFile, *, name: str) -> None:
         _inject(model, name, sorted(modules), rank, scale * rank, 0.0, 0)
     with torch.no_grad():
         for module, pair in file.lora.items():
-            layer = model.get_submodule(module)
-            layer.lora_A[name].weight.copy_(pair.A_RI)  # type: ignore[union-attr, operator, index]
-            layer.lora_B[name].weight.copy_(pair.B_OR)  # type: ignore[union-attr, operator, index]
+            layer: Any = model.get_submodule(module)
+            layer.lora_A[name].weight.copy_(pair.A_RI)
+            layer.lora_B[name].weight.copy_(pair.B_OR)
     set_full(model, file)
 
 
@@ -111,7 +112,7 @@ def merge(model: nn.Module, file: AdapterFile) -> None:
     """
     for module, pair in sorted(file.lora.items()):
         try:
-            target = model.get_submodule(module)
+            target: Any = model.get_submodule(module)
         except AttributeError:
             target = None
         weight = getattr(getattr(target, "base_layer", target), "weight", None)

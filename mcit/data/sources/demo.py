@@ -1,6 +1,6 @@
 """The tasks of the demo: short questions with a letter, a name, yes or no, one word or a phrase as the answer.
 
-``kind`` splits train and test by object (no test emoji is ever trained on). ``naming`` and ``lowvision`` split by
+``kind`` and ``edible`` split train and test by object (no test emoji is ever trained on). ``naming`` and ``lowvision`` split by
 picture: the same drawings at other sizes, places, tilts and grounds. ``easyvqa`` and ``easyvqa-word`` keep the
 published split of the easy-vqa package. Of its yes/no questions only the plain ones are asked: the published set
 answers four of five negated ones ("is there not ...") with yes and four of five plain ones with no, so that a model
@@ -52,6 +52,7 @@ NAMING_PROMPT = "What is the object in the image? Answer with its name."
 LOWVISION_PROMPT = "What is this? If it cannot be seen say unanswerable."
 YES_NO_CUE = "Answer yes or no."
 WORD_CUE = "Answer with one word."
+EDIBLE_PROMPT = f"Can you eat this? {YES_NO_CUE}"
 
 VERSION = digest_of(
     [EASY_VQA.sha256, *(sha256_file(path) for path in (Path(__file__).with_name("emoji.py"), ASSETS / "emoji.json"))]
@@ -72,6 +73,20 @@ def kind(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str
         name = _save(single(item, draw)[0], image_dir, "kind", number)
         meta = {"choices": list(KINDS), "class": group, "object": item.name}
         yield _row(f"kind-{split}-{number}", name, KIND_PROMPT, "ABCD"[KINDS.index(group)], "letter", meta)
+
+
+def edible(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
+    """Can it be eaten? Half of the pictures show food, half one of the other kinds; test objects are never trained on."""
+    pool = emoji("kind-test" if split == "test" else "kind-train")
+    food = _endless([e for e in pool if e.group == "food"], _draw(seed, "edible", split, "food"))
+    other = _endless([e for e in pool if e.group != "food"], _draw(seed, "edible", split, "other"))
+    answers = _endless((True, False), _draw(seed, "edible", split, "answers"))
+    for number, draw in _numbers("edible", split, rows, seed):
+        yes = next(answers)
+        item = next(food if yes else other)
+        name = _save(single(item, draw)[0], image_dir, "edible", number)
+        meta = {"class": item.group, "object": item.name, "choices": ["yes", "no"]}
+        yield _row(f"edible-{split}-{number}", name, EDIBLE_PROMPT, "yes" if yes else "no", "yes_no", meta)
 
 
 def naming(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
@@ -110,6 +125,7 @@ def easyvqa_word(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[
 
 GENERATORS: dict[str, Callable[[str, int, int, Path], Iterator[dict[str, Any]]]] = {
     "kind": kind,
+    "edible": edible,
     "naming": naming,
     "lowvision": lowvision,
     "easyvqa": easyvqa,

@@ -1,0 +1,36 @@
+"""Golden copies of the shipped configs with every default filled in: a changed default is seen in review."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mcit.core.files import canonical_json
+from mcit.core.paths import shipped
+from mcit.train.plan import read_config, resolved
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NAMES = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
+
+
+def test_configs_are_shipped():
+    assert {"tiny", "tiny-joint", "demo", "demo-joint"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolved_config_is_the_golden_one(name):
+    """Written by ``python tests/core/test_schema.py``; look at the difference before you do."""
+    config, _ = read_config(name)
+    assert json.loads(canonical_json(resolved(config))) == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_adapter_and_projector_settings_of_a_stage_are_their_own():
+    config, _ = read_config("tiny")
+    assert config.stages[0].recipes == ["tiny/letter"]
+    assert {s.adapter.rank for s in config.stages} == {8}
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for each in NAMES:
+        (GOLDEN / f"{each}.json").write_text(canonical_json(resolved(read_config(each)[0]), indent=1) + "\n")

@@ -1,0 +1,49 @@
+import pytest
+
+from mcit.core.errors import PlanError
+from mcit.models.load import load_base
+from mcit.train.preflight import check_shapes, context_length, sampled, skeleton, trained_parameters
+from tests.fakes.bench import plan_of
+from tests.fakes.models import adapted
+from tests.fakes.steps import rows
+
+
+def test_counts_on_the_skeleton_equal_the_real_model():
+    plan = plan_of()
+    model = load_base(plan.model_path)
+    adapted(model, rank=4)
+    real = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained_parameters(skeleton(plan), plan.stages[0]) == real
+    assert skeleton(plan).lm_head.weight.is_meta
+
+
+def test_context_length_is_the_language_models():
+    assert context_length(plan_of()) == 512
+
+
+def test_small_sets_are_taken_whole_and_the_longest_rows_always():
+    few = rows("a", 20)
+    assert sampled(few) == few
+    import dataclasses
+
+    from mcit.core.types import Turn
+
+    many = rows("a", 500)
+    many[137] = dataclasses.replace(many[137], turns=(Turn("user", "q" * 900), Turn("assistant", "a")))
+    assert many[137] in sampled(many) and len(sampled(many)) == 32 and sampled(many) == sampled(many)
+
+
+def test_disk_grows_with_stages_and_checkpoints():
+    _, one = check_shapes(plan_of(stages=[{"recipe": "tiny/letter"}]))
+    _, two = check_shapes(plan_of())
+    _, kept = check_shapes(plan_of(checkpoint={"every": 1, "keep": 5}))
+    assert one < two < kept
+
+
+def test_head_of_a_tied_model_cannot_be_trained_apart():
+    with pytest.raises(PlanError, match="no 'head' parameters"):
+        plan = plan_of()
+        model = skeleton(plan)
+        del model.lm_head
+        stage = plan_of(defaults={"adapter": {"kind": "none", "also_train": ["head"]}}).stages[0]
+        trained_parameters(model, stage)
