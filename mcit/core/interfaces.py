@@ -143,10 +143,10 @@ class StageContext(StepContext, Protocol):
         """The stage's seed."""
 
     def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Batches of a stream in stored order with the model's outputs, without gradients."""
+        """Batches of a stream in stored order with the model's outputs, without gradients; at most `limit` rows."""
 
     def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[Gradients]:
-        """Gradients of the mean token loss of each batch, discarded after each iteration."""
+        """Gradients of the mean token loss of each batch of at most `limit` rows, discarded after each iteration."""
 
 
 class Reporter(Protocol):

@@ -182,7 +182,7 @@ class StageDraft:
         path = self.path / _METRICS
         if path.is_file():
             lines = [line for line in read_json_lines(path) if isinstance(line, dict)]
-            kept = [line for line in lines if line.get("step", step + 1) <= step]
+            kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
             write_text(path, "".join(canonical_json(line) + "\n" for line in kept))
 
     # ---- commit -----------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def layout_changes(old: JsonDict, new: JsonDict) -> Changes:
 
 
 def _section(key: str) -> str:
-    return key.replace("[", ".").split(".", 1)[0]
+    return key.replace("[", ".").partition(".")[0]
 
 
 def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
 
 def minor(version: str | None) -> str | None:
     """``2.13.0+cpu`` -> ``2.13``."""
-    return None if version is None else ".".join(version.split("+", 1)[0].split(".")[:2])
+    return None if version is None else ".".join(version.partition("+")[0].split(".")[:2])
 
 
 def told(changes: Changes) -> list[str]:

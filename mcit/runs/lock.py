@@ -28,7 +28,7 @@ class RunLock:
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(blocking=False)
             except Timeout:
                 raise self._refusal() from None
         try:

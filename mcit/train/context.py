@@ -92,13 +92,13 @@ class Context:
         return out
 
     def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Batches of a stream in stored order with outputs, without gradients; `limit` counts batches."""
+        """Batches of a stream in stored order with outputs, without gradients; `limit` counts rows."""
         for batch in self._streams.batches(stream, limit=limit):
             with torch.no_grad():
                 yield batch, self._engine.forward(batch, self._needs)
 
     def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[LocalGradients]:
-        """Gradients of each batch's mean token loss; discarded after each iteration."""
+        """Gradients of each batch's mean token loss, at most `limit` rows; discarded after each iteration."""
         for batch in self._streams.batches(stream, limit=limit):
             with self._engine.micro_batch(last=True):
                 out = self._engine.forward(batch, self._needs)

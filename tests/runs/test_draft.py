@@ -111,6 +111,7 @@ def test_without_any_whole_checkpoint_the_stage_starts_over(tmp_path):
     with run.draft("01-a") as draft:
         assert draft.restore(engine, Saver(), Streams()) == 0
     assert engine.state == {"weight": 1} and live(run) == []
+    assert run.ledger.events("resumed")[-1]["step"] == 0
     assert read_json_lines(run.layout.draft("01-a") / "metrics.jsonl") == []
 
 

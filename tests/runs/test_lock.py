@@ -20,7 +20,12 @@ with RunLock(Path(sys.argv[1])).held():
 
 
 def test_another_process_is_named_and_its_death_releases_the_lock(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "lock")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     try:
         assert child.stdout.readline() == "held\n"
         lock = RunLock(tmp_path / "lock")
@@ -32,6 +37,8 @@ def test_another_process_is_named_and_its_death_releases_the_lock(tmp_path):
                 pass
         assert error.value.exit_code == 5
         assert lock.holder() == {"pid": child.pid, "host": socket.gethostname()}
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(timeout=0.3)  # asking who holds it does not harm the holder
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         assert lock.holder() is None

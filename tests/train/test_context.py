@@ -29,7 +29,7 @@ def test_reference_is_computed_once_per_batch(work, monkeypatch):
     calls = []
     inner = work.engine.reference
     monkeypatch.setattr(work.engine, "reference", lambda b, n: calls.append(1) or inner(b, n))
-    first, second = list(work.streams.batches("task", limit=2))
+    first, second = list(work.streams.batches("task", limit=8))
     work.ctx.at(0)
     a = work.ctx.reference(first)
     assert work.ctx.reference(first) is a and len(calls) == 1
@@ -40,10 +40,10 @@ def test_reference_is_computed_once_per_batch(work, monkeypatch):
 
 
 def test_passes_go_over_the_stored_order_and_leave_no_gradient(work):
-    seen = [batch.row_ids for batch, _ in work.ctx.forward_pass("task", limit=2)]
-    assert seen == [b.row_ids for b in work.streams.batches("task", limit=2)]
+    seen = [batch.row_ids for batch, _ in work.ctx.forward_pass("task", limit=8)]
+    assert seen == [b.row_ids for b in work.streams.batches("task", limit=8)]
     norms = []
-    for grads in work.ctx.gradient_pass("task", limit=2):
+    for grads in work.ctx.gradient_pass("task", limit=8):
         norms.append(sum(float(g.norm()) for u in grads.units() for g in grads.full(u).values()))
     assert len(norms) == 2 and all(n > 0 for n in norms)
     assert all(p.grad is None for p in work.engine.model.parameters())

@@ -27,7 +27,9 @@ def draft(tmp_path):
 
 
 def test_the_tiny_model_learns_and_every_step_is_recorded(tmp_path):
-    plan = plan_of(defaults={"max_steps": 30, "optim": {"batch": 8, "lr": 2e-2, "lr_projector": 2e-3, "warmup": 0}})
+    plan = plan_of(
+        defaults={"epochs": 2, "max_steps": 30, "optim": {"batch": 8, "lr": 2e-2, "lr_projector": 2e-3, "warmup": 0}}
+    )
     work, _ = work_of(plan)
     d = draft(tmp_path)
     progress = train_stage(work, d, reporter=Silent())

@@ -134,9 +134,8 @@ def test_broken_data_is_a_data_error_naming_stage_and_row(tmp_path):
     }
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(recipe))
     problems, error = problems_of(changed(stages=[{"recipe": str(tmp_path / "bad.yaml")}]))
-    assert (
-        isinstance(error, DataError) and "stages[0].recipe" in problems[0].where and "rows.jsonl:1" in problems[0].where
-    )
+    assert isinstance(error, DataError) and "stages[0].recipe" in problems[0].where
+    assert any("rows.jsonl:1" in p.where for p in problems)
 
 
 def test_steps_are_rounded_up_and_limited():

@@ -1,0 +1,61 @@
+import pytest
+
+from mcit.core.errors import PlanError
+from mcit.core.files import read_json
+from mcit.models.lineage import Lineage, read_lineage
+from mcit.models.load import base_digest, load_base
+from mcit.train.preflight import make_encoder
+from mcit.train.stage import Material, build_stage, write_stage
+from tests.fakes.bench import plan_of, run_plan
+
+
+def material(plan, lineage=None):
+    lineage = lineage or Lineage(str(plan.model_path), base_digest(plan.model_path))
+    return Material(plan, load_base(plan.model_path), make_encoder(plan), lineage)
+
+
+def test_projector_has_its_own_learning_rate_and_streams_their_own_seeds():
+    plan = plan_of(engine={"micro_batch": 4, "workers": 0})
+    work = build_stage(plan.stages[0], material(plan), inherited={})
+    assert work.engine.spec.is_projector("model.multi_modal_projector.linear_1.weight")
+    assert not work.engine.spec.is_projector("model.language_model.layers.0.mlp.up_proj.lora_A.default.weight")
+    assert list(work.streams.cursors) == ["task"] and work.later_steps == plan.stages[1].steps
+    assert work.engine.spec.adapter_off is not None
+
+
+def test_what_a_stage_writes(tmp_path):
+    plan = plan_of(defaults={"methods": [{"name": "replay"}]})
+    m = material(plan)
+    work = build_stage(plan.stages[0], m, inherited={})
+    write_stage(tmp_path, work, m)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "lineage.json"} <= files
+    assert "methods/replay/state.json" in files
+    record = read_json(tmp_path / "lineage.json")
+    assert (record["kind"], record["carry"], record["stages"]) == ("lora", "merge", [])
+
+
+def test_replay_adds_its_stream_from_the_second_stage_on(tmp_path):
+    plan = plan_of(defaults={"methods": [{"name": "replay", "keep": 6, "per_step": 3}]})
+    result = run_plan(plan, tmp_path)
+    state = read_json(tmp_path / plan.stages[1].folder / "methods" / "replay" / "state.json")["state"]
+    assert [task for task, _ in state["kept"]] == ["letter", "yesno"]
+    assert result["model"] is not None
+
+
+def test_a_kept_adapter_of_another_shape_is_refused(tmp_path):
+    recipes = [("tiny/letter", 4), ("tiny/yesno", 2)]
+    stages = [{"recipe": r, "adapter": {"rank": n, "alpha": 8, "carry": "keep"}} for r, n in recipes]
+    with pytest.raises(PlanError, match="another rank"):
+        run_plan(plan_of(stages=stages, defaults={"max_steps": 1}), tmp_path)
+
+
+def test_a_kept_adapter_goes_on_training(tmp_path):
+    adapter = {"rank": 4, "alpha": 8, "carry": "keep"}
+    plan = plan_of(defaults={"adapter": adapter, "max_steps": 1})
+    run_plan(plan, tmp_path)
+    folders = [tmp_path / s.folder for s in plan.stages]
+    first, second = read_lineage(folders, base="b", base_sha256=base_digest(plan.model_path)).deltas
+    name = "model.language_model.layers.0.mlp.up_proj"
+    a, b = first.read().lora[name], second.read().lora[name]
+    assert 0 < (a.A_RI - b.A_RI).abs().max() < 0.1, "one step away from the kept values, not a fresh draw"
