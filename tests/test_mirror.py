@@ -6,8 +6,8 @@ import mcit
 
 ROOT = Path(mcit.__file__).parent
 TESTS = Path(__file__).parent
-ELSEWHERE = {f"cli/{verb}.py" for verb in ("doctor", "eval", "plan", "resume")}
-"""Thin verbs, tested as a user starts them in test_main.py and test_run.py."""
+ELSEWHERE = {f"cli/{verb}.py" for verb in ("doctor", "eval", "export", "plan", "resume")}
+"""Thin verbs, tested as a user starts them in test_main.py, test_run.py and tests/export."""
 PROTOCOLS = {"core/interfaces.py", "engine/base.py"}
 """Signatures only; nothing runs in them."""
 

@@ -39,7 +39,7 @@ def operations() -> int:
 
 @contextlib.contextmanager
 def explained(path: Path | str) -> Iterator[None]:
-    """Turn the operating system's full-disk, read-only and permission errors into a StateError naming `path`."""
+    """Turn the operating system's full-disk, read-only, permission and not-a-folder errors into a StateError naming `path`."""
     try:
         yield
     except OSError as error:
@@ -47,6 +47,7 @@ def explained(path: Path | str) -> Iterator[None]:
             errno.ENOSPC: ("no space left on the disk", "free space there, then run the same command again"),
             errno.EDQUOT: ("the disk quota is used up", "free space there, then run the same command again"),
             errno.EROFS: ("the folder is read-only", "choose a writable folder with --runs-dir"),
+            errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
             errno.EACCES: ("permission denied", "choose a writable folder with --runs-dir, or change its permissions"),
         }
         if error.errno not in cures:

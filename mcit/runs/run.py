@@ -224,8 +224,8 @@ def find_runs(runs_dir: Path) -> list[Run]:
     """Every run below a folder, by name."""
     if not Path(runs_dir).is_dir():
         return []
-    folders = sorted(p for p in Path(runs_dir).iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [Run(p) for p in folders if (p / "plan.json").is_file() and (p / "manifest.json").is_file()]
+    folders = sorted(Path(runs_dir).glob("[!.]*"))
+    return [Run(p) for p in folders if RunLayout(p).manifest.is_file()]
 
 
 def refuse_unfinished(runs_dir: Path, name: str, *, digest: str, resolved: JsonDict) -> None:

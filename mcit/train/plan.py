@@ -265,6 +265,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
         if name not in {t.name for t in plan.tasks}:
             fix = suggestion(name, [t.name for t in plan.tasks])
             problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
+    problems += scoring_problems(plan)
     if any(p.level == "problem" for p in problems):
         return problems
     problems += check_rows(plan)
@@ -276,6 +277,20 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
         if free < disk:
             what = f"the run needs about {disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
             problems.append(Problem(f"--runs-dir {runs_dir}", what, "free space there or choose another folder"))
+    return problems
+
+
+def scoring_problems(plan: Plan) -> list[Problem]:
+    """Scorers and answer styles of the recipes that do not exist."""
+    from mcit.evals.style import STYLES
+
+    problems = []
+    for task in plan.tasks:
+        found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
+        problems += [found] if found else []
+        if task.style and task.style not in STYLES:
+            where = f"{task.recipe}: eval.style"
+            problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
     return problems
 
 

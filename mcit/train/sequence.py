@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from mcit.core.interfaces import Reporter
 from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
-from mcit.evals.evaluate import evaluate, needs_eval
+from mcit.evals.evaluate import evaluate, needs_eval, needs_model
 from mcit.models import adapters
 from mcit.models.adapterfile import read_adapter
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
@@ -102,11 +101,11 @@ def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[],
     """
     session = Session(plan, run, reporter)
     if plan.config.eval.base:
-        score(session, 0, reporter=reporter)
+        score(session, 0, reporter=reporter, stop=stop)
     for stage in plan.stages:
         if not run.is_committed(stage.folder):
             train(session, stage, reporter=reporter, stop=stop)
-        score(session, stage.index, reporter=reporter)
+        score(session, stage.index, reporter=reporter, stop=stop)
 
 
 def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[[], bool]) -> None:
@@ -137,43 +136,41 @@ def inherited_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
     return found
 
 
-def score(session: Session, after: int, *, reporter: Reporter, tasks: tuple[TaskSpec, ...] | None = None) -> None:
-    """Score the tasks due after so many stages (0: the base), unless that is done."""
+def score(
+    session: Session,
+    after: int,
+    *,
+    reporter: Reporter,
+    tasks: tuple[TaskSpec, ...] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Score the tasks due after so many stages (0: the base), unless that is done.
+
+    Raises Interrupted after the batch in which `stop` says so; the answers so far are kept.
+    """
     plan, run = session.plan, session.run
     wanted = due(plan, after) if tasks is None else tasks
     folder = run.layout.evals(after)
     digest = session.lineage(after).digest
     if not wanted or not needs_eval(wanted, folder=folder, config=plan.config.eval, lineage=digest):
         return
-    model: Any = session.model_after(after)
+    answered = not needs_model(wanted, folder=folder, config=plan.config.eval, lineage=digest)
+    model: Any = None if answered else session.model_after(after)
     bf16 = plan.config.base.dtype == "bf16"
     with torch.no_grad(), torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16):
         evaluate(
             wanted,
             folder=folder,
             model=model,
-            encoder=session.encoder,
+            encoder=None if answered else session.encoder,
             config=plan.config.eval,
             device=session.device,
             lineage=digest,
-            reporter=_AfterStage(reporter, after, len(plan.stages)),
+            reporter=reporter,
+            progress=Progress(after, len(plan.stages), "", "eval", 0, 0),
+            stop=stop,
         )
     run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
-
-
-class _AfterStage:
-    """Puts the stage's number on the progress of its scoring."""
-
-    def __init__(self, inner: Reporter, stage: int, stages: int) -> None:
-        self._inner, self._stage, self._stages = inner, stage, stages
-
-    def progress(self, progress: Progress) -> None:
-        """Pass on with the stage filled in."""
-        self._inner.progress(dataclasses.replace(progress, stage=self._stage, stages=self._stages))
-
-    def line(self, text: str) -> None:
-        """Pass on."""
-        self._inner.line(text)
 
 
 def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:

@@ -213,6 +213,15 @@ def test_what_is_no_run_is_refused(tmp_path):
     assert find_runs(tmp_path / "nothing") == []
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"name": "toy"}', "3"])
+def test_a_plan_that_is_none_is_refused(tmp_path, content):
+    run = opened(tmp_path)
+    run.layout.plan.write_text(content)
+    with pytest.raises(StateError, match="no plan of a run") as error:
+        run.plan()
+    assert "plan.json" in str(error.value)
+
+
 def test_status_questions(tmp_path):
     run = opened(tmp_path)
     assert run.committed() == [] and not run.finished() and run.live_step("01-a") is None

@@ -71,7 +71,14 @@ def test_no_object_of_a_task_is_shown_or_named(examples):
 
 
 def test_no_sentence_is_one_of_a_task_prompt(examples):
-    prompts = [demo.KIND_PROMPT, demo.NAMING_PROMPT, demo.LOWVISION_PROMPT, demo.YES_NO_CUE, demo.WORD_CUE]
+    prompts = [
+        demo.KIND_PROMPT,
+        demo.NAMING_PROMPT,
+        demo.LOWVISION_PROMPT,
+        demo.EDIBLE_PROMPT,
+        demo.YES_NO_CUE,
+        demo.WORD_CUE,
+    ]
     asked = set().union(*(_sentences(text) for text in (*prompts, *EASY_VQA_QUESTIONS)))
     used = set().union(*(_sentences(question) for e in examples for question, _, _ in e.questions))
     assert len(used) > 20 and not asked & used

@@ -63,7 +63,7 @@ def _answers(rows):
     return Counter(row["conversations"][1]["value"] for row in rows)
 
 
-COUNTS = {"kind": 104, "naming": 60, "lowvision": 48, "easyvqa": 24, "easyvqa-word": 16}
+COUNTS = {"kind": 104, "edible": 78, "naming": 60, "lowvision": 48, "easyvqa": 24, "easyvqa-word": 16}
 
 
 @pytest.mark.parametrize("name", sorted(demo.GENERATORS))
@@ -101,6 +101,17 @@ def test_kind_is_balanced_true_and_split_by_object(tmp_path):
             assert f"{letter}. {row['meta']['class']}" in row["conversations"][0]["value"]
     assert seen["train"] == {item.name for item in emoji("kind-train")}
     assert seen["test"] == {item.name for item in emoji("kind-test")}
+
+
+def test_edible_is_balanced_true_and_split_by_object(tmp_path):
+    groups = {item.name: item.group for item in emoji()}
+    for split, role in (("train", "kind-train"), ("test", "kind-test")):
+        rows = _rows("edible", split, 78, tmp_path / split)
+        assert _answers(rows) == {"yes": 39, "no": 39}
+        allowed = {item.name for item in emoji(role)}
+        for row in rows:
+            assert row["meta"]["object"] in allowed
+            assert (groups[row["meta"]["object"]] == "food") is (row["conversations"][1]["value"] == "yes")
 
 
 def test_naming_asks_for_all_thirty_equally_often(tmp_path):
