@@ -43,7 +43,13 @@ def start_torch() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import logging as std_logging
+
     import torch
+
+    if not torch.cuda.is_available():  # or deepspeed, which transformers looks at, warns on every start
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    std_logging.getLogger("bitsandbytes").setLevel(std_logging.ERROR)
     from transformers.utils import logging
 
     torch.use_deterministic_algorithms(True, warn_only=True)

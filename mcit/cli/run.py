@@ -58,6 +58,8 @@ def go(plan: Plan, opened: Any, *, out: Any, stop: StopFlag, as_json: bool) -> i
 
     with opened.locked():
         out.line(f"run {opened.layout.root}")
+        for note in opened.notes:
+            out.line(f"note: {note}")
         run_sequence(plan, opened, reporter=out, stop=stop)
         paths = finish(opened.layout.root)
     close = getattr(out, "close", None)

@@ -25,7 +25,7 @@ from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import write_adapter
 from mcit.models.lineage import Lineage, delta_digest, lineage_record
-from mcit.models.units import audit, base_parameters, dtype_problems, group_of, weight_units
+from mcit.models.units import audit, dtype_problems, group_of, weight_units
 from mcit.train.context import Context, Names, RowBook
 from mcit.train.loop import StageWork, validation
 
@@ -155,7 +155,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     file = adapters.read_live(model, full=trained)
     lineage = material.lineage
     if stage.adapter.kind == "lora":
-        known = set(base_parameters(model)) | {n for n, _ in model.named_buffers()}
+        known = {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
         unnamed = write_adapter(
             folder / "adapter",
             file,
