@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mcit.cli.common import StopFlag
-
 
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
@@ -27,30 +25,14 @@ def run(args: argparse.Namespace) -> int:
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
-    from mcit.cli.common import environment, plan_of_run, reporter, start_torch
+    from mcit.cli.common import plan_of_run
     from mcit.cli.run import go
 
-    stop = StopFlag()
-    stop.install()
-    start_torch()
-    from mcit.runs.run import open_run
-    from mcit.train.plan import plan_json, resolved
-
-    out = reporter()
-    try:
-        plan = plan_of_run(found)
-        root = found.layout.root
-        opened = open_run(
-            plan,
-            runs_dir=root.parent,
-            config_text=(root / "config.yaml").read_text(),
-            resolved=resolved(plan.config),
-            plan_json=plan_json(plan),
-            environment=environment(),
-            accept_changes=args.accept_changes,
-        )
-        return go(plan, opened, out=out, stop=stop, as_json=args.json)
-    finally:
-        close = getattr(out, "close", None)
-        if close:
-            close()
+    root = found.layout.root
+    return go(
+        lambda out: plan_of_run(found),
+        runs_dir=root.parent,
+        config_text=(root / "config.yaml").read_text(),
+        as_json=args.json,
+        accept_changes=args.accept_changes,
+    )

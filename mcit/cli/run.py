@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +23,60 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, then everything that is not done yet."""
-    from mcit.train.plan import read_config, resolved
+    from mcit.train.plan import read_config
 
-    config, text = read_config(args.config, args.set)
-    from mcit.cli.common import environment, reporter, start_torch
+    config, text = read_config(args.config, args.set)  # schema and references first, without torch
+
+    def planned(out: Any) -> Plan:
+        from mcit.train.plan import make_plan
+
+        return make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
+
+    return go(planned, runs_dir=Path(args.runs_dir), config_text=text, as_json=args.json, new=args.new)
+
+
+def go(
+    planned: Callable[[Any], Plan],
+    *,
+    runs_dir: Path,
+    config_text: str,
+    as_json: bool,
+    new: bool = False,
+    accept_changes: bool = False,
+) -> int:
+    """Plan, open the run, train and score under its lock, then print the report and where everything is."""
+    from mcit.cli import common
 
     stop = StopFlag()
     stop.install()
-    start_torch()
+    common.start_torch()
     from mcit.runs.run import open_run
-    from mcit.train.plan import make_plan, plan_json
+    from mcit.train import plan as planning
+    from mcit.train.sequence import run_sequence
 
-    out = reporter()
+    out = common.reporter()
     try:
-        plan = make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
+        plan = planned(out)
         opened = open_run(
             plan,
-            runs_dir=Path(args.runs_dir),
-            config_text=text,
-            resolved=resolved(config),
-            plan_json=plan_json(plan),
-            environment=environment(),
-            new=args.new,
+            runs_dir=runs_dir,
+            config_text=config_text,
+            resolved=planning.resolved(plan.config),
+            plan_json=planning.plan_json(plan),
+            environment=common.environment(),
+            accept_changes=accept_changes,
+            new=new,
         )
-        return go(plan, opened, out=out, stop=stop, as_json=args.json)
+        with opened.locked():
+            out.line(f"run {opened.layout.root}")
+            for note in opened.notes:
+                out.line(f"note: {note}")
+            run_sequence(plan, opened, reporter=out, stop=stop)
+            paths = finish(opened.layout.root)
     finally:
         close = getattr(out, "close", None)
         if close:
             close()
-
-
-def go(plan: Plan, opened: Any, *, out: Any, stop: StopFlag, as_json: bool) -> int:
-    """Train and score under the run's lock, then print the report and where everything is."""
-    from mcit.train.sequence import run_sequence
-
-    with opened.locked():
-        out.line(f"run {opened.layout.root}")
-        for note in opened.notes:
-            out.line(f"note: {note}")
-        run_sequence(plan, opened, reporter=out, stop=stop)
-        paths = finish(opened.layout.root)
-    close = getattr(out, "close", None)
-    if close:
-        close()
     show(opened.layout.root, paths, as_json=as_json)
     return 0
 

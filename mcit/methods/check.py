@@ -15,8 +15,8 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     methods = [make(spec) for spec in stage.methods]
     problems = [
         *_twice(methods, where),
-        *_slots(methods, where),
-        *_streams(methods, where),
+        *_exclusive(methods, where, "slots", "needs slot {name}, which '{other}' already holds"),
+        *_exclusive(methods, where, "streams", "opens stream '{name}', which '{other}' already opens"),
         *_editors(methods, stage, where),
     ]
     for i, method in enumerate(methods):
@@ -51,31 +51,17 @@ def _twice(methods: Sequence[Method], where: str) -> list[Problem]:
     ]
 
 
-def _slots(methods: Sequence[Method], where: str) -> list[Problem]:
-    holder: dict[str, str] = {}
+def _exclusive(methods: Sequence[Method], where: str, claim: str, says: str) -> list[Problem]:
+    """A slot has one holder, a stream one opener."""
+    first: dict[str, str] = {}
     problems = []
     for i, method in enumerate(methods):
-        for slot in sorted(method.claims.slots):
-            if slot in holder:
-                what = f"needs slot {slot}, which '{holder[slot]}' already holds"
-                problems.append(
-                    Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage")
-                )
-            holder.setdefault(slot, method.name)
-    return problems
-
-
-def _streams(methods: Sequence[Method], where: str) -> list[Problem]:
-    opener: dict[str, str] = {}
-    problems = []
-    for i, method in enumerate(methods):
-        for stream in sorted(method.claims.streams):
-            if stream in opener:
-                what = f"opens stream '{stream}', which '{opener[stream]}' already opens"
-                problems.append(
-                    Problem(f"{where}.methods[{i}] ({method.name})", what, "remove one of the two from this stage")
-                )
-            opener.setdefault(stream, method.name)
+        for name in sorted(getattr(method.claims, claim)):
+            if name in first:
+                what = says.format(name=name, other=first[name])
+                fix = "remove one of the two from this stage"
+                problems.append(Problem(f"{where}.methods[{i}] ({method.name})", what, fix))
+            first.setdefault(name, method.name)
     return problems
 
 
