@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mcit.core.errors import DataError, PlanError, StateError, TrainingError
@@ -170,7 +169,4 @@ def _load(method: Method, home: Path) -> None:
 
 
 def _normalised(term: LossSum, batch: Batch, counts: Counts) -> Tensor:
-    value: Tensor = term.sum / counts.of(batch.stream, term.per)
-    if value.dtype != torch.float32:
-        value = value.float()
-    return value
+    return (term.sum / counts.of(batch.stream, term.per)).float()  # a bf16 loss would lose the sum over micro-batches

@@ -116,9 +116,9 @@ def train(run, folder, *, until=None, steps=STEPS):
         return draft.commit(write, {"steps": steps, "tokens": draft.extra.get("tokens")})
 
 
-def whole(runs_dir):
-    """A two-stage run from the first line to the last."""
-    run = opened(runs_dir)
+def whole(runs_dir, config=None):
+    """A run (of two stages) from the first line to the last."""
+    run = opened(runs_dir, config)
     with run.locked():
         for folder in run.stage_folders():
             if not run.is_committed(folder):
