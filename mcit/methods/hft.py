@@ -1,0 +1,255 @@
+"""HFT, half fine-tuning: freeze half of the decoder in every stage, train the other half as usual.
+
+Paper: Hui et al., "HFT: Half Fine-Tuning for Large Language Models", ACL 2025, arXiv:2404.18466.
+Hooks: select_trainable (whole tensors, before the optimiser exists), on_stage_start (logs the selection; draws masks),
+before_step (row and element only: zeroes gradients, freezes entries), on_stage_end (row and element only: verifies).
+State: "log", the trained parameter names of each stage with their sha256; "digests" of frozen entries; tensors "frozen"
+by parameter name, true where an entry keeps its value: (O,) for rows, the tensor's shape for elements.
+Shapes: O output rows, I in features.
+
+The category rule in each decoder block: 2 of Q, K, V, O; 2 of up, gate, down in a random half of the blocks and 1 of
+them in the others; 1 of 2 norms. A new draw per stage, fixed inside it. Projector, final norm and whatever else
+``adapter.also_train`` names are trained whole, embeddings and head too (in the paper they always train: list them
+there). A bias follows its matrix. Tied embeddings are one tensor and so one decision.
+
+No code by the authors was found and the paper's text was read at second hand, so these points are ours:
+- Grouped-query attention. K and V are smaller than Q and O, and 2 of 4 would train 20 to 80 % of the attention, by the
+  draw. Parts of a category are halved among those of equal size: one of {Q, O} and one of {K, V}. With four equal
+  matrices this is the paper's rule. A fused matrix (qkv, gate_up) has no equal: it trains in half of the blocks.
+- ``model`` and ``layer`` are compared in the paper by name only. ``model``: half of all matrices, embeddings and head
+  included where they train, and half of the norms. ``layer``: half of the blocks, whole.
+- ``row`` and ``element`` are not in the paper. They save no compute: the engine restores frozen entries after each
+  step; their gradients are zeroed so that clipping sees the trained ones only. Masks take a byte per row or per weight.
+- LoRA stages. The same rule over pairs, A and B together. Under ``carry: merge`` (and ``stack``) a frozen pair stays at
+  zero, so its matrix does not change in this stage, as in full fine-tuning; under ``keep`` it keeps what earlier stages
+  stored.
+- ``complement`` trains what the last HFT stage froze, ``fixed`` what the first one trained.
+
+Whole-tensor freezing is exact because such tensors are not in the optimiser: momentum and decay never reach them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mcit.core import lookup
+from mcit.core.config import Field, MethodConfig
+from mcit.core.errors import PlanError, Problem, StateError, TrainingError
+from mcit.core.files import digest_of, read_json
+from mcit.core.interfaces import Gradients, NamesContext, StageContext, StepContext
+from mcit.core.seeds import seed_for
+from mcit.core.types import Claims, JsonDict, Plan, Stage, WeightUnit
+from mcit.methods.base import Method
+from mcit.methods.formulas.halves import (
+    Part,
+    block_parts,
+    decoder_container,
+    draw_category,
+    draw_layer,
+    draw_model,
+    element_mask,
+    part_name,
+    row_mask,
+    spread,
+)
+
+_DRAWS = {"category": draw_category, "layer": draw_layer, "model": draw_model}
+_OUTSIDE = ("embed_tokens", "wte", "lm_head")
+
+
+class HFT(Method):
+    """Train half of the decoder in each stage, bit for bit nothing of the other half."""
+
+    name = "hft"
+    claims = Claims(slots=frozenset({"trainable-mask"}), needs=frozenset({"dtype:full"}))
+
+    class Config(MethodConfig):
+        """Settings of the draw."""
+
+        selection: Literal["category", "layer", "model", "row", "element"] = Field("category")
+        """What is halved: the parts of each category in each block (paper), blocks, all matrices, rows, or entries."""
+        schedule: Literal["independent", "complement", "fixed"] = Field("independent")
+        """A new draw per stage (paper), what the last HFT stage froze, or what the first one trained."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._log: list[JsonDict] = []
+        self._digests: dict[str, str] = {}
+        if self._masks_entries:
+            self.claims = Claims(self.claims.slots, self.claims.needs, edits_gradients=True)  # type: ignore[misc]
+
+    @property
+    def _masks_entries(self) -> bool:
+        return self.config.selection in ("row", "element")
+
+    def overrides(self, hook: str) -> bool:
+        """Whether these settings use a hook: whole-tensor selections leave gradients alone."""
+        return super().overrides(hook) and (hook != "before_step" or self._masks_entries)
+
+    # ---- before a model exists --------------------------------------------------------------------------------------
+    def check(self, stage: Stage, plan: Plan) -> list[Problem]:
+        """A quantised base, masks inside LoRA pairs or the tower, and schedules that cannot follow an earlier stage."""
+        where = f"stages[{stage.index - 1}].methods ({self.name})"
+        found: list[tuple[str, str]] = []
+        if _is_quantised(plan):
+            fix = "use a base with full-precision weights, or remove hft"
+            found.append(("the base is quantised and takes no dense updates", fix))
+        if self._masks_entries and stage.adapter.kind != "none":
+            fix = "use selection: category, which freezes whole pairs, or adapter.kind: none"
+            found.append((f"selection: {self.config.selection} would split LoRA pairs", fix))
+        if self._masks_entries and "tower" in stage.adapter.also_train:
+            what = f"selection: {self.config.selection} covers the decoder only, but the tower trains"
+            found.append((what, "remove 'tower' from adapter.also_train"))
+        found += self._follows(stage, plan)
+        return [Problem(where, what, fix) for what, fix in found] + self._notes(stage, where)
+
+    def _follows(self, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
+        mine = [(s, m.config) for s in plan.stages if s.index < stage.index for m in s.methods if m.name == self.name]
+        if not mine or self.config.schedule == "independent":
+            return []
+        before, config = mine[0 if self.config.schedule == "fixed" else -1]
+        says = f"schedule: {self.config.schedule} follows stage {before.name}"
+        if config.selection != self.config.selection and {config.selection, self.config.selection} & {"row", "element"}:
+            what = f"{says}, which has selection: {config.selection}, not {self.config.selection}"
+            return [(what, "use one selection, or schedule: independent")]
+        if self.config.schedule == "fixed" and _trains(before) != _trains(stage):
+            what = f"{says}, which trains other adapter targets, so nothing might be left to train"
+            return [(what, "use the same adapter kind and targets, or schedule: independent")]
+        return []
+
+    def _notes(self, stage: Stage, where: str) -> list[Problem]:
+        notes = []
+        if stage.adapter.kind == "none" and "embeddings" not in stage.adapter.also_train:
+            what = "the paper also trains embeddings and head, which are frozen here"
+            notes.append(Problem(where, what, "add embeddings (and head, unless tied) to adapter.also_train", "note"))
+        for spec in stage.methods:
+            cls = lookup.class_of("methods", spec.name, base=Method)
+            if cls.weight_penalty is not Method.weight_penalty and not self._masks_entries:
+                what = f"{spec.name}: half of the decoder is frozen by hft in this stage"
+                notes.append(Problem(where, what, "", "note"))
+        return notes
+
+    def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
+        """All names but the parts that this stage freezes. Raises PlanError when no part would be left."""
+        if self._masks_entries:
+            return names
+        container = decoder_container(ctx.shapes)
+        parts = block_parts({n: ctx.shapes[n] for n in names}, container) if container else []
+        if self.config.selection == "model":
+            parts += _outside(names, ctx)
+        if not parts:
+            raise PlanError("finds no decoder blocks to halve", where=self.name, fix="remove hft from this stage")
+        chosen = self._scheduled(parts, ctx)
+        if not chosen:
+            raise PlanError(
+                f"schedule: {self.config.schedule} leaves no part of the decoder to train in this stage",
+                where=f"stage {ctx.stage.name}, {self.name}",
+                fix="use schedule: independent, or more adapter.targets",
+            )
+        frozen = {part.name for part in parts} - chosen
+        return frozenset(n for n in names if part_name(n) not in frozen)
+
+    def _scheduled(self, parts: list[Part], ctx: NamesContext) -> frozenset[str]:
+        log = [entry for entry in self._log if entry["stage"] < ctx.stage.index]
+        if self.config.schedule == "independent" or not log:
+            return _DRAWS[self.config.selection](parts, seed=seed_for(ctx.seed, self.name))
+        follows = self.config.schedule == "fixed"
+        then = {part_name(n) for n in log[0 if follows else -1]["trained"]}
+        return frozenset(part.name for part in parts if (part.name in then) is follows)
+
+    # ---- stage boundaries -------------------------------------------------------------------------------------------
+    def on_stage_start(self, ctx: StageContext) -> None:
+        """Log what trains; draw the masks of entries and remember what they protect."""
+        trained = sorted(name for unit in ctx.weights.units() for name in unit.params.values())
+        entry = {"stage": ctx.stage.index, "name": ctx.stage.name, "trained": trained, "sha256": digest_of(trained)}
+        self._log = [e for e in self._log if e["stage"] < ctx.stage.index] + [entry]
+        self._digests = {}
+        if not self._masks_entries:
+            return
+        for unit in _block_units(ctx):
+            self.tensors.put("frozen", unit.params["weight"], self._mask(unit, ctx))
+            self._digests[unit.params["weight"]] = self._digest(unit, ctx)
+
+    def _mask(self, unit: WeightUnit, ctx: StageContext) -> Tensor:
+        name = unit.params["weight"]
+        last = self.tensors.get("frozen", name)
+        if last is not None and self.config.schedule != "independent":
+            return last if self.config.schedule == "fixed" else ~last
+        if self.config.selection == "row":
+            return row_mask(unit.shape[0], seed=seed_for(ctx.seed, self.name, part_name(name)))
+        return element_mask(unit.shape, seed=seed_for(ctx.seed, self.name, name))
+
+    def _digest(self, unit: WeightUnit, ctx: StageContext) -> str:
+        mask = self.tensors.get("frozen", unit.params["weight"])
+        if mask is None:
+            raise StateError("a mask is missing", where=f"{self.name}, {unit.name}", fix="restart the stage")
+        with ctx.weights.gathered(unit) as tensors:
+            weight = tensors["weight"].cpu()
+        return hashlib.sha256(weight[spread(mask, weight.shape)].numpy().tobytes()).hexdigest()
+
+    def on_stage_end(self, ctx: StageContext) -> None:
+        """Compare frozen entries with stage start, bit for bit. Raises TrainingError when one has moved."""
+        for unit in ctx.weights.units("tensor"):
+            digest = self._digests.get(unit.params["weight"])
+            if digest is not None and digest != self._digest(unit, ctx):
+                raise TrainingError(
+                    f"frozen entries of '{unit.name}' have changed",
+                    where=f"stage {ctx.stage.name}, {self.name}",
+                    fix="another method writes weights in this stage; remove it",
+                )
+
+    # ---- once per step ----------------------------------------------------------------------------------------------
+    def before_step(self, grads: Gradients, ctx: StepContext) -> None:
+        """Zero the gradients of frozen entries, and have the engine restore these entries after the step."""
+        for unit in grads.units("tensor"):
+            mask = self.tensors.get("frozen", unit.params["weight"])
+            if mask is not None:
+                gradient = grads.full(unit)["weight"]
+                mask = spread(mask, gradient.shape).to(gradient.device)
+                grads.replace(unit, "weight", gradient.masked_fill(mask, 0.0))
+                grads.freeze(unit, "weight", mask)
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> JsonDict:
+        """The selection log and the digests of frozen entries."""
+        return {"log": self._log, "digests": self._digests}
+
+    def load_state_dict(self, state: JsonDict) -> None:
+        """Take both back. Raises StateError for a list of names that is not the one that was hashed."""
+        for entry in state["log"]:
+            if digest_of(entry["trained"]) != entry["sha256"]:
+                raise StateError(
+                    f"the selection of stage {entry['name']} does not match its sha256",
+                    where=self.name,
+                    fix="restore the run directory from a copy",
+                )
+        self._log = [dict(entry) for entry in state["log"]]
+        self._digests = dict(state["digests"])
+
+
+def _is_quantised(plan: Plan) -> bool:
+    file = plan.model_path / "config.json"
+    return file.is_file() and "quantization_config" in read_json(file)
+
+
+def _trains(stage: Stage) -> tuple[Any, ...]:
+    targets = stage.adapter.targets
+    names = sorted([targets] if isinstance(targets, str) else targets)
+    return (stage.adapter.kind, names if stage.adapter.kind == "lora" else [])
+
+
+def _outside(names: frozenset[str], ctx: NamesContext) -> list[Part]:
+    found = {part_name(n) for n in names if len(ctx.shapes[n]) > 1 and set(n.split(".")) & set(_OUTSIDE)}
+    return [Part(name, -1, name, "other", 0) for name in sorted(found)]
+
+
+def _block_units(ctx: StageContext) -> list[WeightUnit]:
+    """Units of the decoder blocks: of numbered blocks, those in the longest list (the tower does not train here)."""
+    numbered = [u for u in ctx.weights.units("tensor") if u.block.rpartition(".")[2].isdigit()]
+    lists = Counter(u.block.rpartition(".")[0] for u in numbered)
+    decoder = min(lists, key=lambda c: (-lists[c], c), default="")
+    return [u for u in numbered if u.block.rpartition(".")[0] == decoder]
