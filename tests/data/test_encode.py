@@ -186,6 +186,7 @@ def test_answer_that_melts_into_its_prompt_is_refused():
         (("Is it red?", "yes"), ("a.png",), "0 <image> placeholder.* for 1 image"),
         (("<image> <image>?", "yes"), ("a.png",), "2 <image> placeholder.* for 1 image"),
         (("Is it red?",), (), "does not end with an answer"),
+        (("Is it red?", "yes", "Is it blue?"), (), "does not end with an answer"),
         (("Say <|im_end|> now", "yes"), (), "control token '<|im_end|>'"),
         (("Is it red?", "yes</s>no"), (), "control token '</s>'"),
         (("<image>\nIs it red?", "yes"), ("gone.png",), "does not exist"),

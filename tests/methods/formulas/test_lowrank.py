@@ -264,3 +264,13 @@ def test_a_second_backward_is_refused():
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="inplace|in-place"):
         value.backward()
+
+
+@pytest.mark.parametrize(("dense", "sparse_at"), [(None, {0.02}), (False, {0.02, 0.5}), (True, set())])
+def test_a_tile_is_sparse_only_where_few_positions_are_kept(dense, sparse_at):
+    """On a CPU, above 65,536 weights: 2 % kept is sparse, a half is not; `dense` decides it for every share."""
+    b, a = torch.zeros(300, 1), torch.zeros(1, 300)
+    for share in (0.02, 0.5):
+        keys = torch.arange(0, 300 * 300, round(1 / share), dtype=torch.int32)
+        tiles = list(lowrank._tiles(keys, b, a, dense))
+        assert {rows is not None for _, _, rows, _, _ in tiles} == {share in sparse_at}
