@@ -7,6 +7,7 @@ a unique word in the place of each answer, which tells where answers stand whate
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from mcit.core.types import Row, Turn
 from mcit.data.llava import PLACEHOLDER
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_RENDERING = threading.Lock()
+"""transformers compiles a template once per process, and the compiled template remembers the marks of the rendering under way:
+two threads in it at once get each other's answers."""
 _FIXED_DATE = "01 Jan 2026"
 """Some templates print today's date: a run that crosses midnight would change."""
 
@@ -76,9 +80,10 @@ class ChatTemplate:
 
     # ---- rendering --------------------------------------------------------------------------------------------------
     def _render(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:
-        return self._processor.apply_chat_template(
-            list(messages), chat_template=self._source, tokenize=False, add_generation_prompt=prompt, **self._extra
-        )
+        with _RENDERING:
+            return self._processor.apply_chat_template(
+                list(messages), chat_template=self._source, tokenize=False, add_generation_prompt=prompt, **self._extra
+            )
 
     def _message(self, turn: Turn, row: Row) -> dict[str, Any]:
         """A turn as a template wants it; images stay where their placeholders are."""
@@ -123,12 +128,13 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         settings: dict[str, Any] = {**self._tokenizer.special_tokens_map, **self._extra}
-        rendered: Any = render_jinja_template(
-            conversations=[list(messages)],
-            chat_template=self._source,
-            return_assistant_tokens_mask=True,
-            **settings,
-        )
+        with _RENDERING:
+            rendered: Any = render_jinja_template(
+                conversations=[list(messages)],
+                chat_template=self._source,
+                return_assistant_tokens_mask=True,
+                **settings,
+            )
         spans = []
         for start, end in rendered[1][0]:
             region = text[start:end]

@@ -110,3 +110,21 @@ def test_a_template_that_prints_the_date_prints_a_fixed_one():
 def test_answer_is_stripped_and_question_kept():
     rendering = ChatTemplate(make_processor("chatml")).render(row("A  b?", "  yes \n"))
     assert parts(rendering) == ["yes<|im_end|>"] and "A  b?" in rendering.text
+
+
+def test_threads_do_not_get_each_others_answers():
+    """Compiled templates are shared by the whole process and remember marks while they render."""
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    templates = [ChatTemplate(make_processor("marked")) for _ in range(4)]
+    rows = [row("Q" * (k % 7 + 1), "A" * (k % 5 + 1), id=f"r{k}") for k in range(400)]
+    expected = [templates[0].render(one) for one in rows]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda pair: templates[pair[0] % 4].render(pair[1]), enumerate(rows)))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == expected
