@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcit.core.errors import ConfigError, Problem
 
-__all__ = ["Config", "Field", "MethodConfig", "apply_overrides", "load_yaml", "parse", "suggestion"]
+__all__ = ["Config", "Field", "MethodConfig", "apply_overrides", "load_yaml", "parse", "suggestion", "without_unknown"]
 
 
 class Config(BaseModel):
@@ -82,8 +83,6 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
 
     Raises ConfigError for a setting without ``=`` or a path through something that is not a mapping or list.
     """
-    import copy
-
     data = copy.deepcopy(data)
     for item in overrides:
         path, equals, text = item.partition("=")
@@ -128,6 +127,21 @@ def parse(model: type[C], data: Any, *, where: str = "") -> tuple[C | None, list
         return model.model_validate(dict(data)), []
     except ValidationError as error:
         return None, [_problem(model, item, where) for item in error.errors()]
+
+
+def without_unknown(model: type[Config], data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` without keys the model does not know, so that the rest can still be checked."""
+    rest: dict[str, Any] = copy.deepcopy(dict(data))
+    try:
+        model.model_validate(rest)
+    except ValidationError as error:
+        for item in error.errors():
+            if item["type"] == "extra_forbidden":
+                node: Any = rest
+                for part in item["loc"][:-1]:
+                    node = node[part]
+                node.pop(item["loc"][-1], None)
+    return rest
 
 
 def _problem(model: type[BaseModel], item: Any, where: str) -> Problem:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core import lookup
-from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion
+from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.files import digest_of, sha256_tree
@@ -68,6 +68,9 @@ def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
             merged.append(stage)
         raw["stages"] = merged
     config, found = parse(RunConfig, raw)
+    if config is None:  # an unknown key hides no wrong reference: everything is shown together
+        rest, _ = parse(RunConfig, without_unknown(RunConfig, raw))
+        found = found + (reference_problems(rest) if rest is not None else [])
     return config, problems + found
 
 

@@ -73,6 +73,12 @@ def test_reference_problems_are_shown_together_with_file_and_cure(tmp_path):
     assert error.value.exit_code == 2
 
 
+def test_an_unknown_key_hides_no_wrong_reference():
+    bad = changed(sed=1, stages=[{"recipe": "tiny/leter", "optim": {"lrr": 1}}])
+    _, problems = parse_run(bad)
+    assert {p.where for p in problems} == {"sed", "stages[0].optim.lrr", "stages[0].recipe"}
+
+
 def test_schema_and_reference_problems_come_without_torch(tmp_path):
     code = (
         "import sys\nfrom mcit.train.plan import read_config\nfrom mcit.core.errors import McitError\n"
