@@ -274,3 +274,12 @@ def test_a_tile_is_sparse_only_where_few_positions_are_kept(dense, sparse_at):
         keys = torch.arange(0, 300 * 300, round(1 / share), dtype=torch.int32)
         tiles = list(lowrank._tiles(keys, b, a, dense))
         assert {rows is not None for _, _, rows, _, _ in tiles} == {share in sparse_at}
+
+
+def test_a_tile_of_a_bit_mask_is_sparse_only_below_the_same_share():
+    """A tenth of 90,000 positions is a mask (above 1 / 32) and sparse (below 1 / 6); a half is a mask and dense."""
+    b, a = torch.zeros(300, 1), torch.zeros(1, 300)
+    for share, sparse in ((0.1, True), (0.5, False)):
+        keys = pack_keys(torch.arange(0, 300 * 300, round(1 / share)), shape=(300, 300))
+        assert keys.dim() == 3
+        assert {rows is not None for _, _, rows, _, _ in lowrank._tiles(keys, b, a, None)} == {sparse}
