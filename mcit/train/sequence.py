@@ -78,10 +78,6 @@ class Session:
             adapters.merge(model, read_adapter(Path(base.adapter), known=known))
         return model
 
-    def forget_model(self) -> None:
-        """Drop the model: it is between two stages, or a stage failed on it."""
-        self._model, self._at = None, -1
-
     def trained(self, stage: Stage) -> None:
         """The stage was committed with its adapter still on the model: take it off and advance as a restart would."""
         if self._model is None:
@@ -121,7 +117,10 @@ def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[
         )
         for line in audit_lines(model):
             reporter.line(f"  {line}")
-        progress = train_stage(work, draft, reporter=reporter, stop=stop)
+        try:
+            progress = train_stage(work, draft, reporter=reporter, stop=stop)
+        finally:
+            work.streams.close()  # or every stage would leave its worker threads behind
         work.engine.discard()
         draft.commit(lambda folder: write_stage(folder, work, material), progress)
     session.trained(stage)
