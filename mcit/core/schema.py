@@ -20,8 +20,11 @@ class BaseConfig(Config):
     model: str | None = None
     """Folder (or hub id, when a network is there) of the base; not needed by families that build their own."""
     revision: str | None = None
-    dtype: Literal["fp32", "bf16"] = "bf16"
-    """Storage of frozen weights; trained tensors are always fp32."""
+    dtype: Literal["fp32", "bf16", "nf4", "int8"] = "bf16"
+    """Storage of frozen weights; trained tensors are always fp32. ``nf4`` and ``int8`` quantise the language model's
+    linears through bitsandbytes; tower and projector are never quantised."""
+    double_quant: bool = True
+    """Quantise the scales of ``nf4`` once more (QLoRA's double quantisation)."""
     adapter: str | None = None
     """PEFT folder whose adapter is merged into the base before the first stage."""
     trust_remote_code: bool = False
@@ -33,7 +36,12 @@ class BaseConfig(Config):
 class EngineConfig(Config):
     """How steps are computed. Not part of a run's identity: it may change between two starts of one run."""
 
-    kind: Literal["plain"] = "plain"
+    kind: Literal["plain", "zero1", "zero2", "zero3"] = "plain"
+    """``plain``: one process, or DDP on several; ``zero1|2|3``: DeepSpeed, sharded over the processes."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What a ``zero`` engine keeps in host memory: optimiser state, or (``zero3``) parameters and optimiser state."""
+    timeout: float = Field(1800.0, gt=0)
+    """Seconds after which a collective that does not come back is an error."""
     micro_batch: int = Field(4, ge=1)
     """Rows per forward pass and rank."""
     gradient_checkpointing: bool = False
@@ -73,6 +81,8 @@ class AdapterConfig(Config):
 class OptimConfig(Config):
     """Optimiser and schedule of a stage."""
 
+    kind: Literal["adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit"] = "adamw"
+    """torch's AdamW, or bitsandbytes' with 8-bit moments, paged to host memory, or both."""
     batch: int = Field(16, ge=1)
     """Rows per optimiser step, over all ranks and micro-batches."""
     lr: float = Field(2e-4, ge=0)
@@ -98,6 +108,8 @@ class StageConfig(Config):
     task: str | None = None
     recipe: str | list[str]
     """Recipe name or path; several recipes are trained jointly."""
+    forget: str | list[str] = []
+    """Recipes whose rows are to be forgotten in this stage: stream ``forget`` of the methods that claim it."""
     adapter: AdapterConfig = AdapterConfig()
     optim: OptimConfig = OptimConfig()
     epochs: int = Field(1, ge=0)
@@ -118,6 +130,11 @@ class StageConfig(Config):
     def recipes(self) -> list[str]:
         """The recipes of this stage, always as a list."""
         return [self.recipe] if isinstance(self.recipe, str) else list(self.recipe)
+
+    @property
+    def forget_recipes(self) -> list[str]:
+        """The forget recipes of this stage, always as a list."""
+        return [self.forget] if isinstance(self.forget, str) else list(self.forget)
 
 
 class EvalConfig(Config):
