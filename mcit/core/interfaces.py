@@ -84,6 +84,15 @@ class DataContext(Protocol):
     def stage_rows(self) -> Sequence[Row]:
         """Training rows of this stage, in the recipes' order."""
 
+    def forget_rows(self) -> Sequence[Row]:
+        """Training rows of the recipes this stage forgets, in the recipes' order."""
+
+    def pool(self, recipe: str) -> Sequence[Row]:
+        """Training rows of a recipe that a method of the stage names in `recipes`."""
+
+    def pool_digest(self, recipe: str) -> str:
+        """Digest of such a recipe's text and sources."""
+
 
 class NamesContext(Protocol):
     """What `select_trainable` may know."""

@@ -212,6 +212,10 @@ class Stage:
     """Training rows of all tasks of the stage."""
     seed: int
     gradient_order: tuple[str, ...] = ()
+    forget: tuple[TaskSpec, ...] = ()
+    """Data sets to be forgotten in this stage; their rows are stream ``forget``."""
+    pools: tuple[TaskSpec, ...] = ()
+    """Data sets that methods read beside the tasks, such as general samples."""
 
     @property
     def folder(self) -> str:
@@ -232,6 +236,8 @@ class Plan:
     digest: str
     """Identity of the run: the resolved config without the sections that may change."""
     notes: tuple[str, ...] = ()
+    forget_tasks: tuple[TaskSpec, ...] = ()
+    """Every data set that some stage forgets, in order; scored beside the matrix, never in it."""
 
 
 @dataclass(frozen=True, slots=True)

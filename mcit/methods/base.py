@@ -76,6 +76,10 @@ class Method:
         """Streams to read beside ``task``, by name."""
         return {}
 
+    def recipes(self) -> tuple[str, ...]:
+        """Recipes this method reads beside the stage's own (``ctx.pool(recipe)``); built and checked by the plan."""
+        return ()
+
     # ---- stage boundaries (collective: every rank calls, in the same order) -----------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:
         """Before the first step; not called again after a resume inside the stage."""

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcit.core import lookup
 from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
-from mcit.core.fetch import NeedsDownload
 from mcit.core.files import digest_of, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import NOT_IDENTITY, RunConfig, StageConfig
 from mcit.core.seeds import seed_for
-from mcit.core.types import JsonDict, MethodSpec, Plan, Stage, TaskSpec
-
-Announce = Callable[[str], None]
+from mcit.core.types import JsonDict, MethodSpec, Plan, Stage
+from mcit.train.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
 
 
 # ---- 1. schema -------------------------------------------------------------------------------------------------------
@@ -113,11 +112,12 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     names: dict[str, int] = {}
     for i, stage in enumerate(config.stages):
         where = f"stages[{i}]"
-        for recipe in stage.recipes:
-            try:
-                find_recipe(recipe)
-            except McitError as error:
-                problems.append(Problem(f"{where}.recipe", error.what, error.fix))
+        for key, recipes in (("recipe", stage.recipes), ("forget", stage.forget_recipes)):
+            for recipe in recipes:
+                try:
+                    find_recipe(recipe)
+                except McitError as error:
+                    problems.append(Problem(f"{where}.{key}", error.what, error.fix))
         for k, method in enumerate(stage.methods):
             if "name" not in method:
                 problems.append(Problem(f"{where}.methods[{k}]", "has no name", "write {name: …} or {use: …}"))
@@ -138,65 +138,26 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     return problems
 
 
-# ---- 3. data ---------------------------------------------------------------------------------------------------------
-def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[list[TaskSpec]], list[Problem]]:
-    """Tasks of each stage, recipes built where they are not yet."""
-    from mcit.data.build import build
-    from mcit.data.folder import DataFolder
-    from mcit.data.recipe import find_recipe, load_recipe
-
-    done: dict[str, TaskSpec] = {}
-    problems: list[Problem] = []
-    stages = []
-    for i, stage in enumerate(config.stages):
-        tasks = []
-        for name in stage.recipes:
-            try:
-                if name not in done:
-                    recipe = load_recipe(find_recipe(name))
-                    folder = DataFolder.open(build(recipe, announce=announce))
-                    done[name] = TaskSpec(
-                        name=folder.task,
-                        recipe=name,
-                        folder=folder.path,
-                        digest=folder.digest,
-                        rows=dict(folder.counts),
-                        scorer=folder.eval.scorer,
-                        style=folder.eval.style,
-                        max_new_tokens=folder.eval.max_new_tokens,
-                    )
-                tasks.append(done[name])
-            except NeedsDownload:
-                raise
-            except McitError as error:
-                problems += [Problem(f"stages[{i}].recipe {name}: {p.where}", p.what, p.fix) for p in error.problems]
-        stages.append(tasks)
-    by_task: dict[str, str] = {}
-    for task in done.values():
-        if by_task.setdefault(task.name, task.recipe) != task.recipe:
-            what = f"recipes {by_task[task.name]} and {task.recipe} both define task '{task.name}'"
-            problems.append(Problem("stages", what, "give the recipes different task names"))
-    return stages, problems
-
-
-# ---- 4. the plan -----------------------------------------------------------------------------------------------------
+# ---- 3. the plan -----------------------------------------------------------------------------------------------------
 def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: Path | None = None) -> Plan:
     """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
     from mcit.models.load import materialize
 
     model_path = materialize(config.base, announce=announce)
-    task_lists, problems = build_tasks(config, announce=announce)
+    data, problems = build_tasks(config, announce=announce)
     methods, found = _method_specs(config)
+    problems += build_pools(data, methods, announce=announce) if not found else []
     if problems or found:
         raise (ConfigError if found else DataError).of(problems + found)
-    stages = _stages(config, task_lists, methods)
+    stages = _stages(config, data, methods)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
-    plan = Plan(config, stages, tasks, model_path, run_digest(config))
+    forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
+    plan = Plan(config, stages, tasks, model_path, run_digest(config), forget_tasks=forget)
     findings = check_plan(plan, runs_dir=runs_dir)
     bad = [p for p in findings if p.level == "problem"]
     if bad:
         raise PlanError.of(bad)
-    return Plan(config, stages, tasks, model_path, plan.digest, tuple(str(p) for p in findings))
+    return replace(plan, notes=tuple(str(p) for p in findings))
 
 
 def run_digest(config: RunConfig) -> str:
@@ -222,23 +183,24 @@ def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Probl
     return out, problems
 
 
-def _stages(config: RunConfig, tasks: list[list[TaskSpec]], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
+def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     used: set[str] = set()
     for i, stage in enumerate(config.stages):
-        base = stage.name or stage.task or (tasks[i][0].name if len(tasks[i]) == 1 else "joint")
+        tasks = data[i].tasks
+        base = stage.name or stage.task or (tasks[0].name if len(tasks) == 1 else "joint")
         name, n = base, 2
         while name in used:
             name, n = f"{base}-{n}", n + 1
         used.add(name)
-        rows = sum(task.rows.get("train", 0) for task in tasks[i])
+        rows = sum(task.rows.get("train", 0) for task in tasks)
         steps = math.ceil(stage.epochs * rows / stage.optim.batch)
         steps = min(steps, stage.max_steps) if stage.max_steps else steps
         stages.append(
             Stage(
                 index=i + 1,
                 name=name,
-                tasks=tuple(tasks[i]),
+                tasks=tasks,
                 methods=tuple(methods[i]),
                 adapter=stage.adapter,
                 optim=stage.optim,
@@ -247,12 +209,14 @@ def _stages(config: RunConfig, tasks: list[list[TaskSpec]], methods: list[list[M
                 rows=rows,
                 seed=seed_for(config.seed, "stage", i + 1),
                 gradient_order=tuple(stage.gradient_order),
+                forget=data[i].forget,
+                pools=data[i].pools,
             )
         )
     return tuple(stages)
 
 
-# ---- 5. checks on the resolved plan ----------------------------------------------------------------------------------
+# ---- 4. checks on the resolved plan ----------------------------------------------------------------------------------
 def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     """Composition, encoding of sampled rows, trainable shapes, disk."""
     from mcit.methods.check import check_stage
@@ -288,7 +252,7 @@ def scoring_problems(plan: Plan) -> list[Problem]:
     from mcit.evals.style import STYLES
 
     problems = []
-    for task in plan.tasks:
+    for task in (*plan.tasks, *plan.forget_tasks):
         found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
         problems += [found] if found else []
         if task.style and task.style not in STYLES:
@@ -315,14 +279,18 @@ def plan_json(plan: Plan) -> JsonDict:
         "base": str(plan.model_path),
         "base_sha256": base_sha256,
         "tasks": [task.name for task in plan.tasks],
-        "recipes": {task.recipe: task.digest for task in plan.tasks},
-        "scorers": {task.name: {"scorer": task.scorer, "style": task.style} for task in plan.tasks},
+        "forget_tasks": [task.name for task in plan.forget_tasks],
+        "recipes": {task.recipe: task.digest for task in recipes_of(plan)},
+        "scorers": {
+            task.name: {"scorer": task.scorer, "style": task.style} for task in (*plan.tasks, *plan.forget_tasks)
+        },
         "stages": [
             {
                 "index": stage.index,
                 "name": stage.name,
                 "folder": stage.folder,
                 "tasks": [task.name for task in stage.tasks],
+                "forget": [task.name for task in stage.forget],
                 "steps": stage.steps,
                 "rows": stage.rows,
                 "seed": stage.seed,

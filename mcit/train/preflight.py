@@ -15,6 +15,7 @@ from mcit.data.folder import DataFolder
 from mcit.models.adapters import candidates
 from mcit.models.load import load_processor
 from mcit.models.units import decoder_prefix, lora_targets
+from mcit.train.datasets import recipes_of
 
 _SAMPLED, _LONGEST = 24, 8
 
@@ -36,7 +37,7 @@ def check_rows(plan: Plan) -> list[Problem]:
     """Encode sampled rows and the longest rows of every task and split, images included."""
     encoder = make_encoder(plan)
     problems: list[Problem] = []
-    for task in plan.tasks:
+    for task in recipes_of(plan):
         folder = DataFolder.open(task.folder)
         for split in ("train", "validation", "test"):
             for row in sampled(folder.rows(split)):

@@ -1,0 +1,100 @@
+"""The data sets of a plan: recipes of tasks, of what is forgotten and of methods' pools, each built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.fetch import NeedsDownload
+from mcit.core.schema import RunConfig
+from mcit.core.types import MethodSpec, Plan, TaskSpec
+
+Announce = Callable[[str], None]
+
+
+@dataclass
+class StageData:
+    """The data sets of one stage."""
+
+    tasks: tuple[TaskSpec, ...]
+    forget: tuple[TaskSpec, ...] = ()
+    pools: tuple[TaskSpec, ...] = ()
+
+
+class Tasks:
+    """Recipes built once each, with every problem collected."""
+
+    def __init__(self, announce: Announce | None) -> None:
+        self._announce = announce
+        self._done: dict[str, TaskSpec | None] = {}
+        self.problems: list[Problem] = []
+
+    def of(self, recipes: Iterable[str], where: str) -> tuple[TaskSpec, ...]:
+        """Tasks of some recipes; those that cannot be built become problems at `where`."""
+        for name in recipes:
+            if name not in self._done:
+                self._done[name] = self._build(name, where)
+        return tuple(task for name in recipes if (task := self._done[name]) is not None)
+
+    def _build(self, name: str, where: str) -> TaskSpec | None:
+        from mcit.data.build import build
+        from mcit.data.folder import DataFolder
+        from mcit.data.recipe import find_recipe, load_recipe
+
+        try:
+            folder = DataFolder.open(build(load_recipe(find_recipe(name)), announce=self._announce))
+        except NeedsDownload:
+            raise
+        except McitError as error:
+            self.problems += [Problem(f"{where} {name}: {p.where}", p.what, p.fix) for p in error.problems]
+            return None
+        return TaskSpec(
+            name=folder.task,
+            recipe=name,
+            folder=folder.path,
+            digest=folder.digest,
+            rows=dict(folder.counts),
+            scorer=folder.eval.scorer,
+            style=folder.eval.style,
+            max_new_tokens=folder.eval.max_new_tokens,
+        )
+
+
+def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[StageData], list[Problem]]:
+    """Data sets of each stage, recipes built where they are not yet; recipes of methods are added later."""
+    tasks = Tasks(announce)
+    stages = [
+        StageData(tasks.of(stage.recipes, f"stages[{i}].recipe"), tasks.of(stage.forget_recipes, f"stages[{i}].forget"))
+        for i, stage in enumerate(config.stages)
+    ]
+    return stages, tasks.problems + _name_problems(stages)
+
+
+def _name_problems(stages: list[StageData]) -> list[Problem]:
+    by_task: dict[str, str] = {}
+    problems = []
+    for task in {t.recipe: t for stage in stages for t in (*stage.tasks, *stage.forget)}.values():
+        if by_task.setdefault(task.name, task.recipe) != task.recipe:
+            what = f"recipes {by_task[task.name]} and {task.recipe} both define task '{task.name}'"
+            problems.append(Problem("stages", what, "give the recipes different task names"))
+    return problems
+
+
+def build_pools(
+    stages: list[StageData], methods: list[list[MethodSpec]], *, announce: Announce | None
+) -> list[Problem]:
+    """Add to each stage the recipes that its methods read beside the tasks."""
+    from mcit.methods.compose import make
+
+    pools = Tasks(announce)
+    for i, specs in enumerate(methods):
+        for k, spec in enumerate(specs):
+            stages[i].pools += pools.of(make(spec).recipes(), f"stages[{i}].methods[{k}] ({spec.name}):")
+    return pools.problems
+
+
+def recipes_of(plan: Plan) -> list[TaskSpec]:
+    """Every data set that a run reads: tasks, what is forgotten, pools of methods."""
+    rest = {t.recipe: t for stage in plan.stages for t in (*stage.forget, *stage.pools)}
+    return [*plan.tasks, *(task for recipe, task in sorted(rest.items()))]

@@ -1,0 +1,76 @@
+"""Data sets of a plan: tasks, what is forgotten, pools of methods."""
+
+import pytest
+
+from mcit.core.errors import DataError
+from mcit.core.types import MethodSpec
+from mcit.methods.base import Method
+from mcit.train import datasets
+from mcit.train.context import RowBook
+from mcit.train.plan import make_plan, parse_run, plan_json
+from tests.fakes.bench import TINY
+
+
+def config_of(*stages):
+    config, problems = parse_run({**TINY, "stages": list(stages)})
+    assert config is not None and not problems, problems
+    return config
+
+
+def test_each_recipe_is_built_once_and_shared():
+    config = config_of({"recipe": "tiny/letter"}, {"recipe": "tiny/word", "forget": "tiny/letter"})
+    stages, problems = datasets.build_tasks(config, announce=None)
+    assert not problems
+    assert stages[0].tasks[0] == stages[1].forget[0]
+    assert stages[0].forget == ()
+
+
+def test_two_recipes_of_one_task_name_are_refused(tmp_path):
+    from mcit.data.recipe import find_recipe
+
+    other = tmp_path / "other.yaml"
+    other.write_text(find_recipe("tiny/word").read_text().replace("seed: 1", "seed: 9"))
+    config = config_of({"recipe": "tiny/word"}, {"recipe": "tiny/letter", "forget": str(other)})
+    _, problems = datasets.build_tasks(config, announce=None)
+    assert len(problems) == 1 and "both define task 'word'" in problems[0].what
+
+
+def test_a_recipe_that_cannot_be_built_names_stage_and_key(tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: bad\ntask: bad\nsources: [{kind: llava, path: nowhere.json}]\n")
+    config = config_of({"recipe": "tiny/word", "forget": str(bad)})
+    with pytest.raises(DataError) as caught:
+        make_plan(config)
+    assert caught.value.problems[0].where.startswith(f"stages[0].forget {bad}")
+    assert "nowhere.json" in str(caught.value)
+
+
+class Pooled(Method):
+    name = "pooled"
+
+    def recipes(self):
+        return ("tiny/yesno",)
+
+
+def test_pools_of_methods_are_built_and_read(monkeypatch):
+    monkeypatch.setattr("mcit.methods.compose.make", lambda spec: Pooled(spec.config))
+    stages = [datasets.StageData(()), datasets.StageData(())]
+    problems = datasets.build_pools(stages, [[], [MethodSpec("pooled", None)]], announce=None)
+    assert not problems and stages[0].pools == ()
+    assert [task.recipe for task in stages[1].pools] == ["tiny/yesno"]
+
+
+def test_forgotten_data_is_in_the_plan_but_no_column_of_the_matrix():
+    plan = make_plan(config_of({"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "forget": "tiny/word"}))
+    assert [task.name for task in plan.tasks] == ["letter", "yesno"]
+    assert [task.name for task in plan.forget_tasks] == ["word"]
+    assert [task.recipe for task in datasets.recipes_of(plan)] == ["tiny/letter", "tiny/yesno", "tiny/word"]
+    content = plan_json(plan)
+    assert set(content["recipes"]) == {"tiny/letter", "tiny/yesno", "tiny/word"}
+    assert content["forget_tasks"] == ["word"] and content["stages"][1]["forget"] == ["word"]
+    book = RowBook([], plan.stages[1])
+    rows = book.forget_rows()
+    assert len(rows) == plan.forget_tasks[0].rows["train"] and {row.task for row in rows} == {"word"}
+    assert RowBook([], plan.stages[0]).forget_rows() == []
+    with pytest.raises(DataError, match="not one that a method of this stage reads"):
+        book.pool("tiny/letter")
