@@ -4,6 +4,7 @@
 
 A mutation swaps one comparison, arithmetic or boolean operator, number, or return value in a copy of the package; then the
 tests that mirror the file (and the contract suite for methods) run against the copy. Exit 1 if any mutant survives.
+Constants that a comment marks ``speed:`` change how fast a result comes and never the result; they are left out.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ SWAPS: dict[type, type] = {
 }
 
 
-def sites(tree: ast.AST) -> list[tuple[ast.AST, str]]:
-    """Places that can be mutated: (node, kind), in source order, annotations and docstrings left out."""
+def sites(source: str, tree: ast.AST) -> list[tuple[ast.AST, str]]:
+    """Places that can be mutated: (node, kind), in source order; annotations and constants of speed are left out."""
     found: list[tuple[ast.AST, str]] = []
+    fast = {number for number, line in enumerate(source.splitlines(), start=1) if "# speed: " in line}
     skip = {id(n) for node in ast.walk(tree) for n in annotations(node)}
     for node in ast.walk(tree):
-        if id(node) in skip:
+        if id(node) in skip or getattr(node, "lineno", None) in fast:
             continue
         if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
             found.append((node, "compare"))
@@ -101,7 +103,7 @@ def run_mutant(path: Path, number: int, work: Path) -> tuple[bool, str, float]:
     """Write the mutant into `work`, run its tests; (caught, what was changed, seconds)."""
     source = (ROOT / path).read_text()
     tree = ast.parse(source)
-    node, kind = sites(tree)[number]
+    node, kind = sites(source, tree)[number]
     line = node.lineno  # type: ignore[attr-defined]
     what = f"{path}:{line} {kind}: {apply(node, kind)}"
     target = work / path
@@ -126,8 +128,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     files = sorted(p for t in TARGETS for p in ([ROOT / t] if t.endswith(".py") else (ROOT / t).rglob("*.py")))
+    texts = {path: path.read_text() for path in files}
     pool = [
-        (path.relative_to(ROOT), number) for path in files for number in range(len(sites(ast.parse(path.read_text()))))
+        (path.relative_to(ROOT), number)
+        for path, text in texts.items()
+        for number in range(len(sites(text, ast.parse(text))))
     ]
     chosen = random.Random(args.seed).sample(pool, args.count)
     results = []

@@ -54,9 +54,11 @@ class ScoreMatrix:
 
     def cell(self, row: int, task: int) -> Cell:
         """A score, or None where nothing was measured."""
-        if row < 0:
-            return self.base[task] if self.base is not None and task < len(self.base) else None
         return self.rows[row][task] if task < len(self.rows[row]) else None
+
+    def base_cell(self, task: int) -> Cell:
+        """Score before the first stage, or None."""
+        return self.base[task] if self.base is not None and task < len(self.base) else None
 
     @property
     def tasks(self) -> range:
@@ -127,7 +129,7 @@ def forgetting(m: ScoreMatrix) -> Cell:
 def fwt(m: ScoreMatrix) -> Cell:
     """Forward transfer: score just before a task is trained, against the base."""
     later = [i for i in m.tasks if m.first[i] > 0]
-    return _mean([_difference(m.cell(m.first[i] - 1, i), m.cell(-1, i)) for i in later])
+    return _mean([_difference(m.cell(m.first[i] - 1, i), m.base_cell(i)) for i in later])
 
 
 def plasticity_gap(m: ScoreMatrix, single: Sequence[Cell]) -> Cell:

@@ -40,6 +40,13 @@ def test_t3_forward_transfer() -> None:
     assert continual.fwt(ScoreMatrix.of([[50], [50, 60, 33], [50, 60, 70]], base=[10, 20, 30])) is None
 
 
+def test_forward_transfer_takes_the_row_just_before_a_task() -> None:
+    """Third task: 33 just before it is trained (31 a stage earlier) against base 30; second: 26 against 20; mean 4.5.
+    Fourth column: 9 - 1 = 8, so (6 + 3 + 8)/3 = 17/3."""
+    rows = [[50, 26, 31, 5], [50, 60, 33, 6], [50, 60, 70, 9], [50, 60, 70, 80]]
+    assert continual.fwt(ScoreMatrix.of(rows, base=[10, 20, 30, 1])) == pytest.approx(17 / 3)
+
+
 def test_t4_one_task() -> None:
     """Oracle T4: everything is 75, backward transfer over T is 0, what divides by T-1 is undefined."""
     found = continual.metrics(ScoreMatrix.of([[75]]))

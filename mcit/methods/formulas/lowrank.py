@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 
-_TILE = 1 << 21  # weights of a tile: 8 MB where it is formed densely
-_SMALL = 1 << 16  # up to here a dense tile is cheaper than the calls of the sparse way
-_DENSE_SHARE = 1 / 6  # from this share of kept positions on a dense tile is faster on a CPU
-_BAGS = 256  # columns whose gradient is summed at a time
+_TILE = 1 << 21  # speed: weights of a tile: 8 MB where it is formed densely
+_SMALL = 1 << 16  # speed: up to here a dense tile is cheaper than the calls of the sparse way
+_DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile is faster on a CPU
+_BAGS = 256  # speed: columns whose gradient is summed at a time
 _INT32 = 2**31 - 1
 _BITS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8)
 
@@ -68,9 +68,10 @@ def union(keys: Tensor | None, positions_K: Tensor, *, shape: tuple[int, ...], r
 
 def pack_keys(positions_K: Tensor, *, shape: tuple[int, ...]) -> Tensor:
     """The smaller packed form of sorted flat positions (positions where both are equal)."""
+    if not len(positions_K):
+        return positions_K.to(torch.int32)
     O, I = shape
-    most = int(positions_K.unique_consecutive(return_counts=True)[1].max()) if len(positions_K) else 1
-    planes = most.bit_length()
+    planes = int(positions_K.unique_consecutive(return_counts=True)[1].max()).bit_length()
     if 4 * len(positions_K) <= planes * O * _width(I) and O * I <= _INT32:
         return positions_K.to(torch.int32)
     count = torch.zeros(O * I, dtype=torch.int32, device=positions_K.device)

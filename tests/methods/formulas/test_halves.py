@@ -125,6 +125,16 @@ def test_grouped_query_attention_is_halved_exactly():
     assert len(seen) == 4
 
 
+def test_an_odd_number_of_equal_parts_trains_the_halves_beside_the_middle():
+    """Five equal experts in each of four blocks: 5 // 2 = 2 train in two blocks and 3 in the other two, 10 of 20."""
+    shapes = {f"layers.{i}.mlp.expert{k}.weight": (4, 6) for i in range(4) for k in range(5)}
+    parts = block_parts(shapes, "layers")
+    for seed in range(20):
+        chosen = draw_category(parts, seed=seed)
+        per_block = Counter(name.split(".")[1] for name in chosen)
+        assert sorted(per_block.values()) == [2, 2, 3, 3]
+
+
 def test_independent_stages_leave_a_part_untouched_with_half_to_the_k():
     """After 1, 2, 4, 8 independent stages: 0.5, 0.25, 0.0625, 0.00390625, counted over 600 runs of 18 parts (the
     standard error is at most 0.005 for independent parts); a draw and its complement leave none."""
