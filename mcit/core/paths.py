@@ -24,6 +24,11 @@ def find_shipped(kind: str, name: str) -> Path | None:
     return None
 
 
+def data_dir() -> Path:
+    """Where the user keeps data sets that recipes name by folder: ``$MCIT_DATA``, else ``data`` in the current folder."""
+    return Path(os.environ.get("MCIT_DATA") or "data")
+
+
 def cache_dir() -> Path:
     """``$MCIT_CACHE``, else ``$XDG_CACHE_HOME/mcit``, else ``~/.cache/mcit``."""
     if os.environ.get("MCIT_CACHE"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcit.core.errors import DataError, Problem
@@ -35,6 +35,7 @@ class Collected:
 
 def collect(recipe: Recipe, image_dir: Path) -> Collected:
     """Read or generate every source (pictures of generators below `image_dir`) and check each row and its pictures."""
+    recipe.require_data()
     found = Collected()
     for index, source in enumerate(recipe.sources):
         try:
@@ -78,8 +79,19 @@ def _load(recipe: Recipe, source: LlavaSource | GeneratorSource, image_dir: Path
         label=source.path,
         style=source.style,
         placeholders=source.placeholders,
+        fields=source.fields,
     )
+    if source.cue:
+        loaded = Loaded([with_cue(row, source.cue) for row in loaded.rows], loaded.problems)
     return loaded, checksum
+
+
+def with_cue(row: Row, cue: str) -> Row:
+    """The row with `cue` as the last line of its last question, unless it holds it already."""
+    if cue in row.question:
+        return row
+    question = replace(row.turns[-2], text=f"{row.question.rstrip()}\n{cue}")
+    return replace(row, turns=(*row.turns[:-2], question, row.turns[-1]))
 
 
 # ---- checks of rows -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """LLaVA and CoIN files -> rows: a JSON array or one JSON object per line.
 
-Training rows hold ``conversations``; CoIN test rows hold ``question_id, text, answer`` instead. Reading never stops at
-a bad row: every problem of a file comes back in one list, each with file, line and id.
+Training rows hold ``conversations``; CoIN test rows hold ``question_id, text, answer`` instead; a row of ``text`` alone is
+plain text without a conversation. Reading never stops at a bad row: every problem of a file comes back in one list, each
+with file, line and id.
 """
 
 from __future__ import annotations
@@ -48,16 +49,20 @@ def read_llava(
     label: str | None = None,
     style: str = "",
     placeholders: Literal["keep", "front"] = "keep",
+    fields: tuple[str, str] | None = None,
 ) -> Loaded:
     """Read every row of a file.
 
     `label` replaces the path in messages and in `Row.source`; `style` is for rows that name none; `placeholders: front`
-    moves a turn's ``<image>`` to its front as the LLaVA trainer does. Raises DataError for a file that
+    moves a turn's ``<image>`` to its front as the LLaVA trainer does; `fields` are the keys of question and answer in
+    files that hold one turn each under names of their own. Raises DataError for a file that
     cannot be read, and for nothing else.
     """
     path = Path(path)
     items = _items(_text(path))
     pairs = [(item.line, item.value if not item.problem else _Bad(item.problem)) for item in items]
+    if fields is not None:
+        pairs = [(line, value if isinstance(value, _Bad) else _pair(value, *fields)) for line, value in pairs]
     return read_values(
         pairs, task=task, image_root=image_root, label=label or str(path), style=style, placeholders=placeholders
     )
@@ -66,6 +71,17 @@ def read_llava(
 @dataclass(frozen=True, slots=True)
 class _Bad:
     what: str
+
+
+def _pair(value: Any, question: str, answer: str) -> Any:
+    """A row of a file with other key names as a row of one turn each; the other keys stay."""
+    if not isinstance(value, dict):
+        return value
+    absent = [key for key in (question, answer) if not isinstance(value.get(key), str)]
+    if absent:
+        return _Bad(f"key '{absent[0]}' is missing or no text")
+    turns = [{"from": "human", "value": value[question]}, {"from": "gpt", "value": value[answer]}]
+    return {**{k: v for k, v in value.items() if k not in (question, answer)}, "conversations": turns}
 
 
 def read_values(
@@ -159,7 +175,7 @@ def _row(
     if not isinstance(value, dict):
         raise _RowError(f"expected an object, found {type(value).__name__}", "write one object per row")
     images = _images(value.get("image"))
-    turns = _test_turns(value, images) if _is_test(value) else _train_turns(value)
+    turns = _turns(value, images)
     if placeholders == "front":
         turns = [Turn(turn.role, front_placeholder(turn.text)) if turn.role == "user" else turn for turn in turns]
     _check_placeholders(turns, images)
@@ -183,6 +199,19 @@ def _row(
 
 def _is_test(value: Mapping[str, Any]) -> bool:
     return "conversations" not in value and "text" in value and "answer" in value
+
+
+def _is_plain(value: Mapping[str, Any]) -> bool:
+    return "text" in value and not {"conversations", "answer", "question_id"} & set(value)
+
+
+def _turns(value: Mapping[str, Any], images: Sequence[str]) -> list[Turn]:
+    if _is_plain(value):
+        text = value["text"]
+        if not isinstance(text, str) or not text.strip():
+            raise _RowError("'text' is empty", "write the text, or remove the row")
+        return [Turn("assistant", text)]
+    return _test_turns(value, images) if _is_test(value) else _train_turns(value)
 
 
 def _images(value: Any) -> tuple[str, ...]:
@@ -235,7 +264,7 @@ def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     meta = value.get("meta", {})
     if not isinstance(meta, dict):
         raise _RowError("'meta' must be an object", 'write {"key": value}')
-    meta = dict(meta)
+    meta = {**meta, "raw": True} if _is_plain(value) else {k: v for k, v in meta.items() if k != "raw"}
     if _is_test(value):
         if isinstance(value["answer"], list):
             meta.setdefault("answers", value["answer"])

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from mcit.core.config import Config, Field, load_yaml, parse, suggestion
 from mcit.core.errors import ConfigError, DataError, Problem
 from mcit.core.files import digest_of, sha256_file
 from mcit.core.lookup import class_of, known, missing, module_of
-from mcit.core.paths import find_shipped, shipped
+from mcit.core.paths import data_dir, find_shipped, shipped
 from mcit.data.transforms.base import RowTransform
 
 Split = Literal["train", "validation", "test"]
@@ -45,6 +45,10 @@ class LlavaSource(Config):
     style: str = ""
     """Answer style of rows that name none."""
     placeholders: Literal["keep", "front"] = "keep"
+    fields: tuple[str, str] | None = None
+    """Keys of question and answer in files that hold no ``conversations`` (TRACE: ``[prompt, answer]``)."""
+    cue: str = ""
+    """Line put after the last question of every row that does not hold it yet: what a benchmark's own harness adds."""
 
 
 class GeneratorSource(Config):
@@ -94,6 +98,10 @@ class RecipeConfig(Config):
     name: str
     task: str
     licence: str = ""
+    data: str = ""
+    """Folder below ``$MCIT_DATA`` that source paths start from; the recipe's own folder when not given."""
+    obtain: str = ""
+    """How to get that folder, for the message when it is absent."""
     sources: list[dict[str, Any]] = Field(min_length=1)
     transforms: list[dict[str, Any]] = []
     split: SplitConfig = SplitConfig()
@@ -102,9 +110,11 @@ class RecipeConfig(Config):
     allow_bad: int = Field(0, ge=0)
     """Bad rows that may be dropped; one more refuses the data set."""
 
-    @field_validator("name", "task")
+    @field_validator("name", "task", "data")
     @classmethod
-    def _plain(cls, value: str) -> str:
+    def _plain(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "data" and not value:
+            return value
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", value) or ".." in value or value.endswith("/"):
             raise ValueError("use letters, digits, '.', '_', '-' and '/' only")
         return value
@@ -130,9 +140,24 @@ class Recipe:
         """The task its rows belong to."""
         return self.config.task
 
+    @property
+    def root(self) -> Path:
+        """Folder that paths in the recipe start from."""
+        return data_dir() / self.config.data if self.config.data else self.path.parent
+
     def file(self, relative: str) -> Path:
         """A path written in the recipe."""
-        return self.path.parent / relative
+        return self.root / relative
+
+    def require_data(self) -> None:
+        """Raises DataError when the recipe's data folder is absent, with how to get it."""
+        if self.config.data and not self.root.is_dir():
+            how = f"{self.config.obtain}; then set" if self.config.obtain else "set"
+            raise DataError(
+                "the data folder is absent",
+                where=str(self.root),
+                fix=f"{how} MCIT_DATA to the folder that holds '{self.config.data}'",
+            )
 
 
 def find_recipe(name: str) -> Path:
@@ -169,8 +194,9 @@ def load_recipe(path: Path | str) -> Recipe:
 def recipe_digest(recipe: Recipe) -> str:
     """Hex sha256 of what the rows depend on: settings, source files, and the code of generators and transforms.
 
-    Raises DataError for a source file that cannot be read.
+    Raises DataError for an absent data folder or a source file that cannot be read.
     """
+    recipe.require_data()
     files = [
         file_checksum(recipe.file(source.path)) if isinstance(source, LlavaSource) else generator_code(source.generator)
         for source in recipe.sources
@@ -184,7 +210,8 @@ def recipe_digest(recipe: Recipe) -> str:
         for transform in recipe.transforms
     ]
     # allow_bad and licence do not change the rows, but they are said in the manifest, and a folder has one manifest.
-    content = {"version": _VERSION, "config": recipe.config.model_dump(mode="json")}
+    settings = recipe.config.model_dump(mode="json", exclude={"obtain"})
+    content = {"version": _VERSION, "config": settings}
     return digest_of({**content, "sources": files, "transforms": transforms})
 
 

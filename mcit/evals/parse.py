@@ -52,7 +52,7 @@ def iou(a: Box, b: Box) -> float:
     height = min(a[3], b[3]) - max(a[1], b[1])
     inside = max(0.0, width) * max(0.0, height)
     union = _area(a) + _area(b) - inside
-    return inside / union if inside > 0 and union > 0 else 0.0
+    return inside / union if inside > 0 else 0.0
 
 
 def _area(box: Box) -> float:

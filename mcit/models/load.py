@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from mcit.core import lookup
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
 from mcit.core.paths import cache_dir
 from mcit.core.schema import BaseConfig
+from mcit.models.text import TextProcessor, auto_class
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
@@ -35,9 +36,10 @@ def pending(base: BaseConfig) -> str | None:
 
 
 def load_processor(path: Path | str, *, trust_remote_code: bool = False) -> Any:
-    """The model's own processor, with the PIL image backend (torchvision is never needed)."""
+    """The model's own processor, with the PIL image backend (torchvision is never needed); a tokenizer is wrapped."""
     try:
-        return AutoProcessor.from_pretrained(str(path), trust_remote_code=trust_remote_code, backend="pil")
+        found = AutoProcessor.from_pretrained(str(path), trust_remote_code=trust_remote_code, backend="pil")
+        return TextProcessor(found) if isinstance(found, PreTrainedTokenizerBase) else found
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(
             f"no usable processor: {str(error).splitlines()[0]}",
@@ -59,7 +61,7 @@ def load_base(
     Raises ConfigError when the folder holds no image-text-to-text model.
     """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model = auto_class(path, trust_remote_code=trust_remote_code).from_pretrained(
             str(path),
             dtype=DTYPES[dtype],
             attn_implementation=attention,

@@ -28,7 +28,7 @@ class Tasks:
     def __init__(self, announce: Announce | None) -> None:
         self._announce = announce
         self._done: dict[str, TaskSpec | None] = {}
-        self.problems: list[Problem] = []
+        self._found: dict[Problem, list[str]] = {}
 
     def of(self, recipes: Iterable[str], where: str) -> tuple[TaskSpec, ...]:
         """Tasks of some recipes; those that cannot be built become problems at `where`."""
@@ -36,6 +36,11 @@ class Tasks:
             if name not in self._done:
                 self._done[name] = self._build(name, where)
         return tuple(task for name in recipes if (task := self._done[name]) is not None)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything found; what several recipes have in common is said once."""
+        return [Problem(f"{', '.join(places)}: {p.where}", p.what, p.fix, p.level) for p, places in self._found.items()]
 
     def _build(self, name: str, where: str) -> TaskSpec | None:
         from mcit.data.build import build
@@ -47,7 +52,8 @@ class Tasks:
         except NeedsDownload:
             raise
         except McitError as error:
-            self.problems += [Problem(f"{where} {name}: {p.where}", p.what, p.fix) for p in error.problems]
+            for problem in error.problems:
+                self._found.setdefault(problem, []).append(f"{where} {name}")
             return None
         return TaskSpec(
             name=folder.task,

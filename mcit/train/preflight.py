@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.types import Plan, Row, Stage
@@ -14,6 +14,7 @@ from mcit.data.encode import Encoder
 from mcit.data.folder import DataFolder
 from mcit.models.adapters import candidates
 from mcit.models.load import load_processor
+from mcit.models.text import auto_class_of
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.train.datasets import recipes_of
 
@@ -61,7 +62,7 @@ def skeleton(plan: Plan) -> Any:
     trust = plan.config.base.trust_remote_code
     config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=trust)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust)
+        return auto_class_of(config).from_config(config, trust_remote_code=trust)
 
 
 def check_shapes(plan: Plan) -> tuple[list[Problem], int]:

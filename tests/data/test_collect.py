@@ -3,7 +3,8 @@
 import os
 import shutil
 
-from mcit.data.collect import collect
+from mcit.core.types import Row, Turn
+from mcit.data.collect import collect, with_cue
 from mcit.data.recipe import load_recipe
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava, picture
@@ -104,3 +105,10 @@ def test_warnings(tmp_path):
     assert "90 % of the yes_no answers are 'yes'" in what and "1499 characters" in what and "'Say yes or no.'" in what
     balanced = [llava(f"y{k}", f"q{k}", "yes" if k % 5 < 3 else "no", style="yes_no") for k in range(10)]
     assert not found(tmp_path / "x", train=balanced)[0].warnings  # 60 % is still allowed
+
+
+def test_a_cue_is_added_once_as_the_last_line_of_the_last_question():
+    turns = (Turn("user", "First?"), Turn("assistant", "a"), Turn("user", "Second?\n"), Turn("assistant", "b"))
+    row = with_cue(Row("r", (), turns, "t", "f:1"), "Answer with a letter.")
+    assert [turn.text for turn in row.turns] == ["First?", "a", "Second?\nAnswer with a letter.", "b"]
+    assert with_cue(row, "Answer with a letter.") is row

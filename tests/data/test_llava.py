@@ -214,3 +214,16 @@ def test_fast_enough_for_large_files(tmp_path):
     found, problems = read(path)
     assert len(found) == 20_000 and not problems
     assert found[-1].source != found[0].source
+
+
+def test_files_with_other_key_names(tmp_path):
+    """TRACE's files hold ``prompt`` and ``answer``; a row without one of them is named, the others are kept."""
+    path = tmp_path / "train.json"
+    path.write_text(
+        '[{"prompt": "1 + 1?", "answer": "2"}, {"prompt": "1 + 2?"}, {"prompt": "x", "answer": "y", "id": "z"}]'
+    )
+    loaded = read_llava(path, task="t", fields=("prompt", "answer"))
+    assert [(row.question, row.answer) for row in loaded.rows] == [("1 + 1?", "2"), ("x", "y")]
+    assert loaded.rows[1].id == "z"
+    (problem,) = loaded.problems
+    assert problem.what == "key 'answer' is missing or no text" and problem.where == f"{path}:1"

@@ -125,3 +125,26 @@ def test_yaml_given_twice_is_refused(tmp_path):
     path.write_text(path.read_text() + "\ntask: other\n")
     with pytest.raises(ConfigError, match="given twice"):
         load_recipe(path)
+
+
+def test_a_data_folder_below_the_users_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCIT_DATA", str(tmp_path / "all"))
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\ntask: t\ndata: set\nobtain: get it\nsources: [{kind: llava, path: a.json}]\n")
+    recipe = load_recipe(path)
+    with pytest.raises(DataError) as caught:
+        recipe_digest(recipe)
+    assert caught.value.where == str(tmp_path / "all" / "set")
+    assert caught.value.fix == "get it; then set MCIT_DATA to the folder that holds 'set'"
+    (tmp_path / "all" / "set").mkdir(parents=True)
+    (tmp_path / "all" / "set" / "a.json").write_text("[]")
+    digest = recipe_digest(recipe)
+    path.write_text(path.read_text().replace("get it", "fetch it"))
+    assert recipe_digest(load_recipe(path)) == digest
+
+
+def test_a_data_folder_does_not_leave_its_root(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\ntask: t\ndata: ../x\nsources: [{kind: llava, path: a.json}]\n")
+    with pytest.raises(ConfigError, match="use letters"):
+        load_recipe(path)

@@ -126,10 +126,9 @@ def draw_layer(parts: Sequence[Part], *, seed: int) -> frozenset[str]:
 
 def draw_model(parts: Sequence[Part], *, seed: int) -> frozenset[str]:
     """Half of all matrices whatever they are, and half of all norms."""
-    chosen: set[str] = set()
-    for is_norm in (False, True):
-        pool = sorted(p.name for p in parts if (p.category == "norm") is is_norm)
-        chosen |= _half(pool, seed_for(seed, "model", int(is_norm)))
+    norms = {p.name for p in parts if p.category == "norm"}
+    matrices = {p.name for p in parts} - norms
+    chosen = _half(sorted(matrices), seed_for(seed, "matrices")) | _half(sorted(norms), seed_for(seed, "norms"))
     return _never_empty(chosen, parts, seed)
 
 

@@ -1,0 +1,125 @@
+"""The papers' presets plan on the real shapes of the papers' base models, and absent data is one message."""
+
+import json
+
+import pytest
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+
+from mcit.core.config import load_yaml
+from mcit.core.errors import DataError
+from mcit.core.paths import shipped
+from mcit.data.recipe import find_recipe
+from mcit.models.families.tiny import TEMPLATE, byte_tokenizer
+from mcit.train.plan import make_plan, read_config
+from tests.models.test_text import TEMPLATE as LLAMA_TEMPLATE
+
+LLAMA_7B = LlamaConfig(
+    hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
+)
+
+
+@pytest.fixture(scope="module")
+def llava_7b(tmp_path_factory):
+    """Config and processor files of LLaVA-1.5-7B's shape, without weights; a byte tokenizer stands for Llama's."""
+    home = tmp_path_factory.mktemp("llava-7b")
+    tokenizer = byte_tokenizer()
+    LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+        ),
+        text_config=LLAMA_7B,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        architectures=["LlavaForConditionalGeneration"],
+    ).save_pretrained(home)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def llama_7b(tmp_path_factory):
+    home = tmp_path_factory.mktemp("llama-7b")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = LLAMA_TEMPLATE
+    tokenizer.save_pretrained(home)
+    LLAMA_7B.save_pretrained(home)
+    return home
+
+
+def recipes_in(preset):
+    data = load_yaml(shipped("configs") / f"{preset}.yaml")
+    named = [name for s in data["stages"] for key in ("recipe", "forget") for name in _list(s.get(key, []))]
+    named += [m["recipe"] for m in data["defaults"].get("methods", []) if "recipe" in m]
+    return list(dict.fromkeys(named))
+
+
+def _list(value):
+    return [value] if isinstance(value, str) else list(value)
+
+
+def write_data(root, preset, *, rows=3):
+    """Rows in the files that the recipes of a preset name: the schema of the originals, made-up content."""
+    for recipe in recipes_in(preset):
+        config = load_yaml(find_recipe(recipe))
+        home = root / config.get("data", "")
+        for source in config["sources"]:
+            if source["kind"] != "llava":
+                continue
+            path = home / source["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            seed = sum(map(ord, recipe + source["split"]))
+            path.write_text(json.dumps([row(source, home, i, seed) for i in range(rows)]))
+
+
+def row(source, home, i, seed):
+    name = f"{seed}-{i}"
+    if source.get("fields"):
+        question, answer = source["fields"]
+        return {question: f"Question {name}?", answer: f"{i}"}
+    images = home / source.get("images", ".")
+    images.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), (seed % 256, i * 40, 9)).save(images / f"{name}.png")
+    if source["split"] == "test":
+        return {
+            "question_id": name, "image": f"{name}.png", "text": f"Q {name}?\nA. x\nB. y", "answer": "[0.1, 0.2, 0.3, 0.4]" if "Grounding" in source["path"] else "A",
+            "answer_bbox": "[0.1, 0.2, 0.3, 0.4]", "size": [16, 16],
+        }  # fmt: skip
+    turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
+    return {"id": name, "image": f"{name}.png", "conversations": turns}
+
+
+PRESETS = {"sefe-coin": "llava_7b", "hft": "llama_7b"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_preset_plans_without_problems(preset, tmp_path, monkeypatch, request):
+    monkeypatch.setenv("MCIT_DATA", str(tmp_path))
+    write_data(tmp_path, preset)
+    config, _ = read_config(preset, [f"base.model={request.getfixturevalue(PRESETS[preset])}"])
+    plan = make_plan(config)
+    assert len(plan.stages) == len(config.stages) and all(s.steps for s in plan.stages)
+    if preset == "sefe-coin":
+        assert {m.name for s in plan.stages for m in s.methods} == {"reglora"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_absent_data_is_one_message(preset, tmp_path, monkeypatch, request):
+    monkeypatch.setenv("MCIT_DATA", str(tmp_path))
+    config, _ = read_config(preset, [f"base.model={request.getfixturevalue(PRESETS[preset])}"])
+    with pytest.raises(DataError) as caught:
+        make_plan(config)
+    (problem,) = caught.value.problems
+    assert problem.what == "the data folder is absent" and "MCIT_DATA" in problem.fix
+    assert all(name in problem.where for name in recipes_in(preset) if load_yaml(find_recipe(name)).get("data"))
