@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -34,6 +34,8 @@ class StageWork:
     ctx: Context
     checkpoint: CheckpointConfig
     stages: int
+    frozen: dict[str, int] = field(default_factory=dict)
+    """Checksums of what does not train, from before the engine was built."""
     later_steps: int = 0
     """Steps of the stages after this one, for the time left."""
     validate: Callable[[], dict[str, float]] | None = None

@@ -24,6 +24,7 @@ from mcit.engine.plain import EngineSpec, PlainEngine
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import write_adapter
+from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Lineage, delta_digest, lineage_record
 from mcit.models.units import audit, dtype_problems, group_of, weight_units
 from mcit.train.context import Context, Names, RowBook
@@ -59,12 +60,14 @@ def build_stage(
     adapters.set_trainable(model, chosen)
     if dtype_problems(model):
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
+    frozen = frozen_checksums(model)
     engine = make_engine(
         model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage))
     )
     streams = open_streams(stage, plan, methods, book, material.encoder)
     ctx = Context(stage, engine, streams, book, needs=methods.needs)
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
+    work.frozen = frozen
     work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
     if plan.config.eval.validate_every:
         rows = book.validation_rows()
@@ -147,8 +150,12 @@ def _batches(rows: list[Row], *, encoder: Encoder, size: int) -> list[Any]:
 
 
 def write_stage(folder: Path, work: StageWork, material: Material) -> None:
-    """What a committed stage holds besides progress and manifest: delta, lineage, method state."""
+    """What a committed stage holds besides progress and manifest: delta, lineage, method state.
+
+    Raises TrainingError when a tensor that the stage froze is not bit for bit what it was at its start.
+    """
     stage, model = work.stage, material.model
+    check_frozen(model, work.frozen, where=f"stage {stage.folder}")
     trained = {
         n.replace(".base_layer.", ".") for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n
     }
