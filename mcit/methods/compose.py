@@ -29,8 +29,9 @@ class MethodSet:
         built = []
         for spec in stage.methods:
             method = make(spec)
-            if inherited and method.name in inherited:
-                _load(method, inherited[method.name])
+            home = (inherited or {}).get(method.name)
+            if home is not None:
+                _load(method, home)
             built.append(method)
         return cls(built, gradient_order=stage.gradient_order)
 

@@ -220,7 +220,8 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
 def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     """Composition, encoding of sampled rows, trainable shapes, disk."""
     from mcit.methods.check import check_stage
-    from mcit.train.preflight import check_rows, check_shapes
+    from mcit.train.preflight import check_rows, check_shapes, skeleton
+    from mcit.train.selection import narrowed, selection_problems
 
     problems: list[Problem] = []
     for stage in plan.stages:
@@ -238,6 +239,8 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     problems += check_rows(plan)
     found, disk = check_shapes(plan)
     problems += found
+    if not found and narrowed(plan):
+        problems += selection_problems(plan, skeleton(plan))
     if runs_dir is not None:
         folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
         free = shutil.disk_usage(folder).free

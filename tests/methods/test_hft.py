@@ -241,6 +241,7 @@ def test_a_draw_again_is_the_same_and_trains_what_is_outside_the_decoder(selecti
     for seed in range(20):
         chosen = method.select_trainable(names & set(tied), Names(ctx.stage, seed, tied))
         seen.add("model.language_model.embed_tokens.weight" in chosen)
+        assert projector < chosen
     assert seen == ({True, False} if selection == "model" else {True})
 
 

@@ -20,6 +20,7 @@ _TILE = 1 << 21  # speed: weights of a tile: 8 MB where it is formed densely
 _SMALL = 1 << 16  # speed: up to here a dense tile is cheaper than the calls of the sparse way
 _DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile is faster on a CPU
 _BAGS = 256  # speed: columns whose gradient is summed at a time
+_CHUNK = 4096  # speed: positions gathered at a time
 _INT32 = 2**31 - 1
 _BITS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8)
 
@@ -34,7 +35,7 @@ def product_distance2(B_OR: Tensor, A_RI: Tensor, B0_OR: Tensor, A0_RI: Tensor) 
     return ((U_OQ.T @ U_OQ) * (V_QI @ V_QI.T)).sum()
 
 
-def lowrank_entries(B_OR: Tensor, A_RI: Tensor, positions_K: Tensor, *, chunk: int = 4096) -> Tensor:
+def lowrank_entries(B_OR: Tensor, A_RI: Tensor, positions_K: Tensor, *, chunk: int = _CHUNK) -> Tensor:
     """Entries of B A at flat positions, (K,), gathered `chunk` at a time; the product is not formed."""
     A_IR = A_RI.T.contiguous()
     parts = [B_OR.new_zeros(0)]

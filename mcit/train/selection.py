@@ -1,0 +1,70 @@
+"""What the methods of a stage leave to train, found on the model's skeleton before any weights are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.seeds import seed_for
+from mcit.core.types import Plan, Stage
+from mcit.methods.base import Method
+from mcit.methods.compose import MethodSet
+from mcit.models import adapters
+from mcit.models.units import weight_units
+from mcit.train.context import Names
+
+
+def selection_problems(plan: Plan, model: Any) -> list[Problem]:
+    """Stages in which methods together freeze everything, or what one of them needs. `model` is a skeleton."""
+    return [problem for stage in narrowed(plan) for problem in stage_problems(stage, model)]
+
+
+def narrowed(plan: Plan) -> list[Stage]:
+    """Stages with a method that narrows what trains."""
+    return [stage for stage in plan.stages if any(map(_narrows, MethodSet.build(stage).methods))]
+
+
+def _narrows(method: Method) -> bool:
+    return method.overrides("select_trainable")
+
+
+def stage_problems(stage: Stage, model: Any) -> list[Problem]:
+    """The same for one stage; the skeleton gets the stage's adapter and loses it again."""
+    where = f"stages[{stage.index - 1}].methods"
+    lora = stage.adapter.kind == "lora"
+    try:
+        if lora:
+            adapters.add_lora(model, stage.adapter, seed=seed_for(stage.seed, "adapter"))
+        shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        methods = MethodSet.build(stage)
+        names = adapters.candidates(model, stage.adapter)
+        chosen = methods.select_trainable(names, Names(stage, stage.seed, shapes))
+    except McitError as error:
+        return [Problem(f"{where} ({p.where})", p.what, p.fix) for p in error.problems]
+    finally:
+        if lora:
+            adapters.remove(model)
+    if not lora:
+        return []
+    pairs = [n for n in chosen if ".lora_" in n]
+    scales = dict.fromkeys({n.split(".lora_")[0] for n in pairs}, 1.0)
+    units = [u for u in weight_units(shapes, pairs, adapter=adapters.ACTIVE, scales=scales) if u.kind == "lora"]
+    return _unmet(methods, units, where)
+
+
+def _unmet(methods: MethodSet, units: list[Any], where: str) -> list[Problem]:
+    """Methods that act on LoRA pairs, where none is left or one is split."""
+    freezers = ", ".join(m.name for m in methods.methods if _narrows(m))
+    split = [unit.name for unit in units if set(unit.params) != {"A", "B"}]
+    problems = []
+    for method in methods.methods:
+        if "adapter:lora" not in method.claims.needs:
+            continue
+        if not units:
+            what = f"needs LoRA pairs that train, but {freezers} freezes all of them"
+            problems.append(Problem(f"{where} ({method.name})", what, "remove one of the methods from this stage"))
+        elif split:
+            what = f"needs whole LoRA pairs, but {freezers} freezes one half of '{split[0]}'"
+            fix = "let that method freeze whole pairs, or remove one of the two"
+            problems.append(Problem(f"{where} ({method.name})", what, fix))
+    return problems

@@ -1,0 +1,70 @@
+"""A draw that leaves nothing, or nothing of what another method needs, is refused by the plan."""
+
+import dataclasses
+
+import pytest
+
+from mcit.core.types import Claims, MethodSpec
+from mcit.methods.base import Method
+from mcit.train.preflight import skeleton
+from mcit.train.selection import selection_problems
+from tests.fakes.bench import plan_of
+
+
+class OnlyProjector(Method):
+    name = "only-projector"
+
+    def select_trainable(self, names, ctx):
+        return frozenset(n for n in names if ".lora_" not in n)
+
+
+class OnlyA(Method):
+    name = "only-a"
+
+    def select_trainable(self, names, ctx):
+        return frozenset(n for n in names if ".lora_B." not in n)
+
+
+class Nothing(Method):
+    name = "nothing"
+
+    def select_trainable(self, names, ctx):
+        return frozenset()
+
+
+class Pairs(Method):
+    name = "pairs"
+    claims = Claims(needs=frozenset({"adapter:lora"}))
+
+
+def problems_of(*classes, adapter=None):
+    plan = plan_of(defaults={"adapter": adapter or {"rank": 4, "alpha": 8}})
+    specs = tuple(MethodSpec(f"{__name__}:{cls.__name__}", cls.Config()) for cls in classes)
+    stages = (plan.stages[0], dataclasses.replace(plan.stages[1], methods=specs))
+    plan = dataclasses.replace(plan, stages=stages)
+    model = skeleton(plan)
+    before = set(dict(model.named_parameters()))
+    found = selection_problems(plan, model)
+    assert set(dict(model.named_parameters())) == before
+    return found
+
+
+def test_enough_is_left():
+    assert problems_of(Pairs) == [] == problems_of(OnlyProjector) == problems_of(OnlyA)
+
+
+@pytest.mark.parametrize("adapter", [None, {"kind": "none"}])
+def test_nothing_left(adapter):
+    (problem,) = problems_of(Nothing, adapter=adapter)
+    assert problem.where.startswith("stages[1].methods") and "leave nothing to train" in problem.what
+
+
+def test_pairs_that_another_method_needs():
+    (problem,) = problems_of(OnlyProjector, Pairs)
+    assert problem.where == "stages[1].methods (pairs)"
+    assert problem.what == "needs LoRA pairs that train, but only-projector freezes all of them"
+
+
+def test_half_a_pair():
+    (problem,) = problems_of(Pairs, OnlyA)
+    assert problem.where == "stages[1].methods (pairs)" and "only-a freezes one half of 'model.language" in problem.what
