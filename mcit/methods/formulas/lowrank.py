@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import embedding_bag, pad
 _TILE = 1 << 21  # speed: weights of a tile: 8 MB where it is formed densely
 _SMALL = 1 << 16  # speed: up to here a dense tile is cheaper than the calls of the sparse way
 _DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile is faster on a CPU
+_KEPT = 1 << 17  # speed: up to so many positions of a one-tile matrix their order is worked out once, not every step
 _BAGS = 256  # speed: columns whose gradient is summed at a time
 _CHUNK = 4096  # speed: positions gathered at a time
 _INT32 = 2**31 - 1
@@ -121,6 +123,10 @@ def key_mean(B_OR: Tensor, A_RI: Tensor, keys: Tensor, *, dense: bool | None = N
 class _KeyMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> Tensor:
+        if _is_kept(B_OR, A_RI, keys, dense):
+            mean, dB_OR, dA_IR = _kept_mean(B_OR, A_RI, keys)
+            ctx.save_for_backward(dB_OR, dA_IR)
+            return mean
         dB_OR, sums, counts, waiting = torch.zeros_like(B_OR), [], [], []
         if _sparse_allowed(B_OR, A_RI, dense):
             A_IR = A_RI.T.contiguous()
@@ -149,6 +155,73 @@ class _KeyMean(torch.autograd.Function):
         return dB_OR.mul_(grad), dA_IR.mul_(grad).T, None, None
 
 
+# ---- small matrices with few keys: the order of the keys is worked out once ------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Where the keys of a matrix are, int32: by row, and the same keys by column."""
+
+    shape: tuple[int, int]
+    columns: Tensor
+    row_starts: Tensor
+    """(O + 1,), into the keys by row."""
+    by_column: Tensor
+    """(K,), positions in the keys by row."""
+    rows_by_column: Tensor
+    column_starts: Tensor
+    """(I,), into the keys by column."""
+
+
+def _is_kept(B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> bool:
+    area = len(B_OR) * A_RI.shape[1]
+    small = keys.dim() == 1 and 0 < len(keys) <= _KEPT and area <= _TILE
+    share = 1.0 if dense is not None else _DENSE_SHARE
+    return small and _sparse_allowed(B_OR, A_RI, dense) and len(keys) <= share * area
+
+
+def _order(keys: Tensor, shape: tuple[int, int]) -> _Order:
+    """The order of `keys`, kept with the tensor itself: as long as it lives, and no longer."""
+    found: _Order | None = getattr(keys, "_order", None)
+    if found is None or found.shape != shape:
+        O, I = shape
+        rows = keys // I
+        columns, by_column = (keys - rows * I).sort(stable=True)
+        found = _Order(
+            shape,
+            columns=keys - rows * I,
+            row_starts=torch.searchsorted(rows, torch.arange(O + 1, dtype=torch.int32), out_int32=True),
+            by_column=by_column.int(),
+            rows_by_column=rows[by_column],
+            column_starts=torch.searchsorted(columns, torch.arange(I, dtype=torch.int32), out_int32=True),
+        )
+        keys._order = found  # type: ignore[attr-defined]
+    return found
+
+
+def _kept_mean(B_OR: Tensor, A_RI: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of |B A| at the keys, and its gradients for B (O, R) and A (I, R)."""
+    order = _order(keys, (len(B_OR), A_RI.shape[1]))
+    entries = _entries(order.row_starts, order.columns, B_OR, A_RI.T)
+    signs = entries.sign().div_(len(keys))
+    dB_OR = _bag_sums(order.columns, A_RI.T.contiguous(), order.row_starts[:-1], signs)
+    dA_IR = _bag_sums(order.rows_by_column, B_OR, order.column_starts, signs.index_select(0, order.by_column))
+    return entries.mul_(signs).sum(), dB_OR, dA_IR
+
+
+def _entries(row_starts: Tensor, columns: Tensor, B_TR: Tensor, A_IR: Tensor) -> Tensor:
+    """Entries of B A at the keys alone, (K,)."""
+    with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
+        warnings.simplefilter("ignore", UserWarning)
+        zeros = B_TR.new_zeros(len(columns))
+        pattern = torch.sparse_csr_tensor(row_starts, columns, zeros, (len(B_TR), len(A_IR)), check_invariants=False)
+        return torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T, beta=0.0).values()
+
+
+def _bag_sums(picked: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Rows of a sparse product: per bag the weighted sum of the picked vectors."""
+    return embedding_bag(picked, vectors, starts, mode="sum", per_sample_weights=weights)
+
+
+# ---- tiles ----------------------------------------------------------------------------------------------------------
 _Tile = tuple[int, int, Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -210,14 +283,9 @@ def _sparse_rows(
     if not len(rows):
         return B_TR.new_zeros(()), B_TR.new_zeros(0)
     first = torch.searchsorted(rows, torch.arange(len(B_TR) + 1, dtype=torch.int32), out_int32=True)
-    with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
-        warnings.simplefilter("ignore", UserWarning)
-        zeros = B_TR.new_zeros(len(rows))
-        pattern = torch.sparse_csr_tensor(first, columns, zeros, (len(B_TR), len(A_IR)), check_invariants=False)
-        entries = torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T, beta=0.0).values()
+    entries = _entries(first, columns, B_TR, A_IR)
     signs = entries.sign() if times is None else entries.sign().mul_(times)
-    # a bag of an embedding is a row of a sparse product
-    dB_TR.copy_(embedding_bag(columns, A_IR, first[:-1], mode="sum", per_sample_weights=signs))
+    dB_TR.copy_(_bag_sums(columns, A_IR, first[:-1], signs))
     return entries.mul_(signs).sum(), signs
 
 
@@ -233,4 +301,4 @@ def _sparse_columns(B_TR: Tensor, rows: Tensor, columns: Tensor, signs: Tensor, 
         stop = min(len(dA_IR), start + _BAGS)
         keys = slice(cuts[start], cuts[stop])
         own = bags[start:stop] - cuts[start]
-        dA_IR[start:stop] += embedding_bag(rows[keys], B_TR, own, mode="sum", per_sample_weights=signs[keys])
+        dA_IR[start:stop] += _bag_sums(rows[keys], B_TR, own, signs[keys])

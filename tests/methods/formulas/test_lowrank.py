@@ -283,3 +283,31 @@ def test_a_tile_of_a_bit_mask_is_sparse_only_below_the_same_share():
         keys = pack_keys(torch.arange(0, 300 * 300, round(1 / share)), shape=(300, 300))
         assert keys.dim() == 3
         assert {rows is not None for _, _, rows, _, _ in lowrank._tiles(keys, b, a, None)} == {sparse}
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_kept_order_gives_what_the_tiles_give(repeats, monkeypatch):
+    """Small matrices go another way: same value and gradients, for other values under the same keys too."""
+    generator = torch.Generator().manual_seed(5)
+    positions = torch.randint(300 * 250, (900,), generator=generator).sort().values
+    keys = (positions if repeats else positions.unique()).int()
+    for _ in range(2):
+        B = torch.randn(300, 6, generator=generator, requires_grad=True)
+        A = torch.randn(6, 250, generator=generator, requires_grad=True)
+        monkeypatch.setattr(lowrank, "_KEPT", 1 << 17)
+        kept = key_mean(B, A, keys)
+        grads = torch.autograd.grad(kept, [B, A])
+        assert keys._order.shape == (300, 250)
+        monkeypatch.setattr(lowrank, "_KEPT", 0)
+        tiled = key_mean(B, A, keys)
+        torch.testing.assert_close(kept, tiled, rtol=1e-6, atol=0)
+        for ours, theirs in zip(grads, torch.autograd.grad(tiled, [B, A]), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_order_is_worked_out_once_and_for_one_shape(monkeypatch):
+    keys = torch.tensor([0, 5, 80_000], dtype=torch.int32)
+    first = lowrank._order(keys, (300, 300))
+    assert lowrank._order(keys, (300, 300)) is first
+    other = lowrank._order(keys, (400, 250))
+    assert other is not first and other.row_starts.tolist()[-1] == 3 and len(other.column_starts) == 250

@@ -1,0 +1,200 @@
+"""What the methods cost: step time with and without each, on the embedded model, in one run.
+
+    python scripts/bench/methods.py [--json FILE] [--base embedded] [--steps 20] [--warmup 3] [--only reglora gs_lora …]
+
+Each case is a pair of stages that differ in one thing alone. Both are built on copies of the same model and take their steps in
+turn, so that other work on the machine falls on both; the figure is the median of the ratios of neighbouring steps, with
+the quartiles. A stage is the second of a sequence: methods that remember an earlier stage do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+LORA = {"kind": "lora", "rank": 8, "alpha": 16, "also_train": ["projector"], "carry": "merge"}
+FULL = {"kind": "none", "also_train": ["projector"]}
+WITH_EMBEDDINGS = {"kind": "none", "also_train": ["projector", "embeddings"]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two stages to compare: settings and what is promised of their ratio."""
+
+    name: str
+    without: dict[str, Any]
+    with_: dict[str, Any]
+    limit: float | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+def stage(methods: list[dict[str, Any]], adapter: dict[str, Any] = LORA, **more: Any) -> dict[str, Any]:
+    """The compared stage."""
+    return {"methods": methods, "adapter": adapter, **more}
+
+
+FORGET = {"recipe": "demo/naming-retain", "forget": "demo/naming-forget"}
+
+
+def cases() -> list[Case]:
+    """Every comparison; limits are those the project set itself."""
+    gs = {"use": "gs_lora", "prototypes": None}
+    return [
+        Case("reglora", stage([]), stage([{"use": "reglora"}]), 1.05),
+        Case(
+            "gs_lora",
+            stage([{**gs, "alpha": 0.0}], **FORGET),
+            stage([{**gs, "alpha": 1e-4, "alpha_start": 0}], **FORGET),
+            1.03,
+        ),
+        Case(
+            "gere",
+            stage([{"use": "gere", "variant": "label"}]),
+            stage([{"use": "gere", "variant": "tm"}]),
+            1.05,
+        ),
+        Case("hft", stage([], FULL), stage([{"use": "hft"}], FULL), 0.90),
+        Case(
+            "hft-checkpointing", stage([], FULL), stage([{"use": "hft"}], FULL), None, {"gradient_checkpointing": True}
+        ),
+        Case("hft-embeddings", stage([], WITH_EMBEDDINGS), stage([{"use": "hft"}], WITH_EMBEDDINGS)),
+    ]
+
+
+def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder: Path) -> Any:
+    """The second stage of a sequence with these settings, ready to step."""
+    from mcit.models import adapters
+    from mcit.models.lineage import Lineage
+    from mcit.models.load import base_digest, load_base
+    from mcit.train.plan import make_plan, parse_run
+    from mcit.train.preflight import make_encoder
+    from mcit.train.stage import Material, build_stage
+
+    first = {
+        "recipe": "demo/kind",
+        "max_steps": 1,
+        **{k: v for k, v in settings.items() if k in ("methods", "adapter")},
+    }
+    if "forget" in settings:
+        first["methods"] = []  # a learn stage comes before
+    second = {"recipe": "demo/edible", "max_steps": args.warmup + args.steps, "epochs": 9, **settings}
+    config, problems = parse_run(
+        {
+            "name": "bench",
+            "base": {"family": args.base, "dtype": "fp32"},
+            "engine": {"micro_batch": 8, "workers": 0, **case.engine},
+            "defaults": {"optim": {"batch": 8, "lr": 1e-4, "warmup": 0, "schedule": "constant"}},
+            "stages": [first, second],
+            "eval": {"tasks": "none"},
+            "checkpoint": {"every": 0},
+        }
+    )
+    if config is None or problems:
+        raise SystemExit("\n".join(map(str, problems)))
+    plan = make_plan(config)
+    model = load_base(plan.model_path, dtype="fp32")
+    material = Material(plan, model, make_encoder(plan), Lineage(str(plan.model_path), base_digest(plan.model_path)))
+    before = build_stage(plan.stages[0], material, inherited={})
+    before.methods.on_stage_start(before.ctx)
+    step(before, 0)
+    before.methods.on_stage_end(before.ctx)
+    before.methods.save(folder)
+    before.streams.close()
+    if plan.stages[0].adapter.kind == "lora":
+        adapters.remove(model)
+    model.requires_grad_(False)
+    inherited = {method.name: folder / method.name for method in before.methods.methods}
+    work = build_stage(plan.stages[1], material, inherited=inherited)
+    work.methods.on_stage_start(work.ctx)
+    return work
+
+
+def step(work: Any, number: int) -> float:
+    """One whole optimiser step, hooks and data included; seconds."""
+    from mcit.train.loop import run_step
+
+    start = time.perf_counter()
+    work.ctx.at(number)
+    batches = [work.methods.on_batch(batch, work.ctx) for batch in work.streams.next_step()]
+    run_step(work, batches)
+    work.methods.after_step(work.ctx)
+    return time.perf_counter() - start
+
+
+def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of neighbouring steps and seconds of both."""
+    with tempfile.TemporaryDirectory() as home:
+        works = [build(case, s, args, Path(home) / str(i)) for i, s in enumerate((case.without, case.with_))]
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for number in range(args.warmup + args.steps):
+            for side in (0, 1) if number % 2 else (1, 0):  # neither side always goes first
+                took = step(works[side], number)
+                if number >= args.warmup:
+                    seconds[side].append(took)
+        for work in works:
+            work.streams.close()
+    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    quarters = statistics.quantiles(ratios, n=4)
+    found = {
+        "case": case.name,
+        "seconds_without": statistics.median(seconds[0]),
+        "seconds_with": statistics.median(seconds[1]),
+        "ratio": statistics.median(ratios),
+        "quartiles": [quarters[0], quarters[2]],
+        "limit": case.limit,
+        "steps": args.steps,
+    }
+    held = (
+        ""
+        if case.limit is None
+        else f"  limit {case.limit:.2f}: {'held' if found['ratio'] <= case.limit else 'NOT HELD'}"
+    )
+    print(
+        f"{case.name:<18} {found['seconds_without']:7.3f} s -> {found['seconds_with']:7.3f} s  ratio {found['ratio']:.3f}"
+        f" ({quarters[0]:.3f} to {quarters[2]:.3f}){held}",
+        flush=True,
+    )
+    return found
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="step-time overhead of the methods")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--base", default="embedded", help="model family: embedded or tiny")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--only", nargs="*")
+    args = parser.parse_args()
+    from mcit.cli.common import start_torch
+
+    start_torch()
+    import torch
+
+    chosen = [case for case in cases() if not args.only or case.name in args.only]
+    results = [measure(case, args) for case in chosen]
+    if args.json:
+        machine = {
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "base": args.base,
+        }
+        args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+    return 1 if any(r["limit"] is not None and r["ratio"] > r["limit"] for r in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
