@@ -44,3 +44,10 @@ def test_a_lost_row_is_named():
     method.load_state_dict({"kept": [["a", ["a0", "gone"]]]})
     with pytest.raises(StateError, match="'gone'"):
         method.streams(context(rows=rows("a", 2)).data)
+
+
+def test_every_task_of_a_joint_stage_keeps_at_least_one_row():
+    """Two rows to keep, three tasks: 2 // 3 is none, so each keeps one."""
+    method = Replay(Replay.Config(keep=2))
+    method.on_stage_end(context(rows=rows("a", 5) + rows("b", 5) + rows("c", 5)))
+    assert [len(ids) for _, ids in method.state_dict()["kept"]] == [1, 1, 1]

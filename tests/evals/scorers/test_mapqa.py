@@ -14,6 +14,11 @@ def test_t13() -> None:
     assert MapQa().fixed("Texas, Ohio", LIST) == pytest.approx(2 / 3)
 
 
+def test_one_state() -> None:
+    one = {**LIST, "answer": "ohio"}
+    assert [MapQa().fixed(text, one) for text in ("Ohio", "utah", "")] == [1, 0, 0]
+
+
 def test_naming_everything_pays_only_in_strict() -> None:
     everything = "ohio,texas,utah,maine,iowa,idaho"
     assert MapQa().strict(everything, LIST) == 1
