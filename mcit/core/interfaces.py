@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mcit.core.types import Batch, ModelOutput, Progress, Row, Stage, WeightUnit
+from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Progress, Row, Stage, WeightUnit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,13 +16,19 @@ class Weights(Protocol):
     """Whole tensors, one unit at a time, in one fixed order on every rank."""
 
     def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
-        """Units with something trainable in this stage, sorted by name; all kinds or one."""
+        """Units with something trainable in this stage, sorted by name: of one kind, or ``lora`` and ``tensor``."""
 
     def gathered(self, unit: WeightUnit) -> AbstractContextManager[dict[str, Tensor]]:
         """Detached fp32 copies of the unit's tensors by role."""
 
     def edit(self, unit: WeightUnit) -> AbstractContextManager[dict[str, Tensor]]:
         """Like `gathered`, but what is changed in place is written back. Needs slot weights:edit or weights:prox."""
+
+    def forget_moments(self, unit: WeightUnit) -> None:
+        """Put the optimiser's moments of the unit's tensors to zero, so that a step does not move what was set."""
+
+    def local(self) -> Mapping[str, Tensor]:
+        """This rank's fp32 part of every trained tensor by parameter name, flat where tensors are sharded; read only."""
 
 
 class Gradients(Protocol):
@@ -58,6 +64,20 @@ class TensorStore(Protocol):
 
     def names(self, kind: str) -> list[str]:
         """Sorted names of a kind."""
+
+
+class Blob(Protocol):
+    """Tensors of a run in one file, read piece by piece."""
+
+    @property
+    def index(self) -> JsonDict:
+        """What lies where."""
+
+    def get(self, name: str) -> Tensor:
+        """A whole tensor, read now."""
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """A part of a tensor's first axis, read now."""
 
 
 class MetricSink(Protocol):
@@ -133,6 +153,40 @@ class StepContext(Protocol):
     def weights(self) -> Weights:
         """Whole tensors, one unit at a time."""
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of everything but the projector in this step."""
+
+    @property
+    def data(self) -> DataContext:
+        """Rows of this stage and of earlier ones."""
+
+    @property
+    def counts(self) -> Counts:
+        """Rows and supervised tokens of the present step by stream, over all ranks; set before the first loss term."""
+
+    @property
+    def base(self) -> JsonDict:
+        """Checksum of weights, tokenizer and processor of the run's base, and its precision."""
+
+    def base_pass(self, rows: Sequence[Row], *, logits: bool = False) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
+        """Outputs of the run's base on any rows, hidden states included; logits of supervised tokens if asked for.
+
+        Each rank gets its share, with the places of a batch's rows in `rows`; `all_sum` puts results together.
+        """
+
+    def blob(
+        self, name: str, fingerprint: JsonDict, build: Callable[[], tuple[Mapping[str, Tensor], JsonDict]]
+    ) -> Blob:
+        """Large tensors kept once per run in a memory-mapped file, under everything that they depend on.
+
+        `build` makes tensors and an index when the file is not there; every rank calls it alike. Raises StateError for
+        a damaged file.
+        """
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks; called by every rank."""
+
     def reference(self, batch: Batch) -> ModelOutput:
         """Outputs of the frozen reference on `batch`, computed at most once per batch."""
 
@@ -144,15 +198,23 @@ class StageContext(StepContext, Protocol):
     """What stage hooks may use besides."""
 
     @property
-    def data(self) -> DataContext:
-        """Rows of this stage and of earlier ones."""
-
-    @property
     def seed(self) -> int:
         """The stage's seed."""
 
-    def forward_pass(self, stream: str, *, limit: int | None = None) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Batches of a stream in stored order with the model's outputs, without gradients; at most `limit` rows."""
+    def forward_pass(
+        self,
+        stream: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        change: Callable[[Batch], Batch] | None = None,
+    ) -> Iterator[tuple[Batch, ModelOutput]]:
+        """Batches of a stream in stored order with the model's outputs, without gradients; at most `limit` rows.
+
+        With `change` the model sees the changed batch, which is also what comes back.
+
+        Every rank gets all of them, or with `share` its part, to be put together by `all_sum`.
+        """
 
     def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[Gradients]:
         """Gradients of the mean token loss of each batch of at most `limit` rows, discarded after each iteration."""

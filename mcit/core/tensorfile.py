@@ -35,3 +35,27 @@ def load_tensors(path: Path | str, *, device: str = "cpu") -> dict[str, Any]:
         return load_file(str(path), device=device)
     except (SafetensorError, OSError) as error:
         raise StateError(f"not a whole safetensors file ({error})", where=str(path), fix="restore it") from None
+
+
+class TensorFile:
+    """A safetensors file that stays on disk: only what is asked for is read. Raises StateError if it is damaged."""
+
+    def __init__(self, path: Path | str) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path = Path(path)
+        try:
+            self._file = safe_open(str(path), framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise StateError(f"not a whole safetensors file ({error})", where=str(path), fix="remove it") from None
+        self.names = frozenset(self._file.keys())
+
+    def get(self, name: str) -> Tensor:
+        """A whole tensor."""
+        found: Tensor = self._file.get_tensor(name)
+        return found
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """A part of a tensor's first axis."""
+        found: Tensor = self._file.get_slice(name)[start:stop]
+        return found

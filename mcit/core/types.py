@@ -30,7 +30,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training or test row: turns start with the user, alternate and end with the assistant."""
+    """One training or test row: turns start with the user, alternate and end with the assistant.
+
+    A plain text (``meta["raw"]``) is one assistant turn: every token is supervised, without a chat template.
+    """
 
     id: str
     images: tuple[str, ...]
@@ -58,8 +61,8 @@ class Row:
 
     @property
     def question(self) -> str:
-        """The last user turn, placeholders included."""
-        return self.turns[-2].text
+        """The last user turn, placeholders included; empty for a plain text."""
+        return self.turns[-2].text if len(self.turns) > 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Sample:
     labels_T: Tensor
     pixels: Mapping[str, Tensor]
     """What the processor made of the images, by its own names, first axis = images; empty for a text-only row."""
+    image_T: Tensor | None = None
+    """True at positions that stand for an image; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Batch:
     pixels: Mapping[str, Tensor]
     target_count: int
     """Supervised tokens of the batch."""
+    image_BT: Tensor | None = None
+    """True at positions that stand for an image; None where no row has one."""
 
     @property
     def row_ids(self) -> tuple[str, ...]:
@@ -132,14 +139,16 @@ class WeightUnit:
     """The smallest group of tensors a method needs together.
 
     ``lora``: roles ``A`` (R, I) and ``B`` (O, R) of one adapted matrix. ``tensor``: role ``weight``, one trained tensor.
+    ``block``: the LoRA pairs of one transformer block, roles ``<module>:A`` and ``<module>:B``; beside the other two kinds,
+    which together are every trained tensor once, and named only by those who ask for it.
     """
 
     name: str
-    kind: Literal["lora", "tensor"]
+    kind: Literal["lora", "tensor", "block"]
     params: Mapping[str, str]
     """Role to parameter name."""
     shape: tuple[int, ...]
-    """Shape of the effective weight: (O, I) of the adapted matrix, or the tensor's own."""
+    """Shape of the effective weight: (O, I) of the adapted matrix, or the tensor's own; (P,) trained numbers of a block."""
     scale: float = 1.0
     """alpha / rank of a LoRA pair."""
     block: str = ""
@@ -164,8 +173,10 @@ class StreamSpec:
     """Rows that a method adds to every step of a stage."""
 
     rows: Sequence[Row]
-    per_step: int
-    """Rows per optimiser step, over all ranks."""
+    per_step: int = 0
+    """Rows per optimiser step, over all ranks, on top of the task's."""
+    mixed: bool = False
+    """Shuffle the rows into the task's order instead: a step takes ``optim.batch`` rows of both, each row once an epoch."""
 
 
 # ---- plan -----------------------------------------------------------------------------------------------------------

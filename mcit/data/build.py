@@ -34,6 +34,7 @@ from mcit.core.types import Row
 from mcit.data.collect import Collected, collect
 from mcit.data.llava import row_to_json
 from mcit.data.recipe import SPLITS, GeneratorSource, Recipe, Split, SplitConfig, recipe_digest
+from mcit.data.transforms.base import RowTransform
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class _Result:
     rows: dict[Split, list[Row]]
     steps: list[dict[str, Any]]
     """What each transform made of how many rows."""
+    warnings: tuple[Problem, ...]
+    """Of transforms."""
 
 
 def check(recipe: Recipe) -> CheckReport:
@@ -73,7 +76,8 @@ def check(recipe: Recipe) -> CheckReport:
         rows = found.rows
         if not fatal:
             try:
-                rows = _transformed(recipe, found).rows
+                result = _transformed(recipe, found)
+                rows, found.warnings = result.rows, [*found.warnings, *result.warnings]
                 fatal += _empty(rows)
             except DataError as error:
                 fatal += error.problems
@@ -160,7 +164,7 @@ def _manifest(
         "counts": {split: len(result.rows[split]) for split in SPLITS},
         "styles": {split: _styles(result.rows[split]) for split in SPLITS},
         "dropped": [{"where": p.where, "what": p.what} for p in found.bad],
-        "warnings": [{"where": p.where, "what": p.what} for p in found.warnings],
+        "warnings": [{"where": p.where, "what": p.what} for p in (*found.warnings, *result.warnings)],
     }
 
 
@@ -179,16 +183,58 @@ def _roots(recipe: Recipe, work: Path) -> tuple[dict[str, str | None], dict[str,
 
 
 def _transformed(recipe: Recipe, found: Collected) -> _Result:
-    """Transforms on the train rows in order, then the validation split; test rows stay as they are."""
-    train, steps = found.rows["train"], []
-    for index, transform in enumerate(recipe.transforms):
-        name = type(transform).__module__.rpartition(".")[2]
-        before = len(train)
-        train = transform.apply(train, seed=seed_for(recipe.config.split.seed, "transform", index, name))
-        _check_unique(train, name)
-        steps.append({"use": name, "rows_before": before, "rows_after": len(train)})
+    """Transforms on the train rows in order, the validation split taken off between; of other rows only a choice."""
+    early = [(i, step) for i, step in enumerate(recipe.transforms) if not step.after_split]
+    late = [(i, step) for i, step in enumerate(recipe.transforms) if step.after_split]
+    steps: list[dict[str, Any]] = []
+    warnings: list[Problem] = []
+    train = _steps(recipe, found.rows["train"], early, steps, warnings)
     kept, held = _split(train, recipe.config.split)
-    return _Result({"train": kept, "validation": found.rows["validation"] + held, "test": found.rows["test"]}, steps)
+    rows: dict[Split, list[Row]] = {
+        "train": _steps(recipe, kept, late, steps, warnings),
+        "validation": _chosen(recipe, found.rows["validation"]) + held,
+        "test": _chosen(recipe, found.rows["test"]),
+    }
+    return _Result(rows, steps, tuple(warnings))
+
+
+def _chosen(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
+    """What the transforms leave of rows that they must not change."""
+    rows = list(rows)
+    for transform in recipe.transforms:
+        left = transform.elsewhere(rows)
+        if not {id(row) for row in left} <= {id(row) for row in rows}:
+            name = type(transform).__module__.rpartition(".")[2]
+            raise DataError("changes rows that are not for training", where=f"transforms: {name}", fix="correct its code")
+        rows = left
+    return rows
+
+
+def rows_for(recipe: Recipe, found: Collected, step: RowTransform) -> list[Row]:
+    """The training rows as a step of the recipe that runs after the split is given them."""
+    early = [(i, other) for i, other in enumerate(recipe.transforms) if not other.after_split]
+    late = [(i, other) for i, other in enumerate(recipe.transforms) if other.after_split]
+    kept, _ = _split(_steps(recipe, found.rows["train"], early, [], []), recipe.config.split)
+    return _steps(recipe, kept, late[: [other for _, other in late].index(step)], [], [])
+
+
+def _steps(
+    recipe: Recipe,
+    rows: Sequence[Row],
+    steps: Sequence[tuple[int, RowTransform]],
+    done: list[dict[str, Any]],
+    warnings: list[Problem],
+) -> list[Row]:
+    """Run steps with their places in the recipe; `done` gets an account of each, `warnings` what they warn of."""
+    rows = list(rows)
+    for index, transform in steps:
+        name = type(transform).__module__.rpartition(".")[2]
+        before = len(rows)
+        rows, notes, found = transform.run(rows, seed=seed_for(recipe.config.split.seed, "transform", index, name))
+        _check_unique(rows, name)
+        warnings += found
+        done.append({"use": name, "rows_before": before, "rows_after": len(rows), **notes})
+    return rows
 
 
 def _split(rows: Sequence[Row], split: SplitConfig) -> tuple[list[Row], list[Row]]:

@@ -32,6 +32,10 @@ def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Litera
         return out
 
     labels = stacked([s.labels_T for s in samples], IGNORE)
+    image = None
+    if any(s.image_T is not None for s in samples):
+        masks = [torch.zeros_like(s.input_ids_T) if s.image_T is None else s.image_T for s in samples]
+        image = stacked(masks, 0).bool()
     return Batch(
         stream=stream,
         rows=tuple(s.row for s in samples),
@@ -45,4 +49,5 @@ def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Litera
             for key in sorted({key for s in samples for key in s.pixels})
         },
         target_count=int((labels[:, 1:] != IGNORE).sum()),
+        image_BT=image,
     )

@@ -8,8 +8,10 @@ Shapes: T positions of a row after image placeholders are expanded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -58,6 +60,7 @@ class Encoder:
         self._template = ChatTemplate(processor)
         self._bos = self._tokenizer.bos_token
         self._end_id: int | None = None
+        self._image_id = self._image_token_id()
 
     @property
     def end_token_id(self) -> int:
@@ -78,6 +81,8 @@ class Encoder:
         Raises DataError naming file:line:id when a placeholder has no image, nothing is supervised, the supervised
         tokens are not the answer, the generation prompt is no token prefix, or the row is longer than `max_length`.
         """
+        if row.meta.get("raw"):
+            return self._plain_text(row)
         self._check_turns(row)
         rendering = self._template.render(row)
         tokens = self._tokenise(rendering.text, row)
@@ -103,15 +108,45 @@ class Encoder:
         """The sample as pieces of text, each with whether it is supervised; image tokens are shown as one."""
         pieces: list[tuple[str, bool]] = []
         ids, labels = sample.input_ids_T.tolist(), sample.labels_T.tolist()
-        start = 0
-        for at in range(1, len(ids) + 1):
-            if at == len(ids) or (labels[at] == IGNORE) != (labels[start] == IGNORE):
-                text = self._tokenizer.decode(ids[start:at], skip_special_tokens=False)
-                pieces.append((_collapsed(text, self._template.image_token), labels[start] != IGNORE))
-                start = at
+        for supervised, group in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORE):
+            text = self._tokenizer.decode([token for token, _ in group], skip_special_tokens=False)
+            pieces.append((_collapsed(text, self._template.image_token), supervised))
         return pieces
 
     # ---- steps ------------------------------------------------------------------------------------------------------
+    def _image_token_id(self) -> int | None:
+        """Id of the token that an image is expanded to; None if the processor has no such token."""
+        known = getattr(self.processor, "image_token_id", None)
+        if known is None:
+            known = self._tokenizer.get_vocab().get(self._template.image_token)
+        return None if known is None else int(known)
+
+    def _plain_text(self, row: Row) -> Sample:
+        """A text without template or end token, every token supervised.
+
+        ``meta["bos"]`` puts the start token in front. The end is cut off at ``meta["max_tokens"]`` or the model's
+        limit, start token included: unlike a conversation, a text has no answer that a cut would lose.
+        """
+        if len(row.turns) != 1 or row.images:
+            raise DataError("a plain text is one turn without images", where=row.where, fix="remove meta.raw")
+        text = row.turns[0].text
+        control = self._template.control_token(text)
+        if control:
+            raise DataError(
+                f"the text contains the model's control token {control!r}",
+                where=row.where,
+                fix="remove it from the text",
+            )
+        ids = list(self._tokenizer([text], add_special_tokens=False, truncation=False)["input_ids"][0])
+        if row.meta.get("bos"):
+            if self._tokenizer.bos_token_id is None:
+                raise DataError("the tokenizer has no start token", where=row.where, fix="set bos: false")
+            ids = [int(self._tokenizer.bos_token_id), *ids]
+        ids = ids[: min((n for n in (row.meta.get("max_tokens"), self.max_length) if n), default=None)]
+        if len(ids) < 2:
+            raise DataError("the text has no token to predict", where=row.where, fix="remove the row")
+        return self._sample(row, _Tokens(ids, [], text, {}, ()), ids)
+
     def _check_turns(self, row: Row) -> None:
         if len(row.turns) < 2 or row.turns[-1].role != "assistant":
             raise DataError("the row does not end with an answer", where=row.where, fix="add the assistant's turn")
@@ -227,6 +262,7 @@ class Encoder:
             input_ids_T=torch.tensor(tokens.ids, dtype=torch.int64),
             labels_T=torch.tensor(labels, dtype=torch.int64),
             pixels=extras,
+            image_T=torch.tensor(tokens.ids) == self._image_id if row.images and self._image_id is not None else None,
         )
 
 
@@ -254,6 +290,4 @@ def _squeezed(text: str) -> str:
 
 
 def _collapsed(text: str, token: str) -> str:
-    while token * 2 in text:
-        text = text.replace(token * 2, token)
-    return text
+    return re.sub(f"(?:{re.escape(token)})+", lambda _: token, text)

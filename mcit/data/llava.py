@@ -264,7 +264,13 @@ def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     meta = value.get("meta", {})
     if not isinstance(meta, dict):
         raise _RowError("'meta' must be an object", 'write {"key": value}')
-    meta = {**meta, "raw": True} if _is_plain(value) else {k: v for k, v in meta.items() if k != "raw"}
+    if _is_plain(value):
+        return {**meta, "raw": True}
+    if "raw" in meta:
+        raise _RowError("'raw' is for rows of text alone", "remove it, or give the row a 'text' and no conversation")
+    meta = dict(meta)
+    if isinstance(value.get("asd"), dict):  # how a row of another answer style was made
+        meta.setdefault("asd", value["asd"])
     if _is_test(value):
         if isinstance(value["answer"], list):
             meta.setdefault("answers", value["answer"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -180,6 +180,7 @@ def load_recipe(path: Path | str) -> Recipe:
     transforms = [
         _transform(raw, path, f"{path}: transforms[{i}]", problems) for i, raw in _entries(data, "transforms")
     ]
+    problems += _misplaced(transforms, str(path))
     if problems or config is None:
         raise ConfigError.of(problems)
     return Recipe(
@@ -206,6 +207,7 @@ def recipe_digest(recipe: Recipe) -> str:
             "code": sha256_file(inspect.getfile(type(transform))),
             "settings": transform.config.model_dump(mode="json"),
             "files": [file_checksum(path) for path in transform.files()],
+            **transform.identity(),
         }
         for transform in recipe.transforms
     ]
@@ -293,6 +295,18 @@ def _transform(raw: dict[str, Any], path: Path, where: str, problems: list[Probl
     config, found = parse(kind.Config, {k: v for k, v in raw.items() if k != "use"}, where=where)
     problems += found
     return kind(config, folder=path.parent) if config is not None else None
+
+
+def _misplaced(transforms: Sequence[RowTransform | None], where: str) -> list[Problem]:
+    """Steps that would run before the validation split but are listed behind one that runs after it."""
+    found = [(i, step) for i, step in enumerate(transforms) if step is not None]
+    late = next((i for i, step in found if step.after_split), len(transforms))
+    what = "runs before the validation split and stands behind a step that runs after it"
+    return [
+        Problem(f"{where}: transforms[{i}]", what, "move it to the front")
+        for i, step in found
+        if i > late and not step.after_split
+    ]
 
 
 def _entries(data: Any, key: str) -> list[tuple[int, dict[str, Any]]]:

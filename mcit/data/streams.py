@@ -59,6 +59,49 @@ class Stream:
         end = cursor + self.per_step
         return range(cursor, end if self.total is None else max(cursor, min(end, self.total)))
 
+    def members(self, positions: range) -> Sequence[int]:
+        """Those of a step's positions at which a row of this stream stands: all of them."""
+        return positions
+
+
+class MixedStream(Stream):
+    """One of several streams that share an order: each epoch shuffles the rows of all of them together.
+
+    A step is a slice of the shared order, and positions count in it, so that all of the streams have one cursor.
+    """
+
+    def __init__(
+        self, name: str, rows: Sequence[Row], *, first: int, count: int, per_step: int, seed: int, total: int
+    ) -> None:
+        """Its rows are numbers ``first, first + 1, …`` of the `count` rows that are shuffled."""
+        super().__init__(name, rows, per_step=per_step, seed=seed, total=total)
+        self.first, self.count = first, count
+
+    def _number(self, position: int) -> int:
+        epoch, index = divmod(position, self.count)
+        return epoch_order(self.seed, epoch, self.count)[index] - self.first
+
+    def at(self, position: int) -> Row:
+        """The row at a position of the shared order, which must be a member."""
+        return self.rows[self._number(position)]
+
+    def members(self, positions: range) -> Sequence[int]:
+        """Positions at which the shared order has a row of this stream."""
+        return [position for position in positions if 0 <= self._number(position) < len(self.rows)]
+
+
+def mix(parts: Sequence[tuple[str, Sequence[Row]]], *, per_step: int, seed: int, total: int) -> list[Stream]:
+    """Streams of named rows that are shuffled together; one part alone is an ordinary stream."""
+    if len(parts) == 1:
+        name, rows = parts[0]
+        return [Stream(name, rows, per_step=per_step, seed=seed, total=total)]
+    count = sum(len(rows) for _, rows in parts)
+    firsts = [sum(len(rows) for _, rows in parts[:k]) for k in range(len(parts))]
+    return [
+        MixedStream(name, rows, first=first, count=count, per_step=per_step, seed=seed, total=total)
+        for first, (name, rows) in zip(firsts, parts, strict=True)
+    ]
+
 
 class StageStreams:
     """The streams of a stage: this rank's micro-batches step by step, the first stream first."""
@@ -109,8 +152,9 @@ class StageStreams:
         batches = []
         for stream in self.streams.values():
             positions = stream.step(self._cursors[stream.name])
-            for part in self._parts(stream, positions):
-                batches.append(self._batch(stream, part, ghost=positions[:1]))
+            members = stream.members(positions)
+            for part in self._parts(stream, members):
+                batches.append(self._batch(stream, part, ghost=members[:1]))
             self._cursors[stream.name] = positions.stop
         self._look_ahead()
         return batches
@@ -149,7 +193,7 @@ class StageStreams:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
-    def _parts(self, stream: Stream, positions: range) -> list[list[int]]:
+    def _parts(self, stream: Stream, positions: Sequence[int]) -> list[list[int]]:
         """This rank's positions, cut into micro-batches.
 
         Rows of a step are sorted by length first: rows of one micro-batch need little padding, ranks get equal work.
@@ -175,7 +219,7 @@ class StageStreams:
         if self._pool is None:
             return
         for stream in self.streams.values():
-            for part in self._parts(stream, stream.step(self._cursors[stream.name])):
+            for part in self._parts(stream, stream.members(stream.step(self._cursors[stream.name]))):
                 for position in part:
                     row = stream.at(position)
                     self._ahead[stream.name, position] = self._pool.submit(self._encode_in_thread, row)

@@ -69,6 +69,11 @@ class ChatTemplate:
         spans = self._spans(text, messages, answers, row)
         return self._close(text, spans, messages, row)
 
+    def control_token(self, text: str) -> str:
+        """The first of the model's control tokens that a text contains, or an empty string."""
+        found = self._control.search(text)
+        return found.group() if found else ""
+
     def _takes_parts(self) -> bool:
         """Text-only templates join strings; given a list of parts they fail or print its Python form."""
         probe = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]

@@ -1,5 +1,7 @@
 """Padding and pixels of a batch."""
 
+from dataclasses import replace
+
 import torch
 
 from mcit.core.types import Sample
@@ -60,3 +62,11 @@ def test_types_per_token_are_padded_like_tokens():
     assert batch.pixels["token_type_ids"].tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     left = collate([typed, B], stream="task", pad_id=0, side="left")
     assert left.pixels["token_type_ids"].tolist()[0] == [0, 0, 1, 1, 0]
+
+
+def test_image_positions_are_padded_with_false():
+    """Two image positions in the first row, none in the second; without any image there is no mask."""
+    shown = replace(A, image_T=torch.tensor([True, True, False]))
+    batch = collate([shown, B], stream="task", pad_id=0)
+    assert batch.image_BT.tolist() == [[True, True, False, False, False], [False] * 5]
+    assert collate([A, B], stream="task", pad_id=0).image_BT is None

@@ -177,6 +177,7 @@ def test_answer_that_melts_into_its_prompt_is_refused():
     with pytest.raises(DataError, match="not a token prefix") as caught:
         encoder.encode(row("Is it red?", "yes"))
     assert caught.value.where == "f.json:1:r1" and caught.value.fix
+    assert "merges its end '? ASSISTANT:' with" in caught.value.what  # twelve characters
 
 
 @pytest.mark.parametrize(
@@ -308,3 +309,96 @@ def test_other_families(make, tmp_path):
         assert int(sample.pixels["token_type_ids"].sum()) == 8
         text = encoder.encode(row("Is it red?", "yes"))
         assert text.pixels["token_type_ids"].tolist() == [0] * len(text.input_ids_T)  # the model demands it
+
+
+def test_supervised_text_splits_at_every_change():
+    encoder = Encoder(make_processor("chatml"))
+    sample = encoder.encode(row("Is it red?", "yes"))
+    labels = torch.full_like(sample.labels_T, -100)
+    labels[0] = sample.input_ids_T[0]
+    labels[-1] = sample.input_ids_T[-1]
+    pieces = encoder.supervised_text(replace(sample, labels_T=labels))
+    assert [on for _, on in pieces] == [True, False, True]
+    assert "".join(text for text, _ in pieces) == encoder._tokenizer.decode(sample.input_ids_T)
+
+
+def test_an_expansion_that_is_not_one_per_image_is_refused(monkeypatch, tmp_path):
+    encoder = Encoder(make_processor("llava"))
+    two = row(
+        "<image>\n<image>\nIs it red?",
+        "yes",
+        images=tuple(picture(tmp_path, f"{k}.png") for k in range(2)),
+        root=tmp_path,
+    )
+    assert encoder.encode(two)
+    inner = encoder.processor
+
+    class Losing:
+        def __call__(self, **settings):
+            out = inner(**settings)
+            out["text_replacement_offsets"] = [out["text_replacement_offsets"][0][:1]]
+            return out
+
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+    monkeypatch.setattr(encoder, "processor", Losing())
+    with pytest.raises(DataError, match=r"expanded 1 placeholder\(s\) for 2 image"):
+        encoder.encode(two)
+
+
+def test_the_ignored_label_is_the_one_that_torch_ignores():
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
+
+
+def test_several_image_tokens_are_shown_as_one():
+    from mcit.data.encode import _collapsed
+
+    assert [_collapsed(f"a {'<i>' * n} b", "<i>") for n in (1, 2, 3, 8)] == ["a <i> b"] * 4
+    assert _collapsed("<i> <i><i>", "<i>") == "<i> <i>"
+
+
+# ---- plain texts ----------------------------------------------------------------------------------------------------
+def plain_row(text, **meta):
+    return replace(row("q", text), turns=(row("q", text).turns[1],), meta={"raw": True, **meta})
+
+
+@pytest.mark.parametrize("style", ["llava", "chatml", "llama3"])
+def test_a_plain_text_has_no_template_and_every_token_is_supervised(encoders, style):
+    encoder = encoders[style, "bytes"]
+    sample = encoder.encode(plain_row(" yes, no\n"))
+    assert torch.equal(sample.labels_T, sample.input_ids_T) and sample.image_T is None
+    assert encoder.supervised_text(sample) == [(" yes, no\n", True)]
+
+
+def test_plain_text_truncation(encoders):
+    """Oracle 16 of the GeRe card: of 600 tokens 563 are kept, of 10 all 10; the start token counts where it is asked for."""
+    encoder = encoders["llama3", "metaspace"]
+    long, short = " ".join(["yes"] * 600), " ".join(["yes"] * 10)
+    whole = len(encoder.encode(plain_row(long)).input_ids_T)
+    assert whole == 600
+    assert len(encoder.encode(plain_row(long, max_tokens=563)).input_ids_T) == 563
+    assert len(encoder.encode(plain_row(short, max_tokens=563)).input_ids_T) == 10
+    started = encoder.encode(plain_row(short, max_tokens=563, bos=True)).input_ids_T
+    assert len(started) == 11 and started[0] == encoder.processor.tokenizer.bos_token_id
+    limited = Encoder(encoder.processor, max_length=20)
+    assert len(limited.encode(plain_row(long)).input_ids_T) == 20  # a text is cut where a conversation is refused
+
+
+def test_plain_texts_that_cannot_be_used_are_named(encoders):
+    encoder = encoders["chatml", "bytes"]
+    with pytest.raises(DataError, match="control token '<\\|im_end\\|>'"):
+        encoder.encode(plain_row("yes <|im_end|> no"))
+    with pytest.raises(DataError, match="no token to predict"):
+        encoder.encode(plain_row("y"))
+    with pytest.raises(DataError, match="one turn"):
+        encoder.encode(replace(row("q", "a"), meta={"raw": True}))
+
+
+def test_image_positions_are_marked(encoders, tmp_path):
+    """The mask is true exactly where the image token stands; a row without an image has none."""
+    encoder = encoders["chatml", "bytes"]
+    image = picture(tmp_path)
+    sample = encoder.encode(row("<image>\nIs it red?", "yes", images=(image,), root=tmp_path))
+    assert torch.equal(sample.image_T, sample.input_ids_T == encoder.processor.image_token_id) and sample.image_T.any()
+    assert encoder.encode(row("Is it red?", "yes")).image_T is None

@@ -227,3 +227,18 @@ def test_files_with_other_key_names(tmp_path):
     assert loaded.rows[1].id == "z"
     (problem,) = loaded.problems
     assert problem.what == "key 'answer' is missing or no text" and problem.where == f"{path}:1"
+
+
+def test_a_text_alone_is_a_plain_text(tmp_path):
+    """Kept as it is, blanks and all; a conversation cannot call itself plain."""
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": 1, "text": " Once upon a time\n"}, {"text": " "}, {**llava("x"), "meta": {"raw": True}}]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    loaded = read_llava(path, task="t")
+    first = loaded.rows[0]
+    assert [(turn.role, turn.text) for turn in first.turns] == [("assistant", " Once upon a time\n")]
+    assert first.meta == {"raw": True} and first.question == ""
+    assert [(p.what, p.where) for p in loaded.problems] == [
+        ("'text' is empty", f"{path}:2:row-2"),
+        ("'raw' is for rows of text alone", f"{path}:3:x"),
+    ]

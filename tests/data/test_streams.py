@@ -3,6 +3,7 @@
 T17: descending lengths [5, 4, 3, 2] in 2 chunks give [[0, 3], [1, 2]], 7 and 7.
 """
 
+import math
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from mcit.core.errors import DataError, StateError
 from mcit.data.encode import IGNORE, Encoder
-from mcit.data.streams import StageStreams, Stream, epoch_order, even_chunks, row_length
+from mcit.data.streams import StageStreams, Stream, epoch_order, even_chunks, mix, row_length
 from tests.fakes.processors import make_processor
 from tests.fakes.rows import picture, row
 
@@ -206,3 +207,94 @@ def test_streams_that_cannot_be(rows, encoder):
         StageStreams([Stream("a", rows, per_step=1, seed=0)] * 2, encoder, micro_batch=1)
     empty = StageStreams([Stream("task", [], per_step=4, seed=0, total=0)], encoder, micro_batch=4)
     assert empty.next_step() == []
+
+
+# ---- general rows beside the task's ---------------------------------------------------------------------------------
+def drawn(stream, steps):
+    """Ids of the rows of each step."""
+    cursor, out = 0, []
+    for _ in range(steps):
+        positions = stream.step(cursor)
+        out.append([stream.at(p).id for p in stream.members(positions)])
+        cursor = positions.stop
+    return out
+
+
+@pytest.mark.parametrize(("n", "groups", "general", "indices"), [(600, 10, 60, 660), (5000, 84, 504, 5504)])
+def test_batch_insertion_counts(n, groups, general, indices):
+    """Oracle 12 of the GeRe card, B = 66 and k = 6: ceil(N / 60) steps of 6 general rows, also the last, short one."""
+    task = Stream("task", [row("q", "a", id=f"t{k}") for k in range(n)], per_step=60, seed=1, total=n)
+    pool = Stream("gere", [row("q", "a", id=f"g{k}") for k in range(1000)], per_step=6, seed=2)
+    steps = math.ceil(n / 60)
+    tasks, generals = drawn(task, steps), drawn(pool, steps)
+    assert steps == groups and sum(map(len, generals)) == general and sum(map(len, tasks + generals)) == indices
+    assert all(len(step) == 6 for step in generals) and sum(map(len, tasks)) == n
+    assert all(len(step) == 60 for step in tasks[:-1]) and drawn(task, steps + 1)[-1] == []
+    assert len({i for step in generals for i in step}) == general  # the pool is not exhausted, so nothing recurs
+
+
+def test_the_pool_is_reshuffled_when_it_is_exhausted():
+    pool = Stream("gere", [row("q", "a", id=f"g{k}") for k in range(10)], per_step=5, seed=2)
+    steps = drawn(pool, 4)
+    assert sorted(steps[0] + steps[1]) == sorted(steps[2] + steps[3]) and steps[0] + steps[1] != steps[2] + steps[3]
+
+
+def mixed(n=5000, general=1000, *, per_step=66, epochs=2, seed=1):
+    parts = [("task", [row("q", "a", id=f"t{k}") for k in range(n)])]
+    parts += [("gere", [row("q", "a", id=f"g{k}") for k in range(general)])] if general else []
+    return mix(parts, per_step=per_step, seed=seed, total=epochs * (n + general))
+
+
+def test_natural_mixing():
+    """Oracle 13: N = 5000 and 1000 general rows, share 1/6, each general id once an epoch; a step is 66 rows of both."""
+    task, pool = mixed()
+    steps = math.ceil(2 * 6000 / 66)
+    tasks, generals = drawn(task, steps), drawn(pool, steps)
+    sizes = [len(a) + len(b) for a, b in zip(tasks, generals, strict=True)]
+    assert sizes[:-1] == [66] * (steps - 1) and sizes[-1] == 12000 - 66 * (steps - 1)
+    assert sum(map(len, generals)) / sum(sizes) == pytest.approx(1 / 6)
+    flat = [i for step in generals for i in step]
+    assert sorted(flat[:1000]) == sorted(flat[1000:]) and len(set(flat[:1000])) == 1000 and flat[:1000] != flat[1000:]
+    assert len({i for step in tasks for i in step}) == 5000
+    counts = [len(step) for step in generals]
+    assert len(set(counts)) > 5  # shuffled, not dealt out evenly
+
+
+def test_a_mixed_order_is_one_part_or_an_ordinary_stream():
+    (alone,) = mixed(20, 0, per_step=6)
+    assert type(alone) is Stream and len(drawn(alone, 7)[-1]) == 4
+
+
+def test_mixed_streams_resume_and_share_out_over_ranks(rows, encoder):
+    """One integer each, the same; two ranks together draw what one does; rows of a step do not depend on ranks."""
+
+    def build(**settings):
+        parts = [("task", rows[:20]), ("gere", rows[20:])]
+        return StageStreams(mix(parts, per_step=7, seed=3, total=60), encoder, micro_batch=2, **settings)
+
+    straight = steps_of(build(), 9)
+    whole = [{i for b in step for i in b.row_ids} for step in straight]
+    assert sum(len(ids) for ids in whole) == 60
+    one, two = steps_of(build(rank=0, world=2), 9), steps_of(build(rank=1, world=2), 9)
+    for k, ids in enumerate(whole):
+        assert {i for b in one[k] + two[k] for i in b.row_ids} == ids
+        assert [b.stream for b in one[k]] == [b.stream for b in two[k]]
+    again = build()
+    again.seek({"task": 35, "gere": 35})
+    assert [b.row_ids for b in again.next_step()] == [b.row_ids for b in straight[5]]
+    ahead = build(workers=2)
+    assert [[b.row_ids for b in s] for s in steps_of(ahead, 9)] == [[b.row_ids for b in s] for s in straight]
+    ahead.close()
+
+
+def steps_of(streams, count):
+    return [streams.next_step() for _ in range(count)]
+
+
+def test_a_step_without_a_row_of_a_stream_has_no_batch_of_it(rows, encoder):
+    """One general row among 20: most steps hold none, on every rank alike."""
+    streams = StageStreams(
+        mix([("task", rows[:20]), ("gere", rows[20:21])], per_step=3, seed=3, total=21), encoder, micro_batch=2
+    )
+    names = [[b.stream for b in streams.next_step()] for _ in range(7)]
+    assert sum("gere" in step for step in names) == 1 and all("task" in step for step in names)

@@ -1,0 +1,31 @@
+"""Libraries that only some settings need: imported on demand, with an error that says which setting asks for it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from mcit.core.errors import ConfigError, Problem
+
+_CURES = {"bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw"}
+
+
+def needed(library: str, *, where: str) -> Any:
+    """The library's module. Raises ConfigError, naming the setting `where`, when it cannot be imported."""
+    try:
+        return import_module(library)
+    except Exception as error:  # a library built for other hardware fails in its own ways
+        raise ConfigError(
+            f"needs {library}, which cannot be imported here ({type(error).__name__}: {error})",
+            where=where,
+            fix=_CURES.get(library, f"install {library}"),
+        ) from error
+
+
+def missing(library: str, *, where: str) -> list[Problem]:
+    """The same as a list of problems, empty when the library is there."""
+    try:
+        needed(library, where=where)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
