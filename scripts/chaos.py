@@ -1,16 +1,18 @@
 """Kill a run with SIGKILL at random moments, run the same command again until it ends, and compare every byte.
 
-    python scripts/chaos.py CONFIG --kills 20 [--seed 0] [--runs-dir DIR]
+    python scripts/chaos.py CONFIG --kills 20 [--seed 0] [--runs-dir DIR] [--nproc 2 --engine ddp|zero2|zero3]
 
 First an undisturbed run and export of the last stage. Then rounds of the same commands in fresh folders, killed during
 training, at durable operations (checkpoints and commits, through MCIT_FAULT_AT), during evaluation and during the
 export. Prints one line per kill and the verdict last; exit 1 if any byte of adapter/, methods/, weights/,
-predictions.jsonl or of the exported adapter differs.
+predictions.jsonl or of the exported adapter differs. With --nproc each kill hits one rank, drawn at random; the command
+then ends the other ranks by itself, and the bytes are those of the undisturbed run of the same engine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -22,6 +24,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mcit.engine.board import FOLDER, Board
 from mcit.runs.run import Run, find_runs
 
 COMPARED = {"adapter", "methods", "weights"}
@@ -51,6 +54,12 @@ class Round:
     config: str
     home: Path
     rest: list[str]
+    ranks: int = 1
+
+    @property
+    def board(self) -> Board:
+        """Where the ranks of the present command sign in."""
+        return Board(self.home / "board", 0)
 
     @property
     def runs(self) -> Path:
@@ -59,7 +68,8 @@ class Round:
 
     def run(self) -> list[str]:
         """The command that trains."""
-        return ["run", self.config, "--runs-dir", str(self.runs), *self.rest]
+        several = ["--nproc", str(self.ranks)] if self.ranks > 1 else []
+        return ["run", self.config, "--runs-dir", str(self.runs), *self.rest, *several]
 
     def export(self) -> list[str]:
         """The command that exports the last stage."""
@@ -100,8 +110,10 @@ def main() -> int:
     if home.exists() and any(home.iterdir()):
         raise Broken(f"{home} is not empty")
     draw = random.Random(args.seed)
-    rest = [part for item in args.set for part in ("--set", item)]
-    quiet = Round(args.config, home / "undisturbed", rest)
+    kind = {"ddp": "plain"}.get(args.engine, args.engine)
+    settings = [*args.set, *([f"engine.kind={kind}"] if kind else [])]
+    rest = [part for item in settings for part in ("--set", item)]
+    quiet = Round(args.config, home / "undisturbed", rest, args.nproc)
     timing = undisturbed(quiet)
     expected = digests(quiet)
     print(
@@ -111,7 +123,7 @@ def main() -> int:
     kills, differing, number = 0, 0, 0
     while kills < args.kills:
         number += 1
-        this = Round(args.config, home / f"round-{number:02d}", rest)
+        this = Round(args.config, home / f"round-{number:02d}", rest, args.nproc)
         for_export = max(1, (args.kills - kills) // 5)
         kills = disturbed(this, timing, draw, kills, upto=args.kills - for_export, of=args.kills)
         kills = disturbed_export(this, timing, draw, kills, upto=min(args.kills, kills + for_export), of=args.kills)
@@ -129,6 +141,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs-dir", help="folder for all runs, must be empty (default: a temporary one)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to mcit run")
+    parser.add_argument("--nproc", type=int, default=1, help="ranks; each kill hits one of them")
+    parser.add_argument("--engine", choices=("ddp", "zero1", "zero2", "zero3"), help="engine of all runs")
     return parser.parse_args()
 
 
@@ -136,6 +150,8 @@ def arguments() -> argparse.Namespace:
 def start(command: list[str], *, log: Path, fault_at: int | None = None) -> subprocess.Popen[bytes]:
     """Start one command in a process group of its own, output appended to `log`."""
     env = {k: v for k, v in os.environ.items() if k != "MCIT_FAULT_AT"}
+    env[FOLDER] = str(log.parent / "board")
+    Board(log.parent / "board", 0).clear()
     if fault_at is not None:
         env["MCIT_FAULT_AT"] = str(fault_at)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +164,7 @@ def start(command: list[str], *, log: Path, fault_at: int | None = None) -> subp
 def ended(process: subprocess.Popen[bytes], log: Path) -> bool:
     """True when the process ended by itself and well, False when it was killed; anything else is Broken."""
     code = process.wait()
-    if code in (0, -signal.SIGKILL):
+    if code in (0, -signal.SIGKILL, 128 + signal.SIGKILL):
         return code == 0
     raise Broken(f"exit {code}, not killed; see {log}")
 
@@ -218,8 +234,12 @@ def kill_in(this: Round, process: subprocess.Popen[bytes], aim: str, timing: Tim
         time.sleep(0.005)
     longest = max(timing.phases[aim], default=1.0) or 1.0
     delay = draw.uniform(0.0, longest)
-    kill_after(process, delay)
-    return f"{aim} + {delay:.2f} s"
+    if this.ranks == 1:
+        kill_after(process, delay)
+        return f"{aim} + {delay:.2f} s"
+    rank = draw.randrange(this.ranks)
+    kill_rank_after(this, process, rank, delay)
+    return f"rank {rank}, {aim} + {delay:.2f} s"
 
 
 def in_phase(this: Round, aim: str, *, before: int, began: float) -> bool:
@@ -241,6 +261,15 @@ def kill_after(process: subprocess.Popen[bytes], delay: float) -> None:
         process.wait(timeout=delay)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_rank_after(this: Round, process: subprocess.Popen[bytes], rank: int, delay: float) -> None:
+    """SIGKILL to one rank after a delay, if the command still runs then."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=delay)
+    if process.poll() is None and rank in (pids := this.board.pids()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[rank], signal.SIGKILL)
 
 
 def disturbed_export(this: Round, timing: Timing, draw: random.Random, kills: int, *, upto: int, of: int) -> int:

@@ -16,6 +16,7 @@ from mcit.core.interfaces import Reporter
 from mcit.core.types import JsonDict, Plan, Progress
 
 if TYPE_CHECKING:
+    from mcit.core.schema import RunConfig
     from mcit.runs.run import Run
 
 PACKAGES = (
@@ -83,11 +84,15 @@ def environment() -> JsonDict:
     }
 
 
+STOPPING = "stopping after this step; a second signal stops at once"
+
+
 class StopFlag:
     """Set by SIGTERM or SIGINT; the loop looks at it after every step. A second signal stops at once."""
 
-    def __init__(self) -> None:
-        self.set = False
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet` for a rank whose starter tells the user."""
+        self.set, self._quiet = False, quiet
 
     def __call__(self) -> bool:
         """Whether a signal came."""
@@ -102,7 +107,8 @@ class StopFlag:
         if self.set:
             raise KeyboardInterrupt
         self.set = True
-        print("stopping after this step; a second signal stops at once", file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(STOPPING, file=sys.stderr, flush=True)
 
 
 class Lines:
@@ -194,15 +200,22 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def plan_of_run(run: Run) -> Plan:
-    """The plan of an existing run, from its stored resolved config. Raises StateError if it no longer resolves."""
+def config_of_run(run: Run) -> RunConfig:
+    """The stored resolved config of an existing run. Raises StateError if it no longer resolves."""
     from mcit.core.errors import StateError
-    from mcit.train.plan import make_plan, parse_run
+    from mcit.train.plan import parse_run
 
     config, problems = parse_run(run.config())
     if config is None:
         raise StateError.of(problems)
-    return make_plan(config)
+    return config
+
+
+def plan_of_run(run: Run) -> Plan:
+    """The plan of an existing run. Raises StateError if its stored config no longer resolves."""
+    from mcit.train.plan import make_plan
+
+    return make_plan(config_of_run(run))
 
 
 def runs_dir(args: argparse.Namespace) -> Path:

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.team import nproc_argument
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
+from mcit.core.ranks import agreed, on_first
 
 
 def add_parser(verbs: Any) -> None:
@@ -21,6 +23,7 @@ def add_parser(verbs: Any) -> None:
         "--task", action="append", default=[], metavar="T", help="only this task, seen or not; repeatable"
     )
     parser.add_argument("--rescore", action="store_true", help="score stored predictions; needs no model")
+    nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="eval")
 
@@ -32,34 +35,50 @@ def run(args: argparse.Namespace) -> int:
     found = open_existing(Path(args.run))
     from mcit.cli.run import finish, show
 
-    with found.locked():
-        if args.rescore:
-            from mcit.evals.evaluate import rescore
+    if args.rescore:
+        from mcit.evals.evaluate import rescore
 
+        with found.locked():
             rescore(found.layout.root)
-        else:
-            _generate(args, found)
-        paths = finish(found.layout.root)
-    show(found.layout.root, paths, as_json=args.json)
+            paths = finish(found.layout.root)
+        show(found.layout.root, paths, as_json=args.json)
+        return 0
+    from mcit.cli import team
+    from mcit.cli.common import StopFlag, config_of_run, start_torch
+
+    config = config_of_run(found)
+    code = team.started(args, config)
+    if code is not None:
+        return code
+    stop = StopFlag(quiet=team.started_by_mcit())
+    stop.install()
+    start_torch()
+    with team.joined(config.engine) as ranks:
+        team.same_run(ranks, lambda: found)
+        found.share(ranks)
+        with found.locked():
+            _generate(args, found, stop)
+            paths = on_first(ranks, lambda: finish(found.layout.root))
+    if ranks.rank() == 0:
+        show(found.layout.root, paths, as_json=args.json)
     return 0
 
 
-def _generate(args: argparse.Namespace, found: Any) -> None:
-    from mcit.cli.common import Lines, plan_of_run, start_torch
-
-    start_torch()
+def _generate(args: argparse.Namespace, found: Any, stop: Any) -> None:
+    from mcit.cli.common import Lines, plan_of_run
+    from mcit.cli.team import same_plan
     from mcit.train.sequence import Session, due, score
 
-    plan = plan_of_run(found)
+    plan = same_plan(found.ranks, lambda: plan_of_run(found))
     committed = [s for s in plan.stages if found.is_committed(s.folder)]
     if args.after is not None and not 0 <= args.after <= len(committed):
-        raise ConfigError(f"stage {args.after} is not committed", where="--after", fix=f"0 to {len(committed)}")
-    by_name = {t.name: t for t in plan.tasks}
+        raise agreed(ConfigError(f"stage {args.after} is not committed", where="--after", fix=f"0 to {len(committed)}"))
+    by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks)}
     for name in args.task:
         if name not in by_name:
-            raise ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name))
+            raise agreed(ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name)))
     out = Lines()
     session = Session(plan, found, out)
     for after in [args.after] if args.after is not None else [s.index for s in committed]:
         tasks = tuple(by_name[n] for n in args.task) or due(plan, after)
-        score(session, after, reporter=out, tasks=tasks)
+        score(session, after, reporter=out, tasks=tasks, stop=stop)

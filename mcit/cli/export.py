@@ -49,5 +49,11 @@ def run(args: argparse.Namespace) -> int:
     if record.get("not_in_peft"):
         print(f"peft cannot name {len(record['not_in_peft'])} trained tensors; they are in extra.safetensors")
     print(f"reloaded: logits differ by at most {record['difference']:.2e} (largest {record['largest_logit']:.3g})")
+    if record.get("trained_on"):
+        print(
+            f"trained on {record['trained_on']} weights, written for {record['written_as']} ones: logits differ from the "
+            f"trained model's by at most {record['quantised_difference']:.2e} "
+            f"(norm {record['quantised_difference_share']:.1%}), which is what quantising the base changes"
+        )
     print(f"out: {done.folder}")
     return 0

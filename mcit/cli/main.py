@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 import mcit
 from mcit.core.errors import McitError
 
-VERBS = ("plan", "run", "resume", "status", "eval", "export", "data", "report", "doctor")
+VERBS = ("plan", "run", "resume", "rollback", "status", "eval", "export", "data", "report", "doctor")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,18 +29,39 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 config, 3 plan, 4 data, 5 state, 75 interrupted)."""
-    args = parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(given)
+    args.argv = given
+    as_json = getattr(args, "json", False)
     try:
         return int(importlib.import_module(f"mcit.cli.{args.verb}").run(args))
     except McitError as error:
-        show_error(error, as_json=getattr(args, "json", False))
+        code = _failed_rank(error, as_json=as_json)
+        if code is not None:
+            return code
+        show_error(error, as_json=as_json)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        _failed_rank(stop, as_json=as_json)
         print("interrupted", file=sys.stderr)
         return 75
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except Exception as error:
+        code = _failed_rank(error, as_json=as_json)
+        if code is None:
+            raise
+        return code
+
+
+def _failed_rank(error: BaseException, *, as_json: bool) -> int | None:
+    """What `mcit.cli.team` does with an error of one rank of several; None for a process alone."""
+    if "RANK" not in os.environ:
+        return None
+    from mcit.cli.team import failed
+
+    return failed(error, as_json=as_json)
 
 
 def show_error(error: McitError, *, as_json: bool) -> None:

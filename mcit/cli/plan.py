@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import config_arguments
+from mcit.cli.team import refuse
+from mcit.core.errors import PlanError
 from mcit.core.types import Plan
+
+if TYPE_CHECKING:
+    from mcit.train.resources import RunEstimate
 
 
 def add_parser(verbs: Any) -> None:
@@ -16,6 +22,8 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("plan", help="check a config and print what it would do")
     config_arguments(parser)
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
+    parser.add_argument("--nproc", type=int, metavar="N", help="check for a run on N processes (default: 1)")
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="name the cheapest engine that fits a device of, say, 24G")
     parser.add_argument("--fetch", action="store_true", help="download what a first run would download")
     parser.set_defaults(verb="plan")
 
@@ -25,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from mcit.train.plan import read_config
 
     config, _ = read_config(args.config, args.set)  # schema and references first, without torch
+    refuse(config, nproc=args.nproc)
+    memory = _size(args.gpu_memory)
     from mcit.cli.common import runs_dir, start_torch
 
     start_torch()
@@ -37,19 +47,45 @@ def run(args: argparse.Namespace) -> int:
     if not waiting:
         try:
             with contextlib.nullcontext() if args.fetch else without_network():
-                plan = make_plan(config, announce=None if args.json else print, runs_dir=runs_dir(args))
+                plan = make_plan(config, announce=None if args.json else print)
         except NeedsDownload as error:
             waiting = error.what.removeprefix("has to be downloaded first: ")
     if plan is None:
         note = f"schema and references are in order; the rest needs a download first: {waiting} (mcit plan --fetch)"
         print(json.dumps({"name": config.name, "needs_download": waiting, "notes": [note]}) if args.json else note)
         return 0
+    from mcit.train.resources import estimate, resource_problems, suggestion
+
+    cuda = True if memory else None  # a stated device memory asks about such a device, whatever this machine has
+    found = estimate(plan, nproc=args.nproc or 1, cuda=cuda)
+    if memory:
+        advice = suggestion(plan, found, memory=memory)
+    else:
+        advice = None
+        problems = resource_problems(plan, found, runs_dir(args))
+        if any(p.level == "problem" for p in problems):
+            raise PlanError.of([p for p in problems if p.level == "problem"])
+        plan = replace(plan, notes=(*plan.notes, *(str(p) for p in problems)))
     content = plan_json(plan)
     if args.json:
-        print(json.dumps({**content, "notes": plan.notes}, ensure_ascii=False))
+        needs = {**found.json(), "suggestion": advice}
+        print(json.dumps({**content, "notes": plan.notes, "estimate": needs}, ensure_ascii=False))
     else:
         show(plan, content)
+        show_estimate(plan, found)
+        print(advice or "no problems found")
     return 0
+
+
+def _size(text: str | None) -> int | None:
+    from mcit.engine.estimate.sizes import parse_size
+
+    try:
+        return parse_size(text) if text else None
+    except ValueError:
+        raise PlanError(
+            f"'{text}' is no amount of memory", where="--gpu-memory", fix="write 24G, 81920M or bytes"
+        ) from None
 
 
 def show(plan: Plan, content: dict[str, Any]) -> None:
@@ -83,4 +119,39 @@ def show(plan: Plan, content: dict[str, Any]) -> None:
             console.print(f"{stage.folder}: {hook} <- {', '.join(names)}", highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
-    console.print("no problems found")
+
+
+def show_estimate(plan: Plan, found: RunEstimate) -> None:
+    """Bytes per device and engine for the worst stage; disk, checkpoints and tokens of the run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mcit.engine.estimate.sizes import size_text
+
+    console, batch, worst = Console(), found.batch, found.worst
+    unit, shift = ("GiB", 30) if worst.rows[0].device >= 1 << 30 else ("MiB", 20)
+    device = "device" if worst.shape.cuda else "process (the device is a CPU)"
+    console.print(
+        f"estimated {unit} per {device}: stage {worst.folder}, {found.nproc} process(es), "
+        f"{batch.rows} rows x {batch.positions} positions",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("engine", "frozen", "trained", "grad", "optim", "buffers", "activ", "total", "host"):
+        table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=True)
+    engine = plan.config.engine
+    for row in worst.rows:
+        chosen = "*" if (row.kind, row.offload) == (engine.kind, engine.offload) else ""
+        parts = (row.frozen, row.trained, row.gradients, row.optimizer, row.buffers, row.activations)
+        table.add_row(row.short + chosen, *(f"{n / (1 << shift):,.2f}" for n in (*parts, row.device, row.host)))
+    console.print(table)
+    lines = [
+        "+opt, +par: offload optimizer, parameters; total: with reference copies, and 1 GiB reserve on a GPU;",
+        "host: memory of each process beside the device; *: as configured",
+        f"tokens: about {sum(stage.tokens for stage in found.stages):,}; "
+        f"steps: {sum(stage.steps for stage in found.stages):,}",
+        f"disk: about {size_text(found.disk)}; a checkpoint: {size_text(max(s.checkpoint for s in found.stages))}, "
+        f"{found.checkpoint_seconds:.1f} s at 500 MB/s (assumed; see mcit doctor)",
+    ]
+    for line in lines:
+        console.print(line, highlight=False)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.team import nproc_argument
+
 
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
@@ -16,6 +18,7 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="go on although recipes, versions or method state differ; the differences go to the ledger",
     )
+    nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="resume")
 
@@ -25,12 +28,18 @@ def run(args: argparse.Namespace) -> int:
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
-    from mcit.cli.common import plan_of_run
+    from mcit.cli import team
+    from mcit.cli.common import config_of_run, plan_of_run
     from mcit.cli.run import go
 
+    config = config_of_run(found)
+    code = team.started(args, config)
+    if code is not None:
+        return code
     root = found.layout.root
     return go(
         lambda out: plan_of_run(found),
+        engine=config.engine,
         runs_dir=root.parent,
         config_text=(root / "config.yaml").read_text(),
         as_json=args.json,

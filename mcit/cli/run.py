@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mcit.cli import team
 from mcit.cli.common import StopFlag, config_arguments
+from mcit.cli.team import nproc_argument
+from mcit.core.ranks import on_first
+from mcit.core.schema import EngineConfig
 from mcit.core.types import Plan
 
 
@@ -17,6 +21,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("run", help="train a sequence; on an existing run, continue it")
     config_arguments(parser)
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
+    nproc_argument(parser)
     parser.add_argument("--new", action="store_true", help="start beside an unfinished run of the same name")
     parser.set_defaults(verb="run")
 
@@ -26,58 +31,72 @@ def run(args: argparse.Namespace) -> int:
     from mcit.train.plan import read_config
 
     config, text = read_config(args.config, args.set)  # schema and references first, without torch
+    code = team.started(args, config)
+    if code is not None:
+        return code
 
     def planned(out: Any) -> Plan:
         from mcit.train.plan import make_plan
 
         return make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
 
-    return go(planned, runs_dir=Path(args.runs_dir), config_text=text, as_json=args.json, new=args.new)
+    given = {"runs_dir": Path(args.runs_dir), "config_text": text, "as_json": args.json, "new": args.new}
+    return go(planned, engine=config.engine, **given)
 
 
 def go(
     planned: Callable[[Any], Plan],
     *,
+    engine: EngineConfig,
     runs_dir: Path,
     config_text: str,
     as_json: bool,
     new: bool = False,
     accept_changes: bool = False,
 ) -> int:
-    """Plan, open the run, train and score under its lock, then print the report and where everything is."""
+    """Plan, open the run, train and score under its lock, then print the report and where everything is.
+
+    With several ranks all of them go through this; rank 0 opens, locks, reports and prints.
+    """
     from mcit.cli import common
 
-    stop = StopFlag()
+    stop = StopFlag(quiet=team.started_by_mcit())
     stop.install()
     common.start_torch()
-    from mcit.runs.run import open_run
+    from mcit.runs.run import Run, open_run
     from mcit.train import plan as planning
     from mcit.train.sequence import run_sequence
 
-    out = common.reporter()
-    try:
-        plan = planned(out)
-        opened = open_run(
-            plan,
-            runs_dir=runs_dir,
-            config_text=config_text,
-            resolved=planning.resolved(plan.config),
-            plan_json=planning.plan_json(plan),
-            environment=common.environment(),
-            accept_changes=accept_changes,
-            new=new,
-        )
-        with opened.locked():
-            out.line(f"run {opened.layout.root}")
-            for note in opened.notes:
-                out.line(f"note: {note}")
-            run_sequence(plan, opened, reporter=out, stop=stop)
-            paths = finish(opened.layout.root)
-    finally:
-        close = getattr(out, "close", None)
-        if close:
-            close()
-    show(opened.layout.root, paths, as_json=as_json)
+    with team.joined(engine) as ranks:
+        out = common.reporter()
+        try:
+            plan = team.same_plan(ranks, lambda: planned(out))
+
+            def open_or_create() -> Run:
+                return open_run(
+                    plan,
+                    runs_dir=runs_dir,
+                    config_text=config_text,
+                    resolved=planning.resolved(plan.config),
+                    plan_json=planning.plan_json(plan),
+                    environment={**common.environment(), "ranks": ranks.size()},
+                    accept_changes=accept_changes,
+                    new=new,
+                )
+
+            opened = team.same_run(ranks, open_or_create)
+            with opened.locked():
+                out.line(f"run {opened.layout.root}")
+                for note in opened.notes:
+                    out.line(f"note: {note}")
+                run_sequence(plan, opened, reporter=out, stop=stop)
+                paths = on_first(ranks, lambda: finish(opened.layout.root))
+        finally:
+            close = getattr(out, "close", None)
+            if close:
+                close()
+    if ranks.rank() == 0:
+        show(opened.layout.root, paths, as_json=as_json)
     return 0
 
 
@@ -90,17 +109,16 @@ def finish(root: Path) -> dict[str, str]:
 
 def show(root: Path, paths: dict[str, str], *, as_json: bool) -> None:
     """Matrix, metrics and paths."""
-    from mcit.report.matrix import read_matrix
+    from mcit.report.tables import full_report, render_terminal
 
+    report = full_report(root)
     if as_json:
-        print(json.dumps({"run": str(root), "report": paths, **read_matrix(root)}, ensure_ascii=False))
+        print(json.dumps({"run": str(root), "report": paths, **report}, ensure_ascii=False))
         return
     from rich.console import Console
 
-    from mcit.report.tables import render_terminal
-
     console = Console()
-    for part in render_terminal(read_matrix(root)):
+    for part in render_terminal(report):
         console.print(part)
     for kind, path in paths.items():
         print(f"{kind}: {path}")

@@ -182,3 +182,8 @@ def lost(right_then: Sequence[float], right_now: Sequence[float], valid_now: Seq
     drops = [max(0.0, then - now) for then, now, valid in triples if valid]
     superficial = 100.0 * (len(triples) - len(drops)) / len(triples)
     return Lost(superficial, 100.0 * sum(drops) / len(drops) if drops else None)
+
+
+def general_f1(general: float, task: float) -> float:
+    """Harmonic mean of a general benchmark's score and of the average task score ("F1-Avg" of GeRe, arXiv:2508.04676)."""
+    return 2.0 * general * task / (general + task) if general + task else 0.0

@@ -15,6 +15,7 @@ from typing import Any
 from mcit.core.errors import DataError
 from mcit.core.files import digest_of, read_json
 from mcit.core.interfaces import Reporter, Silent
+from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.schema import EvalConfig
 from mcit.core.types import JsonDict, Progress, TaskSpec
 from mcit.data.folder import DataFolder
@@ -47,13 +48,15 @@ def evaluate(
     reporter: Reporter | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ONE,
 ) -> None:
     """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
 
     Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next.
     `model` may be None if `needs_model` says so. `progress` is shown with counts and the task's name filled in.
-    Raises Interrupted after the batch in which `stop` says so, DataError for a bad row or picture, ConfigError for an
-    unknown scorer, filter or style.
+    With several ranks all of them call it: they share the batches, rank 0 writes and scores. Raises Interrupted after
+    the batch in which `stop` says so, DataError for a bad row or picture, ConfigError for an unknown scorer, filter or
+    style.
     """
     reporter = reporter or Silent()
     shown = progress or Progress(0, 0, "", "eval", 0, 0)
@@ -62,12 +65,16 @@ def evaluate(
             reporter.line(f"{task.name}: has no test rows, nothing to score")
             continue
         path, settings = folder / task.name, _settings(task, config, lineage)
-        if made_with(path) != settings:
-            given = {"reporter": reporter, "progress": replace(shown, name=task.name), "stop": stop}
+        if on_first(ranks, lambda path=path, settings=settings: made_with(path) != settings):  # type: ignore[misc]
+            given = {"reporter": reporter, "progress": replace(shown, name=task.name), "stop": stop, "ranks": ranks}
             _answer(task, path, settings, model=model, encoder=encoder, device=device, **given)
-        (path / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
-        if not _is_scored(task, folder, settings):
-            _score(task.name, path, reporter, scorer=task.scorer, style=task.style)
+        on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, reporter))  # type: ignore[misc]
+
+
+def _finish(task: TaskSpec, folder: Path, config: EvalConfig, lineage: str, reporter: Reporter) -> None:
+    (folder / task.name / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
+    if not _is_scored(task, folder, _settings(task, config, lineage)):
+        _score(task.name, folder / task.name, reporter, scorer=task.scorer, style=task.style)
 
 
 def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:

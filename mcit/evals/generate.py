@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from mcit.core import lookup
 from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter, Silent
+from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.types import JsonDict, Progress, Row, Sample
 from mcit.data.collate import collate
 from mcit.evals.filters.base import Filter, FilterContext, edits_scores
@@ -64,35 +65,57 @@ def predict(
     label: str = "",
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ONE,
 ) -> None:
     """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
 
     `settings` goes into the record beside the predictions; batches made under other settings are not continued.
-    `progress` is shown with counts filled in. Raises Interrupted after the batch in which `stop` says so, DataError for
-    a bad row or picture, ConfigError for an unknown filter.
+    `progress` is shown with counts filled in. With several ranks each takes every so many-th batch, in step with the
+    others, and rank 0 writes them all in the order and bytes of one process. Raises Interrupted after the batch in which
+    `stop` says so, DataError for a bad row or picture, ConfigError for an unknown filter.
     """
     reporter = reporter or Silent()
     settings = {**(settings or {}), "batch": batch, "filters": list(filters), "max_new_tokens": max_new_tokens}
     groups = batches(rows, batch)
-    part = PartFile(out, groups, identity=identity_of(settings, rows))
+    parts: list[PartFile] = []  # on rank 0 only
+
+    def begin() -> list[int]:
+        parts.append(PartFile(out, groups, identity=identity_of(settings, rows)))
+        return parts[0].missing
+
+    missing = on_first(ranks, begin)
     clock = _Clock(reporter, progress or Progress(0, 0, label, "eval", 0, 0), total=len(rows))
-    clock.done = len(rows) - sum(len(groups[k]) for k in part.missing)
+    clock.done = len(rows) - sum(len(groups[k]) for k in missing)
     chain = load_filters(filters)
     with greedy(model, encoder, max_new_tokens=max_new_tokens) as generator:
-        for number in part.missing:
-            asked = [rows[i] for i in groups[number]]
-            answers = generator.answer(asked, filters=chain, device=device)
-            lines = zip(groups[number], asked, answers, strict=True)
-            part.add(number, [_line(i, row, answer) for i, row, answer in lines])
-            clock.tick(len(asked))
-            if stop() and part.missing:
-                raise Interrupted(
-                    f"stopped after {clock.done} of {len(rows)} answers; they are kept",
-                    where=str(out),
-                    fix="run the same command again to continue",
+        for start in range(0, len(missing), ranks.size()):
+            turn = missing[start : start + ranks.size()]
+            made: JsonDict = {}
+            if ranks.rank() < len(turn):
+                number = turn[ranks.rank()]
+                asked = [rows[i] for i in groups[number]]
+                answers = generator.answer(asked, filters=chain, device=device)
+                lines = zip(groups[number], asked, answers, strict=True)
+                made |= {"batch": number, "rows": [_line(i, row, answer) for i, row, answer in lines]}
+            found = ranks.gather_objects({**made, "stop": bool(stop())})
+            for entry in found if parts else []:
+                if "batch" in entry:
+                    parts[0].add(entry["batch"], entry["rows"])
+            clock.tick(sum(len(groups[k]) for k in turn))
+            if any(entry["stop"] for entry in found) and start + len(turn) < len(missing):
+                raise agreed(
+                    Interrupted(
+                        f"stopped after {clock.done} of {len(rows)} answers; they are kept",
+                        where=str(out),
+                        fix="run the same command again to continue",
+                    )
                 )
-    write_predictions(out, list(part.rows()), settings)
-    part.remove()
+
+    def finish() -> None:
+        write_predictions(out, list(parts[0].rows()), settings)
+        parts[0].remove()
+
+    on_first(ranks, finish)
 
 
 def _line(index: int, row: Row, answer: JsonDict) -> JsonDict:

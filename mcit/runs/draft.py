@@ -3,6 +3,9 @@
 A checkpoint is written under a temporary name and renamed when its manifest is in. A commit is put together in
 ``whole/`` inside the draft and renamed to the stage's final name; only then is the draft with its checkpoints removed,
 so that a kill at any moment costs at most the steps since the last checkpoint.
+
+With several ranks every method is called by all of them in the same order: rank 0 writes, each rank lets its engine add
+what it alone holds to a checkpoint, and nobody goes on before the rename.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from mcit.core.files import (
     write_manifest,
     write_text,
 )
+from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.types import JsonDict
 from mcit.runs.layout import RunLayout
 from mcit.runs.ledger import Ledger
@@ -61,8 +65,9 @@ class Cursors(Protocol):
 class StageDraft:
     """Everything a stage writes before it is committed; used as a context manager."""
 
-    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int) -> None:
+    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int, ranks: Ranks = ONE) -> None:
         self._layout, self._folder, self._ledger, self._keep = layout, folder, ledger, keep
+        self._ranks = ranks
         self._lines: list[str] = []
         self._new = True
         self.path = layout.draft(folder)
@@ -72,12 +77,15 @@ class StageDraft:
     def __enter__(self) -> Self:
         if self._layout.stage(self._folder).exists():
             raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)))
+        on_first(self._ranks, self._begin)
+        return self
+
+    def _begin(self) -> None:
         self._new = not self.path.is_dir()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if self._new:
             self._ledger.append("stage_started", stage=self._folder)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,7 +108,19 @@ class StageDraft:
         Damaged checkpoints are noted in the ledger and removed, older ones beyond `keep` too; metrics of later steps
         are cut off. Raises StateError when the checkpoint is of another model, method or stream.
         """
-        self.extra = {}
+        found = on_first(self._ranks, self._newest)
+        step = int(found["step"])
+        self.extra = found["extra"]
+        if step:
+            folder = self._layout.live(self._folder, step)
+            engine.load(folder)
+            methods.load(folder / "methods")
+            streams.seek(found["cursors"])
+        on_first(self._ranks, lambda: self._restored(step))
+        return step
+
+    def _newest(self) -> JsonDict:
+        """Step, cursors and extra of the newest whole checkpoint; step 0 when there is none."""
         self._clear_temporary()
         for step in reversed(self._steps()):
             folder = self._layout.live(self._folder, step)
@@ -111,22 +131,20 @@ class StageDraft:
                 self._ledger.append("problem", stage=self._folder, what=error.what, where=error.where, step=step)
                 self._remove(folder)
                 continue
-            engine.load(folder)
-            methods.load(folder / "methods")
-            streams.seek(record["cursors"])
-            self.extra = record["extra"]
+            return {"step": step, "cursors": record["cursors"], "extra": record["extra"]}
+        return {"step": 0, "extra": {}}
+
+    def _restored(self, step: int) -> None:
+        if step:
             self._prune()
-            self._cut_metrics(step)
+        self._cut_metrics(step)
+        if step or not self._new:
             self._ledger.append("resumed", stage=self._folder, step=step)
-            return step
-        self._cut_metrics(0)
-        if not self._new:
-            self._ledger.append("resumed", stage=self._folder, step=0)
-        return 0
 
     def record(self, step: int, metrics: Mapping[str, float | int | str]) -> None:
-        """One line of metrics.jsonl, on disk with the next checkpoint or commit."""
-        self._lines.append(canonical_json({"step": step, **{k: _finite(v) for k, v in metrics.items()}}))
+        """One line of metrics.jsonl, on disk with the next checkpoint or commit; rank 0's are kept."""
+        if self._ranks.rank() == 0:
+            self._lines.append(canonical_json({"step": step, **{k: _finite(v) for k, v in metrics.items()}}))
 
     def checkpoint(
         self, step: int, engine: Saved, methods: Saved, streams: Cursors, extra: Mapping[str, object] | None = None
@@ -135,19 +153,31 @@ class StageDraft:
 
         Raises StateError when the disk is full; earlier checkpoints are untouched then.
         """
-        self._flush()
         final = self._layout.live(self._folder, step)
         work = final.with_name(f".{final.name}.tmp")
-        with explained(work), _removed_on_error(work):
-            shutil.rmtree(work, ignore_errors=True)
-            (work / "methods").mkdir(parents=True)
-            engine.save(work)
+
+        def begin() -> None:
+            self._flush()
+            with explained(work):
+                shutil.rmtree(work, ignore_errors=True)
+                (work / "methods").mkdir(parents=True)
+
+        def finish() -> None:
             methods.save(work / "methods")
             write_json(work / "streams.json", {"step": step, "cursors": streams.cursors, "extra": dict(extra or {})})
             write_manifest(work)
             if final.exists():
                 self._remove(final)
             rename_directory(work, final)
+
+        on_first(self._ranks, begin)
+        with explained(work), _removed_on_error(work):
+            engine.save(work)
+            self._ranks.barrier()
+            on_first(self._ranks, finish)
+        on_first(self._ranks, lambda: self._noted(step))
+
+    def _noted(self, step: int) -> None:
         self._ledger.append("checkpoint", stage=self._folder, step=step)
         self._prune()
 
@@ -189,8 +219,13 @@ class StageDraft:
     def commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> Path:
         """Let `write` fill a folder, add progress and metrics, manifest last, and rename it to the stage's final name.
 
-        Returns the committed folder. Raises StateError when the disk is full; the checkpoints are untouched then.
+        Rank 0 does it all. Returns the committed folder. Raises StateError when the disk is full; the checkpoints are
+        untouched then.
         """
+        on_first(self._ranks, lambda: self._commit(write, progress))
+        return self._layout.stage(self._folder)
+
+    def _commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> None:
         self._flush()
         final = self._layout.stage(self._folder)
         whole = self.path / _WHOLE
@@ -206,7 +241,6 @@ class StageDraft:
         self._ledger.append("stage_committed", stage=self._folder)
         fault_point()
         shutil.rmtree(self.path, ignore_errors=True)
-        return final
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mcit.core.errors import StateError
 
+REMOVED = ".removed"
+"""Ending of a folder that is hidden and about to be deleted."""
 _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -78,9 +80,19 @@ class RunLayout:
         return self.root / "evals" / (f"after-{after:02d}" if after else "base")
 
     @property
+    def blobs(self) -> Path:
+        """Large tensors of methods, once for the whole run."""
+        return self.root / "blobs"
+
+    @property
     def exports(self) -> Path:
         """Default place of exports."""
         return self.root / "exports"
+
+    @property
+    def logs(self) -> Path:
+        """What ranks other than 0 say, and tracebacks; kept when a command on several ranks fails."""
+        return self.root / "logs"
 
     @property
     def report(self) -> Path:

@@ -21,17 +21,21 @@ Event = Literal[
     "problem",
     "accepted_changes",
     "layout",
+    "rollback",
 ]
 
 
 class Ledger:
     """Writes and reads ``ledger.jsonl``."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Without `writes` (a rank other than 0) `append` does nothing."""
+        self.path, self._writes = path, writes
 
     def append(self, event: Event, **fields: Any) -> None:
         """Add one line with the time, flushed to disk. Raises StateError when the disk is full or read-only."""
+        if not self._writes:
+            return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         append_line(self.path, canonical_json({"time": now, "event": event, **fields}))
 

@@ -12,21 +12,23 @@ import yaml
 
 from mcit.core.errors import Problem, StateError
 from mcit.core.files import check_manifest, digest_of, explained, read_json, sha256_file, write_json, write_text
+from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.schema import NOT_IDENTITY
 from mcit.core.types import JsonDict, Plan
 from mcit.runs.draft import StageDraft
 from mcit.runs.identity import Changes, config_changes, differences, identity, layout_changes, told
-from mcit.runs.layout import RunLayout
+from mcit.runs.layout import REMOVED, RunLayout
 from mcit.runs.ledger import Ledger
 from mcit.runs.lock import RunLock
 
 
 class Run:
-    """One run directory. Writers hold `locked()`; readers need nothing."""
+    """One run directory. Writers hold `locked()`; readers need nothing. With several ranks, rank 0 writes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, ranks: Ranks = ONE) -> None:
         self.layout = RunLayout(Path(root))
-        self.ledger = Ledger(self.layout.ledger)
+        self.ranks = ranks
+        self.ledger = Ledger(self.layout.ledger, writes=ranks.rank() == 0)
         self.lock = RunLock(self.layout.lock)
         self.notes: list[str] = []
         """What is different from the last start and allowed to be, for people."""
@@ -34,14 +36,24 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one writer for a block, with what a kill left behind mended first.
+        """Be the one writer for a block, with what a kill left behind mended first; rank 0 does so for all ranks.
 
         Raises StateError when another process writes, or when a committed file is missing or was changed.
         """
-        with self.lock.held():
-            if not self._recovered:
-                self.recover()
+        with contextlib.ExitStack() as stack:
+
+            def enter() -> None:
+                stack.enter_context(self.lock.held())
+                if not self._recovered:
+                    self.recover()
+
+            on_first(self.ranks, enter)
             yield
+
+    def share(self, ranks: Ranks) -> None:
+        """Use this run with several ranks from now on."""
+        self.ranks = ranks
+        self.ledger = Ledger(self.layout.ledger, writes=ranks.rank() == 0)
 
     # ---- what is there ----------------------------------------------------------------------------------------------
     def config(self) -> JsonDict:
@@ -94,7 +106,7 @@ class Run:
 
     def draft(self, folder: str, *, keep: int = 2) -> StageDraft:
         """The draft of a stage that is not committed, to be entered with ``with``."""
-        return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep)
+        return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep, ranks=self.ranks)
 
     # ---- at each start ----------------------------------------------------------------------------------------------
     def recover(self) -> None:
@@ -105,7 +117,7 @@ class Run:
         self._check_root_files()
         if not self.ledger.events("created"):
             self.ledger.append("created", recovered=True)
-        noted = {event.get("stage") for event in self.ledger.events("stage_committed")}
+        noted = self._noted()
         for folder in self.committed():
             self.verify(folder)
             if folder not in noted:
@@ -114,7 +126,19 @@ class Run:
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
         for leftover in self.layout.root.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        for leftover in self.layout.root.glob(f"*/.*{REMOVED}"):
+            shutil.rmtree(leftover, ignore_errors=True)
         self._recovered = True
+
+    def _noted(self) -> set[str]:
+        """Stages whose commit is in the ledger and was not taken back since."""
+        noted: set[str] = set()
+        for event in self.ledger.events():
+            if event["event"] == "stage_committed":
+                noted.add(str(event.get("stage")))
+            elif event["event"] == "rollback":
+                noted -= set(event["removed"])
+        return noted
 
     def _check_root_files(self) -> None:
         if not self.layout.manifest.is_file():

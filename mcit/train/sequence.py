@@ -10,14 +10,18 @@ import torch
 from transformers import PreTrainedModel
 
 from mcit.core.interfaces import Reporter
+from mcit.core.ranks import Ranks, on_first
 from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
+from mcit.engine.optim import moment_line
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model
 from mcit.models import adapters
-from mcit.models.adapterfile import read_adapter
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import base_digest
+from mcit.models.quant import runs_bf16
 from mcit.runs.run import Run
+from mcit.train.basemodel import load_run_base
+from mcit.train.forgetting import forget_due
 from mcit.train.loop import train_stage
 from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
@@ -65,18 +69,7 @@ class Session:
         return self._model
 
     def _load(self) -> PreTrainedModel:
-        base = self.plan.config.base
-        model = load_base(
-            self.plan.model_path,
-            dtype=base.dtype,
-            attention=base.attention,
-            trust_remote_code=base.trust_remote_code,
-            device=self.device,
-        )
-        if base.adapter:
-            known = frozenset(model.state_dict())
-            adapters.merge(model, read_adapter(Path(base.adapter), known=known))
-        return model
+        return load_run_base(self.plan, device=self.device)
 
     def trained(self, stage: Stage) -> None:
         """The stage was committed with its adapter still on the model: take it off and advance as a restart would."""
@@ -91,17 +84,24 @@ class Session:
 
 
 def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> None:
-    """Train, commit and score every stage that is not done yet.
+    """Train, commit and score every stage that is not done yet; with several ranks all of them call it.
 
-    Raises Interrupted when `stop` says so; running again continues.
+    Raises Interrupted when `stop` says so on any rank; running again continues.
     """
     session = Session(plan, run, reporter)
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
+    elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets, and is measured against the base
+        score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
     for stage in plan.stages:
         if not run.is_committed(stage.folder):
-            train(session, stage, reporter=reporter, stop=stop)
+            train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
         score(session, stage.index, reporter=reporter, stop=stop)
+
+
+def agreed_stop(ranks: Ranks, stop: Callable[[], bool]) -> Callable[[], bool]:
+    """One answer on every rank: whether `stop` says so on any of them; called by all ranks once per step."""
+    return stop if ranks.size() == 1 else lambda: any(ranks.gather_objects(bool(stop())))
 
 
 def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[[], bool]) -> None:
@@ -109,19 +109,21 @@ def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[
     plan, run = session.plan, session.run
     lineage = session.lineage(stage.index - 1)
     model = session.model_after(stage.index - 1)
-    material = Material(plan, model, session.encoder, lineage)
+    material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
     with run.draft(stage.folder, keep=plan.config.checkpoint.keep) as draft:
         work = build_stage(stage, material, inherited=inherited_state(plan, run, stage))
         reporter.line(
             f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
         )
-        for line in audit_lines(model):
+        moments = moment_line({n: p for n, p in model.named_parameters() if p.requires_grad}, stage.optim)
+        for line in [*audit_lines(model), *([moments] if moments else [])]:
             reporter.line(f"  {line}")
         try:
             progress = train_stage(work, draft, reporter=reporter, stop=stop)
         finally:
             work.streams.close()  # or every stage would leave its worker threads behind
         work.engine.discard()
+        work.engine.finish()
         draft.commit(lambda folder: write_stage(folder, work, material), progress)
     session.trained(stage)
 
@@ -151,32 +153,38 @@ def score(
     wanted = due(plan, after) if tasks is None else tasks
     folder = run.layout.evals(after)
     digest = session.lineage(after).digest
-    if not wanted or not needs_eval(wanted, folder=folder, config=plan.config.eval, lineage=digest):
+    given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest}
+    if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
         return
-    answered = not needs_model(wanted, folder=folder, config=plan.config.eval, lineage=digest)
+    answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
     model: Any = None if answered else session.model_after(after)
-    bf16 = plan.config.base.dtype == "bf16"
+    bf16 = runs_bf16(plan.config.base.dtype, session.device)
     with torch.no_grad(), torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16):
         evaluate(
             wanted,
-            folder=folder,
+            **given,
             model=model,
             encoder=None if answered else session.encoder,
-            config=plan.config.eval,
             device=session.device,
-            lineage=digest,
             reporter=reporter,
             progress=Progress(after, len(plan.stages), "", "eval", 0, 0),
             stop=stop,
+            ranks=run.ranks,
         )
     run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
 
 
 def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
-    """Tasks to score after so many stages: for the base all of them, else as eval.tasks says."""
-    setting = plan.config.eval.tasks
-    if setting == "none":
+    """Tasks to score after so many stages, those of forget stages included; none for ``eval.tasks: none``."""
+    if plan.config.eval.tasks == "none":
         return ()
+    forget = plan.forget_tasks if after == 0 else forget_due(plan, after)
+    return tuple({task.name: task for task in (*_due(plan, after), *forget)}.values())
+
+
+def _due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
+    """Tasks of the matrix: for the base all of them, else as eval.tasks says."""
+    setting = plan.config.eval.tasks
     if isinstance(setting, list):
         return tuple(t for t in plan.tasks if t.name in setting)
     if after == 0 or setting == "all":

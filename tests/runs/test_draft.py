@@ -7,7 +7,9 @@ import pytest
 
 from mcit.core import files
 from mcit.core.errors import Interrupted, StateError
-from mcit.core.files import check_manifest, read_json, read_json_lines
+from mcit.core.files import check_manifest, read_json, read_json_lines, write_json
+from mcit.runs.run import Run
+from tests.fakes.ranks import on_ranks
 from tests.fakes.run_dir import EVERY, STEPS, Saver, Streams, killed_at, opened, resolved, stage_bytes, train, whole
 
 
@@ -234,3 +236,94 @@ def test_durable_writes_count_as_operations(tmp_path):
     train(run, "01-a", until=EVERY)
     assert files.operations() - before > 20
     assert os.environ.get("MCIT_FAULT_AT") is None
+
+
+# ---- several ranks ---------------------------------------------------------------------------------------------------
+class RankSaver(Saver):
+    """An engine of which rank 0 writes the shared part and each rank its own."""
+
+    def __init__(self, ranks, **state):
+        super().__init__(**state)
+        self.ranks = ranks
+
+    def save(self, folder):
+        if self.ranks.rank() == 0:
+            super().save(folder)
+        write_json(folder / "rng" / f"{self.ranks.rank()}.json", self.state["weight"] + self.ranks.rank())
+
+    def load(self, folder):
+        super().load(folder)
+        self.own = read_json(folder / "rng" / f"{self.ranks.rank()}.json")
+
+
+def shared_run(path, ranks):
+    """The same folder with several ranks."""
+    run = Run(path)
+    run.share(ranks)
+    return run
+
+
+def train_on(ranks, root, *, steps=4, broken=None):
+    """Two checkpoints of a stage and, without `broken`, its commit; what is broken raises on rank 0."""
+    run = shared_run(root, ranks)
+    engine, methods, streams = RankSaver(ranks, weight=1), Saver(seen=[]), Streams()
+    with run.locked(), run.draft("01-a", keep=2) as draft:
+        first = draft.restore(engine, methods, streams)
+        for step in range(first, steps):
+            streams.position += 3
+            engine.state["weight"] += step + 1
+            draft.record(step + 1, {"loss": 1.0})
+            if (step + 1) % EVERY == 0:
+                draft.checkpoint(step + 1, engine, methods, streams, {"tokens": 7 + ranks.rank()})
+
+        def write(out):
+            if broken:
+                raise StateError(broken, where="disk")
+            assert ranks.rank() == 0
+            write_json(out / "adapter" / "weights.json", engine.state)
+
+        return first, dict(draft.extra), getattr(engine, "own", None), str(draft.commit(write, {"steps": steps}))
+
+
+def test_ranks_share_a_draft_and_rank_0_writes_the_ledger_and_the_metrics_once(tmp_path):
+    run = opened(tmp_path)
+    found = on_ranks(3, lambda ranks: train_on(ranks, run.layout.root))
+    assert [entry[0] for entry in found] == [0, 0, 0] and {entry[3] for entry in found} == {
+        str(run.layout.stage("01-a"))
+    }
+    kinds = [event["event"] for event in run.ledger.events()]
+    assert kinds == ["created", "stage_started", "checkpoint", "checkpoint", "stage_committed"]
+    final = run.layout.stage("01-a")
+    assert [line["step"] for line in read_json_lines(final / "metrics.jsonl")] == [1, 2, 3, 4]
+    check_manifest(final)
+
+
+def test_an_error_of_rank_0_in_a_commit_reaches_all_ranks_and_each_goes_on_with_its_own_part(tmp_path):
+    run = opened(tmp_path)
+    found = on_ranks(2, lambda ranks: train_on(ranks, run.layout.root, broken="no space left on the disk"))
+    assert [type(error) for error in found] == [StateError] * 2
+    assert {error.what for error in found} == {"no space left on the disk"}
+    assert live(run) == ["000002", "000004"] and not run.is_committed("01-a")
+    listed = read_json(run.layout.live("01-a", 4) / "manifest.json")["files"]
+    assert {"rng/0.json", "rng/1.json", "state.json", "streams.json"} <= set(listed)
+    assert [e["what"] for e in run.ledger.events("problem")] == ["no space left on the disk"]
+    found = on_ranks(2, lambda ranks: train_on(ranks, run.layout.root))
+    assert [entry[:3] for entry in found] == [(4, {"tokens": 7}, 11), (4, {"tokens": 7}, 12)]
+    assert run.is_committed("01-a")
+
+
+def test_ranks_agree_on_an_earlier_checkpoint_when_the_newest_is_damaged(tmp_path):
+    run = opened(tmp_path)
+    on_ranks(2, lambda ranks: train_on(ranks, run.layout.root, broken="x"))
+    (run.layout.live("01-a", 4) / "rng" / "1.json").write_text("")
+    found = on_ranks(2, lambda ranks: train_on(ranks, run.layout.root))
+    assert [entry[0] for entry in found] == [2, 2]
+    assert "checksum" in run.ledger.events("problem")[-1]["what"]
+
+
+def test_a_lock_held_elsewhere_is_told_by_all_ranks(tmp_path):
+    run = opened(tmp_path)
+    with run.locked():
+        found = on_ranks(2, lambda ranks: train_on(ranks, run.layout.root))
+    assert [type(error) for error in found] == [StateError] * 2
+    assert all("is being written by process" in error.what for error in found)

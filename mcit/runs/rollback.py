@@ -1,0 +1,74 @@
+"""Go back to an earlier stage: what came after it is hidden first and deleted then, the last stage first.
+
+At every moment of it the stages that are left are the first ones of the plan, so a kill leaves a run that can be
+rolled back further, continued or scored.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from mcit.core.errors import ConfigError, StateError
+from mcit.core.files import explained, fault_point, read_json
+from mcit.runs.layout import REMOVED
+from mcit.runs.run import Run
+
+EXPORT_RECORD = "export.json"
+
+
+def rollback(run: Run, to_stage: int) -> list[str]:
+    """Remove every stage after `to_stage` (0: all), their scores and exports, and all drafts; call it under the lock.
+
+    Returns what was removed, relative to the run. Raises ConfigError when the run has not come that far.
+    """
+    check(run, to_stage)
+    folders = removed_by(run, to_stage)
+    stages = [p.name for p in folders if p.parent == run.layout.stages and not p.name.startswith(".")]
+    names = [str(p.relative_to(run.layout.root)) for p in folders]
+    run.ledger.append("rollback", to_stage=to_stage, removed=sorted(stages), folders=names)
+    for path in folders:
+        _remove(path)
+    return names
+
+
+def check(run: Run, to_stage: int) -> None:
+    """Raise ConfigError unless stages 1..`to_stage` are committed."""
+    done = len(run.committed())
+    if not 0 <= to_stage <= done:
+        raise ConfigError(f"stage {to_stage} is not committed", where="--to-stage", fix=f"0 to {done}")
+
+
+def removed_by(run: Run, to_stage: int) -> list[Path]:
+    """Folders that a rollback removes, in order: exports, scores, drafts, and the stages from the last one down."""
+    layout, folders = run.layout, run.stage_folders()
+    later = folders[to_stage:]
+    exports = [p for p in _children(layout.exports) if _last_stage(p, folders) > to_stage]
+    scores = [layout.evals(k) for k in range(len(folders), to_stage, -1)]
+    drafts = [layout.draft(folder) for folder in reversed(folders)]
+    stages = [layout.stage(folder) for folder in reversed(later)]
+    return [p for p in (*exports, *scores, *drafts, *stages) if p.is_dir()]
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def _last_stage(export: Path, folders: list[str]) -> int:
+    """The last stage whose weights are in an export, by its record; one that cannot be read counts as the newest."""
+    try:
+        stages = read_json(export / EXPORT_RECORD)["stages"]
+        return max(folders.index(name) + 1 for name in stages)
+    except (StateError, KeyError, TypeError, ValueError):
+        return len(folders) + 1
+
+
+def _remove(path: Path) -> None:
+    hidden = path.with_name(f".{path.name.lstrip('.')}{REMOVED}")
+    with explained(path):
+        shutil.rmtree(hidden, ignore_errors=True)
+        fault_point()
+        os.rename(path, hidden)
+        fault_point()
+        shutil.rmtree(hidden, ignore_errors=True)

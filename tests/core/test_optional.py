@@ -1,0 +1,19 @@
+import sys
+
+import pytest
+
+from mcit.core.errors import ConfigError
+from mcit.core.optional import missing, needed
+
+
+def test_a_library_that_is_there_is_handed_out():
+    assert needed("json", where="x").loads("[1]") == [1] and missing("json", where="x") == []
+
+
+def test_a_missing_library_names_the_setting_and_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="needs bitsandbytes") as error:
+        needed("bitsandbytes", where="base.dtype")
+    assert error.value.where == "base.dtype" and "install bitsandbytes" in error.value.fix
+    found = missing("bitsandbytes", where="stages[1].optim.kind")
+    assert [p.where for p in found] == ["stages[1].optim.kind"] and "optim.kind: adamw" in found[0].fix
