@@ -4,20 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from mcit.core.interfaces import Gradients, Weights
+from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 
 PenaltyFn = Callable[[WeightUnit, Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Unit and its fp32 tensors by role -> penalty by method name."""
 
+EVERY_TENSOR = frozenset({"lora", "tensor"})
+"""Kinds of units that together are every trained tensor once."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an engine is built from besides the model."""
+
+    units: Sequence[WeightUnit]
+    optim: OptimConfig
+    total_steps: int
+    where: str = "stage"
+    """Names the stage in messages."""
+    bf16: bool = False
+    """Run forward passes under bf16 autocast."""
+    needs: frozenset[str] = frozenset()
+    adapter_off: Callable[[], AbstractContextManager[None]] | None = None
+    """Set when switching the adapter off gives the stage-start weights (a fresh adapter)."""
+    is_projector: Callable[[str], bool] = field(default=lambda name: False)
+    checkpointing: bool = False
+    is_vision: Callable[[str], bool] = field(default=lambda name: False)
+    """Whether a parameter acts on images only, so that a step without images leaves it alone."""
+    with_ghost: Callable[[Batch], Batch] | None = None
+    """Adds an unsupervised row with an image to a batch that has none: sharded engines run the same modules on every rank."""
+    seed: int = 0
+    """Source of the random state of a rank that a checkpoint knows nothing of."""
+
 
 class Engine(Protocol):
     """Moves tensors; knows no method and no stage."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know about how the engine was restored."""
 
     @property
     def weights(self) -> Weights:
@@ -30,13 +63,13 @@ class Engine(Protocol):
         """Move the batch, run the model, keep logits only where a supervised token is predicted."""
 
     def backward(self, loss: Tensor, batch: Batch) -> None:
-        """Add gradients. Never steps."""
+        """Add gradients, summed over ranks in the last window of a step. Never steps."""
 
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
         """Supervised tokens and rows per stream over all ranks."""
 
-    def add_penalties(self, penalty: PenaltyFn) -> dict[str, Tensor]:
-        """Differentiate penalties unit by unit and add them to the gradients; returns their values by method."""
+    def add_penalties(self, penalty: PenaltyFn, kinds: frozenset[str] = EVERY_TENSOR) -> dict[str, Tensor]:
+        """Differentiate penalties over units of these kinds and add them to the gradients; returns values by method."""
 
     def gradients(self) -> Gradients:
         """Reduced gradients, valid between backward and step."""
@@ -60,4 +93,7 @@ class Engine(Protocol):
         """Restore what `save` wrote. Raises StateError if it is of another model."""
 
     def metrics(self) -> dict[str, float]:
-        """loss, grad_norm, lr and tokens of the last step."""
+        """loss, grad_norm, lr and tokens of the last step, over all ranks."""
+
+    def finish(self) -> None:
+        """End of the stage: whole fp32 weights in the model of every rank, wrappers and hooks gone. Called once, last."""

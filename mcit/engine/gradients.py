@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,31 @@ from mcit.core.errors import TrainingError
 from mcit.core.types import WeightUnit
 
 
+def zero_moments(state: Mapping[str, Any]) -> None:
+    """Put the moments of an optimiser's state for one tensor to zero in place; 8-bit ones by their block scales."""
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) and k != "step" and not k.startswith("qmap")}
+    scales = {k: v for k, v in tensors.items() if k.startswith("absmax")}
+    for value in (scales or tensors).values():
+        value.zero_()
+
+
 class LocalWeights:
     """`Weights` over plain parameters."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter], units: Sequence[WeightUnit]) -> None:
+    def __init__(
+        self,
+        named: Mapping[str, nn.Parameter],
+        units: Sequence[WeightUnit],
+        moments: MutableMapping[Any, Any] | None = None,
+    ) -> None:
+        """`moments` is the optimiser's state by parameter."""
         self._named = named
         self._units = tuple(units)
+        self._moments = {} if moments is None else moments
 
     def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
         """Units with something trainable, sorted by name."""
-        return [u for u in self._units if kind in (None, u.kind)]
+        return [u for u in self._units if (u.kind == kind if kind else u.kind != "block")]
 
     @contextlib.contextmanager
     def gathered(self, unit: WeightUnit) -> Iterator[dict[str, Tensor]]:
@@ -37,6 +53,15 @@ class LocalWeights:
                 for role, tensor in tensors.items():
                     self._named[unit.params[role]].copy_(tensor)
 
+    def forget_moments(self, unit: WeightUnit) -> None:
+        """Put the moments of the unit's tensors to zero; their step counts go on."""
+        for name in unit.params.values():
+            zero_moments(self._moments.get(self._named[name], {}))
+
+    def local(self) -> dict[str, Tensor]:
+        """This rank's part of every trained tensor, detached: all of it."""
+        return {name: parameter.detach() for name, parameter in self._named.items()}
+
 
 class LocalGradients:
     """`Gradients` over ``param.grad``; `frozen` collects entries to restore after the step."""
@@ -48,7 +73,7 @@ class LocalGradients:
 
     def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
         """The same units and order as the weights'."""
-        return [u for u in self._units if kind in (None, u.kind)]
+        return [u for u in self._units if (u.kind == kind if kind else u.kind != "block")]
 
     def full(self, unit: WeightUnit) -> dict[str, Tensor]:
         """Copies by role; zeros where nothing flowed."""

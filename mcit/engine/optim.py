@@ -8,7 +8,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from mcit.core.errors import PlanError
+from mcit.core.optional import needed
 from mcit.core.schema import OptimConfig
+
+SMALLEST = 4096
+"""Numbers from which on a tensor has 8-bit moments (bitsandbytes' default; given explicitly so that it cannot drift)."""
+EIGHT_BIT = frozenset({"adamw8bit", "paged_adamw8bit"})
+PAGED = frozenset({"paged_adamw", "paged_adamw8bit"})
+NEEDS_CUDA = (
+    "pages moments between GPU and host memory, which a CPU cannot do",
+    "use adamw or adamw8bit on a CPU, or a machine with a GPU (engine.device: cuda)",
+)
+_CLASSES = {"adamw8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw8bit": "PagedAdamW8bit"}
 
 
 def warmup_steps(config: OptimConfig, total: int) -> int:
@@ -30,8 +42,12 @@ def lr_factor(step: int, total: int, config: OptimConfig) -> float:
 
 def build_optimizer(
     named: Mapping[str, nn.Parameter], config: OptimConfig, *, is_projector: Callable[[str], bool]
-) -> torch.optim.AdamW:
-    """AdamW over groups {projector, rest} x {decay, no decay}; vectors (biases, norms) have no weight decay."""
+) -> torch.optim.Optimizer:
+    """AdamW over groups {projector, rest} x {decay, no decay}; vectors (biases, norms) have no weight decay.
+
+    Kinds other than ``adamw`` are bitsandbytes'; 8-bit moments: Dettmers et al., ICLR 2022, arXiv:2110.02861.
+    Raises PlanError for a paged kind on parameters in host memory, ConfigError without bitsandbytes.
+    """
     groups: dict[tuple[bool, bool], list[str]] = {}
     for name, parameter in named.items():
         groups.setdefault((is_projector(name), parameter.ndim > 1), []).append(name)
@@ -46,7 +62,29 @@ def build_optimizer(
                 "weight_decay": config.weight_decay if decays else 0.0,
             }
         )
-    return torch.optim.AdamW(settings, betas=config.betas, eps=config.eps)
+    if config.kind == "adamw":
+        return torch.optim.AdamW(settings, betas=config.betas, eps=config.eps)
+    if config.kind in PAGED and any(p.device.type != "cuda" for p in named.values()):
+        raise PlanError(f"{config.kind} {NEEDS_CUDA[0]}", where="optim.kind", fix=NEEDS_CUDA[1])
+    made: torch.optim.Optimizer = getattr(needed("bitsandbytes", where="optim.kind").optim, _CLASSES[config.kind])(
+        settings,
+        betas=config.betas,
+        eps=config.eps,
+        **({"min_8bit_size": SMALLEST} if config.kind in EIGHT_BIT else {}),
+    )
+    return made
+
+
+def moment_line(named: Mapping[str, nn.Parameter], config: OptimConfig) -> str | None:
+    """In words, which moments are 8-bit and which are not; None where all are 32-bit."""
+    if config.kind not in EIGHT_BIT:
+        return None
+    sizes = [p.numel() for p in named.values()]
+    large = [size for size in sizes if size >= SMALLEST]
+    return (
+        f"{config.kind}: 8-bit moments for {len(large)} of {len(sizes)} tensors ({sum(large):,} of {sum(sizes):,} numbers); "
+        f"tensors below {SMALLEST:,} numbers keep 32-bit ones"
+    )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -8,16 +8,23 @@ import torch
 from torch import Tensor
 
 from mcit.core.interfaces import Weights
-from mcit.engine.base import PenaltyFn
+from mcit.engine.base import EVERY_TENSOR, PenaltyFn
 
 
-def stream_penalties(weights: Weights, penalty: PenaltyFn, add: Callable[[str, Tensor], None]) -> dict[str, Tensor]:
-    """Differentiate the sum of all penalties unit by unit; `add` takes parameter name and gradient.
+def stream_penalties(
+    weights: Weights,
+    penalty: PenaltyFn,
+    add: Callable[[str, Tensor], None],
+    *,
+    kinds: frozenset[str] = EVERY_TENSOR,
+) -> dict[str, Tensor]:
+    """Differentiate the sum of all penalties over units of these kinds; `add` takes parameter name and gradient.
 
     Returns the summed penalty of each method. Peak memory is one unit; no parameter enters an autograd graph.
     """
     totals: dict[str, Tensor] = {}
-    for unit in weights.units():
+    units = [unit for unit in weights.units() if unit.kind in kinds]
+    for unit in [*units, *(weights.units("block") if "block" in kinds else ())]:
         with weights.gathered(unit) as copies, torch.enable_grad():
             tensors: Mapping[str, Tensor] = {role: t.requires_grad_(True) for role, t in copies.items()}
             values = penalty(unit, tensors)

@@ -1,76 +1,77 @@
-"""One process: gradients are ``param.grad``, autocast where the base is bf16, trained tensors always fp32."""
+"""Whole parameters on every rank: one process, or several through accelerate's DDP.
+
+Gradients are ``param.grad``; forward passes run under autocast where the base is bf16; trained tensors are always fp32.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcit.core.errors import StateError, TrainingError
-from mcit.core.files import read_json, write_json
-from mcit.core.schema import OptimConfig
-from mcit.core.tensorfile import load_tensors, save_tensors
-from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
+from mcit.core.errors import TrainingError
+from mcit.core.interfaces import Gradients, Weights
+from mcit.core.types import Batch, Counts, ModelOutput
 from mcit.engine import world
-from mcit.engine.base import PenaltyFn
+from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
+from mcit.engine.checkpoint import EngineState, load_rng, read_state, save_rng, write_state
+from mcit.engine.ddp import wrapped
+from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import LocalGradients, LocalWeights
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
+from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.penalty import stream_penalties
 
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """What an engine is built from besides the model."""
-
-    units: Sequence[WeightUnit]
-    optim: OptimConfig
-    total_steps: int
-    where: str = "stage"
-    """Names the stage in messages."""
-    bf16: bool = False
-    """Run forward passes under bf16 autocast."""
-    needs: frozenset[str] = frozenset()
-    adapter_off: Callable[[], AbstractContextManager[None]] | None = None
-    """Set when switching the adapter off gives the stage-start weights (a fresh adapter)."""
-    is_projector: Callable[[str], bool] = field(default=lambda name: False)
-    checkpointing: bool = False
+__all__ = ["EngineSpec", "PlainEngine", "run_model", "set_modes"]
 
 
 class PlainEngine:
-    """The engine for one process."""
+    """The engine for one process or DDP; engines that shard override how tensors are reached."""
+
+    weights: Weights
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.model = model
         self.spec = spec
         self.device = next(model.parameters()).device
+        self.notes: list[str] = []
         self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._units = tuple(spec.units)
-        self.weights = LocalWeights(self._named, self._units)
-        self._optimizer = build_optimizer(self._named, spec.optim, is_projector=spec.is_projector)
-        self._start = self._copy_start() if "reference:stage_start" in spec.needs else None
         self._step = 0
-        self._gradients: LocalGradients | None = None
+        self._gradients: Any = None
         self._losses: list[tuple[Tensor, Batch]] = []
+        self._anchor: Tensor | None = None
         self._metrics: dict[str, float] = {}
         self._tokens = 0
+        self._call: Callable[..., Any] | None = None
         set_modes(model, checkpointing=spec.checkpointing)
+        self._optimizer = build_optimizer(self._named, spec.optim, is_projector=spec.is_projector)
+        self._setup()
+        self._start = self._copy_start() if "reference:stage_start" in spec.needs else None
+
+    def _setup(self) -> None:
+        self.weights = LocalWeights(self._named, self._units, self._optimizer.state)
+        self._call = wrapped(self.model) if world.size() > 1 and self._named else None
 
     def _copy_start(self) -> dict[str, Tensor]:
+        return {n: self._named[n].detach().clone() for n in self._start_names()}
+
+    def _start_names(self) -> list[str]:
         skip = ".lora_" if self.spec.adapter_off else None
-        return {n: p.detach().clone() for n, p in self._named.items() if not (skip and skip in n)}
+        return [n for n in self._named if not (skip and skip in n)]
 
     # ---- forward and backward ---------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
-        """One process has nothing to synchronise."""
-        yield
+        """Gradients are added up on their own rank until the last window of a step."""
+        wait = self._call.no_sync() if isinstance(self._call, nn.Module) and not last else contextlib.nullcontext()  # type: ignore[operator]
+        with wait:
+            yield
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast when the base is bf16."""
@@ -79,34 +80,55 @@ class PlainEngine:
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Run the model on a batch; logits exist only where a supervised token is predicted."""
         with self.autocast():
-            return run_model(self.model, batch, device=self.device, hidden="hidden_states" in needs)
+            out = self._run(batch, "hidden_states" in needs)
+        if torch.is_grad_enabled():
+            self._anchor = out.logits_NV
+        return out
+
+    def _run(self, batch: Batch, hidden: bool) -> ModelOutput:
+        call = self._call if torch.is_grad_enabled() else None
+        return run_model(self.model, batch, device=self.device, hidden=hidden, call=call)
 
     def backward(self, loss: Tensor, batch: Batch) -> None:
         """Add gradients; the loss and its rows are remembered until the step."""
         self._losses.append((loss.detach(), batch))
         self._tokens += int(batch.attention_BT.sum())
-        if loss.requires_grad:
+        if self._call is not None:
+            self._backward_over_ranks(self._anchored(loss) * world.size())  # engines average over ranks
+        elif loss.requires_grad:
             loss.backward()
+        self._anchor = None
+
+    def _anchored(self, loss: Tensor) -> Tensor:
+        """The loss plus an empty sum over the logits: every rank runs backward through every module, whatever its rows."""
+        return loss if self._anchor is None else loss + self._anchor[:0].float().sum()
+
+    def _backward_over_ranks(self, loss: Tensor) -> None:
+        loss.backward()
 
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
-        """Supervised tokens and rows per stream."""
+        """Supervised tokens and rows per stream over all ranks; a batch that nothing is supervised of has no rows."""
         tokens: dict[str, int] = {}
         rows: dict[str, int] = {}
         for batch in batches:
             tokens[batch.stream] = tokens.get(batch.stream, 0) + batch.target_count
-            rows[batch.stream] = rows.get(batch.stream, 0) + len(batch.rows)
+            rows[batch.stream] = rows.get(batch.stream, 0) + (len(batch.rows) if batch.target_count else 0)
+        if world.size() > 1:
+            names = list(tokens)  # streams come in one order on every rank
+            both = world.all_sum(torch.tensor([[tokens[n] for n in names], [rows[n] for n in names]]))
+            tokens, rows = (dict(zip(names, line, strict=True)) for line in both.tolist())
         return Counts(tokens, rows)
 
-    def add_penalties(self, penalty: PenaltyFn) -> dict[str, Tensor]:
-        """Stream penalties into ``param.grad``."""
-        return stream_penalties(self.weights, penalty, self._add_gradient)
+    def add_penalties(self, penalty: PenaltyFn, kinds: frozenset[str] = EVERY_TENSOR) -> dict[str, Tensor]:
+        """Stream penalties into the gradients."""
+        return stream_penalties(self.weights, penalty, self._add_gradient, kinds=kinds)
 
     def _add_gradient(self, name: str, gradient: Tensor) -> None:
         parameter = self._named[name]
         gradient = gradient.to(parameter.dtype)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def gradients(self) -> LocalGradients:
+    def gradients(self) -> Gradients:
         """Gradients of this step; the same object until the step."""
         if self._gradients is None:
             self._gradients = LocalGradients(self._named, self._units)
@@ -115,37 +137,58 @@ class PlainEngine:
     # ---- the step ---------------------------------------------------------------------------------------------------
     def step(self) -> None:
         """Refuse non-finite values, clip, update, restore frozen entries, clear."""
-        loss = torch.stack([value for value, _ in self._losses]).sum() if self._losses else torch.zeros(())
+        loss, tokens = self._totals()
         norm = self._norm()
         self._refuse_non_finite(loss, norm)
         if self.spec.optim.clip is not None and norm > self.spec.optim.clip:
-            for parameter in self._named.values():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(self.spec.optim.clip / norm)
+            self._scale_gradients(self.spec.optim.clip / norm)
         lr = set_lr(self._optimizer, lr_factor(self._step, self.spec.total_steps, self.spec.optim))
-        self._optimizer.step()
-        if self._gradients is not None:
-            with torch.no_grad():
-                for parameter, mask, values in self._gradients.frozen:
-                    parameter[mask] = values
+        self._update()
         self._step += 1
-        self._metrics = {"loss": float(loss), "grad_norm": float(norm), "lr": lr, "tokens": self._tokens}
+        self._metrics = {"loss": float(loss), "grad_norm": float(norm), "lr": lr, "tokens": tokens}
         self.discard()
+
+    def _totals(self) -> tuple[Tensor, int]:
+        """Loss and tokens of the step over all ranks."""
+        loss = torch.stack([value for value, _ in self._losses]).sum() if self._losses else torch.zeros(())
+        if world.size() == 1:
+            return loss, self._tokens
+        both = torch.stack([loss.double().cpu(), torch.tensor(float(self._tokens), dtype=torch.float64)])
+        world.all_sum(both)
+        return both[0], int(both[1])
 
     def _norm(self) -> Tensor:
         norms = [torch.linalg.vector_norm(p.grad.float()) for p in self._named.values() if p.grad is not None]
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=self.device)
 
+    def _scale_gradients(self, factor: Tensor) -> None:
+        for parameter in self._named.values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+    def _update(self) -> None:
+        self._optimizer.step()
+        if self._gradients is not None:
+            with torch.no_grad():
+                for parameter, mask, values in self._gradients.frozen:
+                    parameter[mask] = values
+
+    def _bad_tensors(self) -> list[str]:
+        """Names of tensors whose gradient is not finite."""
+        return [n for n, p in self._named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+
     def _refuse_non_finite(self, loss: Tensor, norm: Tensor) -> None:
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
             return
         where = f"{self.spec.where}, step {self._step + 1}"
-        bad = [batch for value, batch in self._losses if not bool(torch.isfinite(value))]
-        what = "loss" if bad else "gradient"
-        rows = [row.where for batch in bad or [b for _, b in self._losses] for row in batch.rows]
-        names = [n for n, p in self._named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        bad = [row.where for value, b in self._losses if not bool(torch.isfinite(value)) for row in b.rows]
+        every = [row.where for _, batch in self._losses for row in batch.rows]
+        found = world.gather_objects([bad, every])
+        what = "loss" if any(b for b, _ in found) else "gradient"
+        rows = [row for b, e in found for row in (b if what == "loss" else e)]
+        names = self._bad_tensors()
         self.discard()
-        detail = f"; first tensor: {names[0]}" if names and not bad else ""
+        detail = f"; first tensor: {names[0]}" if names and what == "gradient" else ""
         raise TrainingError(
             f"non-finite {what} before the optimiser step{detail}; rows: {', '.join(rows)}",
             where=where,
@@ -157,14 +200,15 @@ class PlainEngine:
         self._optimizer.zero_grad(set_to_none=True)
         self._gradients = None
         self._losses = []
+        self._anchor = None
         self._tokens = 0
 
     def rehearse(self, batch: Batch) -> None:
         """Forward and backward of one batch; leaves no gradient, no state and no random draw behind."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), self.micro_batch(last=True):
             out = self.forward(batch)
-            (out.nll_N.sum() / max(1, batch.target_count)).backward()
+            self.backward(out.nll_N.sum() / max(1, batch.target_count), batch)
         self.discard()
 
     # ---- reference --------------------------------------------------------------------------------------------------
@@ -191,102 +235,38 @@ class PlainEngine:
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
     def save(self, folder: Path) -> None:
-        """``model.safetensors``, ``optimizer.safetensors``, ``engine.json`` and the random state of this rank."""
-        save_tensors(folder / "model.safetensors", {n: p for n, p in self._named.items()})
-        moments: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        for name, parameter in self._named.items():
-            state = self._optimizer.state.get(parameter)
-            if state:
-                moments[f"exp_avg|{name}"] = state["exp_avg"]
-                moments[f"exp_avg_sq|{name}"] = state["exp_avg_sq"]
-                counts[name] = int(state["step"])
-        if moments:
-            save_tensors(folder / "optimizer.safetensors", moments)
-        uneven = {n: c for n, c in counts.items() if c != self._step}
-        write_json(folder / "engine.json", {"step": self._step, "optimizer_steps": uneven, "format": 1})
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        (folder / "rng").mkdir(exist_ok=True)
-        save_tensors(folder / "rng" / f"rank-{world.rank():03d}.safetensors", rng)
+        """Weights, moments and step counts by name (rank 0) and the random state of each rank."""
+        state = self._state()
+        if world.rank() == 0:
+            write_state(folder, state)
+        save_rng(folder, self.device)
 
     def load(self, folder: Path) -> None:
         """Restore weights, moments, step and random state. Raises StateError for a checkpoint of another model."""
-        record = read_json(folder / "engine.json")
-        weights = load_tensors(folder / "model.safetensors")
-        if set(weights) != set(self._named) or any(weights[n].shape != p.shape for n, p in self._named.items()):
-            raise StateError(
-                "checkpoint is of another model or adapter", where=str(folder), fix="restore the run's config"
-            )
-        moments = load_tensors(folder / "optimizer.safetensors") if (folder / "optimizer.safetensors").is_file() else {}
+        state = read_state(folder, self._shapes())
+        self._restore(state)
+        self._step = state.step
+        self.notes += load_rng(folder, self.device, seed=self.spec.seed, step=state.step)
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: parameter.shape for name, parameter in self._named.items()}
+
+    def _state(self) -> EngineState:
+        moments, steps = optimizer_tensors(self._optimizer, self._named)
+        return EngineState(self._step, self._named, moments, steps)
+
+    def _restore(self, state: EngineState) -> None:
         with torch.no_grad():
             for name, parameter in self._named.items():
-                parameter.copy_(weights[name])
-                if f"exp_avg|{name}" in moments:
-                    steps = record["optimizer_steps"].get(name, record["step"])
-                    self._optimizer.state[parameter] = {
-                        "step": torch.tensor(float(steps)),
-                        "exp_avg": moments[f"exp_avg|{name}"].to(self.device),
-                        "exp_avg_sq": moments[f"exp_avg_sq|{name}"].to(self.device),
-                    }
-        self._step = int(record["step"])
-        rng_file = folder / "rng" / f"rank-{world.rank():03d}.safetensors"
-        if rng_file.is_file():
-            rng = load_tensors(rng_file)
-            torch.set_rng_state(rng["cpu"])
-            if "cuda" in rng and self.device.type == "cuda":
-                torch.cuda.set_rng_state(rng["cuda"], self.device)
+                parameter.copy_(state.weights[name])
+        restore_optimizer(self._optimizer, self._named, state.moments, state.steps)
 
     def metrics(self) -> dict[str, float]:
-        """loss, grad_norm, lr and tokens of the last step."""
+        """loss, grad_norm, lr and tokens of the last step, over all ranks."""
         return dict(self._metrics)
 
-
-def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
-    """Everything in eval mode (frozen batch norms would drift in train mode) but live LoRA dropout.
-
-    Gradient checkpointing runs only in modules that say they train, so decoder layers say so; their children do not.
-    """
-    model.eval()
-    for name, module in model.named_modules():
-        if "lora_dropout" in name:
-            module.training = True
-    if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-        for module in model.modules():
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True
-    elif getattr(model, "is_activation_checkpointing", False):
-        model.activation_checkpointing_disable()  # type: ignore[operator]
-
-
-def run_model(model: nn.Module, batch: Batch, *, device: torch.device, hidden: bool = False) -> ModelOutput:
-    """Forward pass with the head applied to predicting positions only.
-
-    Position t predicts token t + 1, so the mask of kept positions is the supervised mask shifted by one.
-    """
-    labels_BT = batch.labels_BT.to(device)
-    keep_BT = torch.zeros_like(labels_BT, dtype=torch.bool)
-    keep_BT[:, :-1] = labels_BT[:, 1:] != -100
-    caught: list[Tensor] = []
-    handle = None
-    if hidden:
-        decoder = model.get_decoder()  # type: ignore[operator]
-        handle = decoder.register_forward_hook(lambda module, args, output: caught.append(output.last_hidden_state))
-    try:
-        logits = model(
-            input_ids=batch.input_ids_BT.to(device),
-            attention_mask=batch.attention_BT.to(device),
-            logits_to_keep=keep_BT,
-            use_cache=False,
-            **{name: value.to(device) for name, value in batch.pixels.items()},
-        ).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    logits_NV = logits if logits.ndim == 2 else logits[keep_BT]
-    targets_N = labels_BT[:, 1:][keep_BT[:, :-1]]
-    row_N = torch.arange(len(labels_BT), device=device)[:, None].expand_as(keep_BT)[keep_BT]
-    nll_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
-    return ModelOutput(logits_NV, targets_N, row_N, nll_N, caught[0] if caught else None)
+    def finish(self) -> None:
+        """Drop the DDP wrapper with its hooks, gradients and moments; weights are in the model already."""
+        self.discard()
+        self._call = None
+        self._optimizer.state.clear()

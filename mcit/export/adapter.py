@@ -47,10 +47,13 @@ def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = 
     if max_rank is None:
         require_equal(apart, bf16=source.bf16, what="adapter")
     else:
-        # A shortened adapter is another model; the file is right if it equals the shortened adapter merged by hand.
+        # A shortened adapter is another model; the file is right if it equals the shortened adapter put in place by hand.
         record.update(max_rank=max_rank, truncation_error=lost)
         shortened = source.plain_base()
-        adapters.merge(shortened, file)
+        if source.quantised:
+            adapters.attach_groups(shortened, file, name="short")
+        else:
+            adapters.merge(shortened, file)
         short = logits(shortened, batch, device=source.device, autocast=source.bf16)
         require_equal(difference(short, found), bf16=source.bf16, what="shortened adapter")
     return record

@@ -8,15 +8,23 @@ from pathlib import Path
 from mcit.core.types import Batch, JsonDict
 from mcit.export.adapter import reloaded, write_folder
 from mcit.export.source import Source, fold_live, require_adapter, state_names, with_siblings
-from mcit.export.verify import difference, logits, require_equal
+from mcit.export.verify import difference, logits, require_equal, stated
 from mcit.models.adapterfile import AdapterFile, concat, negated
 
 
 def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     """Write, reload on the merged weights below, compare; returns what export.json says.
 
+    After a run on a quantised base both are compared in bf16, and the difference to the model it trained is stated.
     Raises StateError when the stage is no adapter or the reloaded model differs.
     """
+    trained_on, quantised = source.base.dtype, source.quantised
+    if quantised:
+        low = source.model(source.stage)
+        quantised_logits = logits(low, batch, device=source.device, autocast=source.bf16)
+        del low
+        gc.collect()
+        source = source.full()
     trained = source.model(source.stage)
     expected = logits(trained, batch, device=source.device, autocast=source.bf16)
     file = with_siblings(alone(source), trained)
@@ -27,9 +35,10 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     unnamed = write_folder(source, folder, file, names=names, note=relative)
     below = source.model(source.stage - 1)
     fold_live(below)
-    apart = difference(expected, reloaded(below, folder, batch, source=source))
+    found = reloaded(below, folder, batch, source=source)
+    apart = difference(expected, found)
     require_equal(apart, bf16=source.bf16, what="delta")
-    return {
+    record: JsonDict = {
         **relative,
         "relative_to_stages": [delta.folder.name for delta in source.lineage.deltas[:-1]],
         "difference": apart.absolute,
@@ -37,6 +46,9 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         "difference_share": apart.share,
         "not_in_peft": unnamed,
     }
+    if quantised:
+        record.update(stated(quantised_logits, found, trained_on=trained_on, written=source.base.dtype))
+    return record
 
 
 def alone(source: Source) -> AdapterFile:

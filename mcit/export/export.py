@@ -71,6 +71,7 @@ def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
         "stages": [item.folder.name for item in source.lineage.deltas],
         "lineage": source.lineage.digest,
         "max_rank": max_rank,
+        **({"base_double_quant": source.base.double_quant} if source.base.dtype == "nf4" else {}),
     }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from mcit.core.files import read_json, write_json
 from mcit.core.types import Batch, JsonDict
 from mcit.export.source import Source, fold_live
-from mcit.export.verify import difference, logits, require_equal
+from mcit.export.verify import difference, logits, require_equal, stated
 from mcit.models.load import load_base, load_processor
 
 _CARRIED = ("*.py", "LICENSE*", "NOTICE*")
@@ -22,8 +22,16 @@ _MAPPED = ("config.json", "processor_config.json", "preprocessor_config.json", "
 def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     """Write, reload with plain transformers, compare; returns what export.json says.
 
-    Raises StateError when the reloaded model differs.
+    A run on a quantised base is merged into the base in bf16, and the difference to the model it trained is stated.
+    Raises StateError when the reloaded model differs from the merged one in memory.
     """
+    trained_on, quantised = source.base.dtype, source.quantised
+    if quantised:
+        low = source.model(source.stage)
+        trained = logits(low, batch, device=source.device, autocast=source.bf16)
+        del low
+        gc.collect()
+        source = source.full()
     model = source.model(source.stage)
     expected = logits(model, batch, device=source.device, autocast=source.bf16)
     fold_live(model)
@@ -48,13 +56,16 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     require_equal(difference(folded, found), bf16=False, what="folder")
     apart = difference(expected, found)
     require_equal(apart, bf16=source.bf16, what="merged model")
-    return {
+    record: JsonDict = {
         "dtype": source.base.dtype,
         "difference": apart.absolute,
         "largest_logit": apart.scale,
         "difference_share": apart.share,
         "remote_code": sorted(p.name for p in folder.glob("*.py")),
     }
+    if quantised:
+        record.update(stated(trained, found, trained_on=trained_on, written=source.base.dtype))
+    return record
 
 
 def one_dtype(model: nn.Module, dtype: torch.dtype) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from mcit.core.errors import StateError
 from mcit.core.schema import BaseConfig, RunConfig
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, concat, read_adapter
-from mcit.models.lineage import Lineage, apply_lineage, read_lineage
+from mcit.models.lineage import Lineage, apply_lineage, apply_start, read_lineage
 from mcit.models.load import base_digest, load_base, materialize
+from mcit.models.quant import QUANTISED, runs_bf16
 from mcit.runs.run import Run
 
 
@@ -37,14 +38,24 @@ class Source:
 
     @property
     def bf16(self) -> bool:
-        """Whether the base is stored in bf16, so that differences are rounding and not nothing."""
-        return self.base.dtype == "bf16"
+        """Whether passes run in bf16, so that differences are rounding and not nothing."""
+        return runs_bf16(self.base.dtype, self.device)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the run was trained on quantised weights, which nothing can be merged into."""
+        return self.base.dtype in QUANTISED
+
+    def full(self) -> Source:
+        """The same stages on the base in bf16, where the run's own is quantised; otherwise this one."""
+        return replace(self, base=self.base.model_copy(update={"dtype": "bf16"})) if self.quantised else self
 
     def plain_base(self) -> Any:
         """The base as anybody would load it."""
         return load_base(
             self.path,
             dtype=self.base.dtype,
+            double_quant=self.base.double_quant,
             attention=self.base.attention,
             trust_remote_code=self.base.trust_remote_code,
             device=self.device,
@@ -61,7 +72,7 @@ class Source:
         model = self.plain_base()
         start = self.start(model)
         if start is not None:
-            adapters.merge(model, start)
+            apply_start(model, start)
         apply_lineage(model, self.below(stages))
         return model
 

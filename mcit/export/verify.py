@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mcit.core.errors import StateError
-from mcit.core.types import Batch, Row, Turn
+from mcit.core.types import Batch, JsonDict, Row, Turn
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 
@@ -76,6 +76,17 @@ def difference(expected: Tensor, found: Tensor) -> Difference:
     return Difference(
         largest, max(1.0, float(expected.abs().max())), float(gap.norm() / expected.norm().clamp_min(1e-30))
     )
+
+
+def stated(expected: Tensor, found: Tensor, *, trained_on: str, written: str) -> JsonDict:
+    """What a record says where weights were trained quantised and are written in full: a difference, not a failure."""
+    apart = difference(expected, found)
+    return {
+        "trained_on": trained_on,
+        "written_as": written,
+        "quantised_difference": apart.absolute,
+        "quantised_difference_share": apart.share,
+    }
 
 
 def require_equal(found: Difference, *, bf16: bool, what: str) -> None:

@@ -44,6 +44,8 @@ class Method:
     name: ClassVar[str]
     claims: ClassVar[Claims] = Claims()
     state_version: ClassVar[int] = 1
+    penalty_kinds: frozenset[str] = frozenset({"lora", "tensor"})
+    """Kinds of units that `weight_penalty` is asked for; ``block`` is the LoRA pairs of a transformer block together."""
 
     class Config(MethodConfig):
         """Typed settings; unknown keys are refused."""
@@ -79,6 +81,20 @@ class Method:
     def recipes(self) -> tuple[str, ...]:
         """Recipes this method reads beside the stage's own (``ctx.pool(recipe)``); built and checked by the plan."""
         return ()
+
+    def mixed_rows(self, pools: Mapping[str, int]) -> int:
+        """Rows that this method shuffles into the task's order (streams with ``mixed``), so that the plan can count steps.
+
+        `pools` is the number of training rows by recipe.
+        """
+        return 0
+
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
+        """Most bytes of this method's tensors in host memory at the end of a stage, for the plan's estimate.
+
+        `shapes` are those of the trained tensors by parameter name; `stages` counts those with this method, this included.
+        """
+        return 0
 
     # ---- stage boundaries (collective: every rank calls, in the same order) -----------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:

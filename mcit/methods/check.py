@@ -25,7 +25,13 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
         if plan.config.engine.kind not in method.claims.engines:
             fix = f"set engine.kind to one of {', '.join(sorted(method.claims.engines))}"
             problems.append(Problem(place, f"cannot run on engine {plan.config.engine.kind}", fix))
+        if "forget" in method.claims.streams and not stage.forget:
+            fix = "name recipes in the stage's forget, or remove the method"
+            problems.append(Problem(place, "forgets rows, but the stage names none to forget", fix))
         problems += method.check(stage, plan)
+    if stage.forget and not any("forget" in m.claims.streams for m in methods):
+        fix = "list a method that forgets, such as gs_lora"
+        problems.append(Problem(f"{where}.forget", "no method of the stage forgets rows", fix))
     if stage.epochs == 0 and not any("weights:edit" in m.claims.slots for m in methods):
         problems.append(
             Problem(
@@ -85,17 +91,33 @@ def _editors(methods: Sequence[Method], stage: Stage, where: str) -> list[Proble
 
 def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
     adapter = stage.adapter
-    have = {f"adapter:{adapter.kind}", f"carry:{adapter.carry}", "hidden_states", "reference:stage_start", "dtype:full"}
+    have = {
+        f"adapter:{adapter.kind}",
+        f"carry:{adapter.carry}",
+        "hidden_states",
+        "reference:stage_start",
+        "reference:base",
+        "dtype:full",
+    }
+    low = plan.config.base.dtype in ("nf4", "int8")
+    if low:
+        have -= {"dtype:full", "carry:merge"}
     cures = {
         "adapter:lora": "set adapter.kind: lora in this stage",
         "adapter:none": "set adapter.kind: none in this stage",
         "carry:merge": "set adapter.carry: merge in this stage",
         "carry:stack": "set adapter.carry: stack in this stage",
     }
+    if low:
+        cures["dtype:full"] = "set base.dtype: bf16, or remove the method"
+        cures["carry:merge"] = "set base.dtype: bf16, or adapter.carry: stack and a method that allows it"
     shown = {"adapter": f"adapter.kind is {adapter.kind}", "carry": f"adapter.carry is {adapter.carry}"}
     out = []
-    for need in sorted(method.claims.needs - have):
+    needs = method.claims.needs | ({"dtype:full"} if "weights:edit" in method.claims.slots else set())
+    for need in sorted(needs - have):
         why = shown.get(need.split(":")[0], "nothing in this stage provides it")
+        if low and need in ("dtype:full", "carry:merge"):
+            why = f"base.dtype is {plan.config.base.dtype}, whose weights cannot be changed without losing the update"
         out.append(
             (f"needs {need}, but {why}", cures.get(need, "remove the method, or choose one that does not need it"))
         )

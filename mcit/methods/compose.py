@@ -111,13 +111,19 @@ class MethodSet:
 
     def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> dict[str, Tensor]:
         """Penalty of each method on this unit."""
-        found = {m.name: m.weight_penalty(unit, tensors, ctx) for m in self._with("weight_penalty")}
+        asked = [m for m in self._with("weight_penalty") if unit.kind in m.penalty_kinds]
+        found = {m.name: m.weight_penalty(unit, tensors, ctx) for m in asked}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def has_penalty(self) -> bool:
         """Whether any method has a weight penalty."""
         return bool(self._with("weight_penalty"))
+
+    @property
+    def penalty_kinds(self) -> frozenset[str]:
+        """Kinds of units that the penalties are asked for."""
+        return frozenset().union(*(m.penalty_kinds for m in self._with("weight_penalty")))
 
     def before_step(self, grads: Gradients, ctx: StepContext) -> None:
         """In `gradient_order`, then listed order."""

@@ -31,7 +31,9 @@ Whole-tensor freezing is exact because such tensors are not in the optimiser: mo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -132,6 +134,11 @@ class HFT(Method):
                 what = f"{spec.name}: half of the decoder is frozen by hft in this stage"
                 notes.append(Problem(where, what, "", "note"))
         return notes
+
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
+        """Masks: a byte per row or per weight of the decoder's tensors, at most of all that train."""
+        rows = self.config.selection == "row"
+        return sum(s[0] if rows else math.prod(s) for s in shapes.values()) if self._masks_entries else 0
 
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """All names but the parts that this stage freezes. Raises PlanError when no part would be left."""

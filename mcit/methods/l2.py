@@ -11,6 +11,7 @@ from R x R Gram matrices without forming an O x I matrix; anchoring A and B them
 initial values, which have no effect on the model. Under ``carry: merge`` B0 is zero and the penalty is ``|s B A|^2``.
 """
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -32,6 +33,10 @@ class L2(Method):
 
         weight: float = Field(1.0, ge=0)
         """Factor of the penalty."""
+
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
+        """An fp32 copy of every trained tensor."""
+        return sum(4 * math.prod(shape) for shape in shapes.values())
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """Store every trained tensor."""

@@ -49,6 +49,17 @@ class RegLoRA(Method):
         super().__init__(config)
         self._shapes: dict[str, list[int]] = {}
 
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
+        """Key positions if no stage chose one twice, packed as they are: 4 bytes each, or a bit (or more) per weight."""
+        total, planes = 0, stages.bit_length() if self.config.count_repeats else 1
+        for name, (rows, *_) in shapes.items():
+            before, found, after = name.partition(".lora_B.")
+            if found:
+                columns = shapes[f"{before}.lora_A.{after}"][1]
+                keys = stages * key_count((rows, columns), self.config.keep)
+                total += min(4 * keys, planes * rows * -(-columns // 8))
+        return total
+
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """All of `names`. Raises StateError if the adapter lacks a unit of the state or has it in another shape."""
         have = {}

@@ -246,6 +246,17 @@ def _alpha(scale: float, rank: int) -> float | int:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
+def without_zeros(file: AdapterFile) -> tuple[AdapterFile, list[str]]:
+    """The adapter without pairs whose A and B are 0 in every entry, and the modules of these.
+
+    If all are, they stay in: a folder that adapts no module is none that PEFT loads.
+    """
+    zero = [m for m, pair in sorted(file.lora.items()) if not pair.A_RI.any() and not pair.B_OR.any()]
+    if len(zero) == len(file.lora):
+        return file, zero
+    return AdapterFile({m: p for m, p in file.lora.items() if m not in zero}, file.full, file.config), zero
+
+
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
 def concat(files: Sequence[AdapterFile]) -> AdapterFile:
     """Several adapters as one with their summed effect: ranks joined, every scale folded into B so that alpha = r.

@@ -18,6 +18,7 @@ from torch import nn
 from mcit.core.errors import PlanError, StateError
 from mcit.core.schema import AdapterConfig
 from mcit.models.adapterfile import AdapterFile, LoraPair, product
+from mcit.models.quant import quantised_modules
 from mcit.models.units import base_parameters, group_of, lora_targets
 
 ACTIVE = "default"
@@ -89,6 +90,16 @@ def attach(model: nn.Module, file: AdapterFile, *, name: str) -> None:
     set_full(model, file)
 
 
+def attach_groups(model: nn.Module, file: AdapterFile, *, name: str) -> None:
+    """Like `attach`, for an adapter whose ranks may differ: one live adapter per rank and scale, `name`00, `name`01, …."""
+    groups: dict[tuple[int, float], dict[str, LoraPair]] = {}
+    for module, pair in sorted(file.lora.items()):
+        groups.setdefault((pair.rank, pair.scale), {})[module] = pair
+    for i, (_, pairs) in enumerate(sorted(groups.items())):
+        attach(model, AdapterFile(pairs), name=f"{name}{i:02d}")
+    set_full(model, file)
+
+
 def set_full(model: nn.Module, file: AdapterFile) -> None:
     """Put the trained non-adapter tensors (projector, …) in place, in fp32.
 
@@ -108,9 +119,16 @@ def set_full(model: nn.Module, file: AdapterFile) -> None:
 def merge(model: nn.Module, file: AdapterFile) -> None:
     """Add scale * B @ A to the weights in fp32 with one cast, and put full tensors in place.
 
-    Raises StateError when a module is not of this model.
+    Raises StateError when a module is not of this model, or is quantised.
     """
+    low = quantised_modules(model)
     for module, pair in sorted(file.lora.items()):
+        if module in low:
+            raise StateError(
+                f"module '{module}' is quantised, and merging into it would lose the update in rounding",
+                where="adapter",
+                fix="use carry: keep or stack",
+            )
         try:
             target: Any = model.get_submodule(module)
         except AttributeError:

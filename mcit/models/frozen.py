@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcit.core.errors import TrainingError
+from mcit.models.quant import scale_tensors
 
 _CHUNK = 1 << 14
 _PRIME = 2_147_483_647
@@ -38,9 +39,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frozen_checksums(model: nn.Module) -> dict[str, int]:
-    """Checksum of every parameter that does not train and of every buffer, by name."""
+    """Checksum of every parameter that does not train, of every buffer and of the scales of quantised weights, by name."""
     found = {name: checksum(p) for name, p in model.named_parameters() if not p.requires_grad}
-    return {**found, **{f"buffer {name}": checksum(b) for name, b in model.named_buffers()}}
+    scales = {f"scale {name}": checksum(t) for name, t in scale_tensors(model).items()}
+    return {**found, **scales, **{f"buffer {name}": checksum(b) for name, b in model.named_buffers()}}
 
 
 def check_frozen(model: nn.Module, before: Mapping[str, int], *, where: str) -> None:

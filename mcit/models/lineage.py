@@ -17,6 +17,7 @@ from mcit.core.files import digest_of, read_json, sha256_file
 from mcit.core.tensorfile import load_tensors
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, read_adapter
+from mcit.models.quant import is_quantised
 from mcit.models.units import base_parameters
 
 
@@ -103,6 +104,14 @@ def delta_digest(folder: Path) -> str:
         [*folder.glob("adapter/*.safetensors"), *folder.glob("weights/*.safetensors"), *folder.glob("extra.*")]
     )
     return digest_of({str(p.relative_to(folder)): sha256_file(p) for p in files})
+
+
+def apply_start(model: nn.Module, file: AdapterFile) -> None:
+    """The adapter that a run was given: into the weights, or frozen beside them where they are quantised."""
+    if not is_quantised(model):
+        adapters.merge(model, file)
+        return
+    adapters.attach_groups(model, file, name="start")
 
 
 def apply_lineage(model: nn.Module, lineage: Lineage) -> None:

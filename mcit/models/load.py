@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from mcit.core import lookup
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
+from mcit.core.optional import needed
 from mcit.core.paths import cache_dir
 from mcit.core.schema import BaseConfig
-from mcit.models.text import TextProcessor, auto_class
+from mcit.models import quant
+from mcit.models.text import TextProcessor, auto_class, auto_class_of
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
 
@@ -52,21 +53,33 @@ def load_base(
     path: Path | str,
     *,
     dtype: str = "fp32",
+    double_quant: bool = True,
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
-    """The frozen base in `dtype` (fp32 or bf16), in eval mode.
+    """The frozen base in `dtype` (fp32, bf16, nf4 or int8), in eval mode; the last two quantise the language linears.
 
-    Raises ConfigError when the folder holds no image-text-to-text model.
+    Raises ConfigError when the folder holds no image-text-to-text model, or one that is quantised already.
     """
+    refuse_quantised(path)
+    extra: dict[str, Any] = {}
+    full = quant.full_dtype(dtype, device)
     try:
+        wanted: list[str] = []
+        if dtype in quant.QUANTISED:
+            needed("bitsandbytes", where="base.dtype")
+            shape = skeleton(path, trust_remote_code=trust_remote_code)
+            wanted = quant.language_linears(shape)
+            given = quant.settings(shape, dtype=dtype, double_quant=double_quant, compute=full)
+            extra = {"quantization_config": given, "device_map": {"": torch.device(device)}}
         model = auto_class(path, trust_remote_code=trust_remote_code).from_pretrained(
             str(path),
-            dtype=DTYPES[dtype],
+            dtype=full,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            **extra,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(
@@ -75,8 +88,30 @@ def load_base(
             fix="give a folder written by save_pretrained with safetensors weights",
         ) from error
     model.requires_grad_(False)
+    if wanted:
+        quant.prepare(model, wanted)
+        quantised: PreTrainedModel = model.eval()
+        return quantised
     loaded: PreTrainedModel = model.eval().to(device)
     return loaded
+
+
+def refuse_quantised(path: Path | str) -> None:
+    """Raise ConfigError for a folder whose weights are quantised: neither merging nor exporting could start from it."""
+    method = quant.quantised_already(path)
+    if method is not None:
+        raise ConfigError(
+            f"the weights in this folder are quantised already ({method})",
+            where=str(path),
+            fix="give the full-precision model, and set base.dtype: nf4 or int8 to quantise its language linears here",
+        )
+
+
+def skeleton(path: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """The model of a folder with shapes and no weights (meta device)."""
+    config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return auto_class_of(config).from_config(config, trust_remote_code=trust_remote_code)
 
 
 def base_digest(path: Path | str) -> str:

@@ -6,6 +6,7 @@ transformers gives vision towers and projectors, so that any image-text-to-text 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -105,6 +106,22 @@ def weight_units(
     return sorted(units, key=lambda unit: unit.name)
 
 
+def block_units(units: Iterable[WeightUnit], shapes: Mapping[str, tuple[int, ...]]) -> list[WeightUnit]:
+    """One unit of kind ``block`` per transformer block with LoRA pairs, sorted by name.
+
+    `shapes` by parameter name. A pair outside numbered blocks belongs to the block of its parent module.
+    """
+    blocks: dict[str, dict[str, str]] = {}
+    for unit in sorted(units, key=lambda unit: unit.name):
+        if unit.kind == "lora":
+            roles = {f"{unit.name}:{role}": name for role, name in unit.params.items()}
+            blocks.setdefault(unit.block, {}).update(roles)
+    return [
+        WeightUnit(name, "block", roles, (sum(math.prod(shapes[p]) for p in roles.values()),), block=name)
+        for name, roles in sorted(blocks.items())
+    ]
+
+
 def block_of(name: str) -> str:
     """Name up to the first number (``….layers.3``), or the parent module for tensors outside numbered blocks."""
     parts = name.split(".")
@@ -121,13 +138,22 @@ def audit(model: nn.Module) -> list[dict[str, object]]:
         group = "adapter" if ".lora_" in name else group_of(name)
         row = rows.setdefault(group, {"group": group, "trained": 0, "frozen": 0, "dtypes": set()})
         key = "trained" if parameter.requires_grad else "frozen"
-        row[key] = int(str(row[key])) + parameter.numel()
+        numbers, stored = stored_as(parameter)
+        row[key] = int(str(row[key])) + numbers
         dtypes = row["dtypes"]
         if isinstance(dtypes, set):
-            dtypes.add(f"{key} {str(parameter.dtype).removeprefix('torch.')}")
+            dtypes.add(f"{key} {stored}")
     order = ["tower", "projector", "language", "embeddings", "head", "adapter"]
     table = [rows[g] for g in order if g in rows]
     return [{**row, "dtypes": sorted(row["dtypes"])} for row in table]  # type: ignore[call-overload]
+
+
+def stored_as(parameter: nn.Parameter) -> tuple[int, str]:
+    """How many numbers a parameter stands for, and how they are stored (``float32``, ``nf4``, …)."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:  # two 4-bit codes to a byte
+        return math.prod(state.shape), str(state.quant_type)
+    return parameter.numel(), str(parameter.dtype).removeprefix("torch.")
 
 
 def dtype_problems(model: nn.Module) -> list[str]:

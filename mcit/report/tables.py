@@ -14,6 +14,7 @@ from typing import Any
 from mcit.core.files import read_json, write_json, write_text
 from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
+from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
 from mcit.report.matrix import read_matrix, read_plan
 from mcit.runs.layout import RunLayout
 
@@ -33,7 +34,7 @@ _NONE = "–"
 
 # ---- on disk ---------------------------------------------------------------------------------------------------------
 def write_report(run: Path, *, mode: str | None = None) -> dict[str, Path]:
-    """Write ``report/{report.md,matrix.csv,report.json}``; returns their paths by kind.
+    """Write ``report/{report.md,matrix.csv,report.json}``, and ``forget.csv`` where a stage forgets; returns paths by kind.
 
     Raises StateError if `run` is no run folder, a score is damaged or the folder cannot be written.
     """
@@ -43,12 +44,16 @@ def write_report(run: Path, *, mode: str | None = None) -> dict[str, Path]:
     write_text(paths["markdown"], markdown(report))
     write_text(paths["csv"], matrix_csv(report))
     write_json(paths["json"], report)
+    if report["forget"]:
+        paths["forget_csv"] = folder / "forget.csv"
+        write_text(paths["forget_csv"], forget_csv(report["forget"]))
     return paths
 
 
 def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
-    """`read_matrix` with the costs of each committed stage."""
-    return {**read_matrix(run, mode=mode), "costs": costs(run)}
+    """`read_matrix` with what forget stages did and the costs of each committed stage."""
+    found = read_matrix(run, mode=mode)
+    return {**found, "forget": read_forgetting(run, mode=found["scorer_mode"]), "costs": costs(run)}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -106,10 +111,28 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _pair_rows(report)),
         "## Distance from the best constant answer (kappa)",
         _table(["after", *tasks], _stage_rows(report, "kappa")),
+        *_forget_parts(report),
         "## Cost",
         _table(["stage", "steps", "answer tokens", "seconds", "last loss"], _cost_rows(report)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _forget_parts(report: JsonDict) -> list[str]:
+    """The section on forget stages; nothing if there is none."""
+    entries = report.get("forget", [])
+    if not entries:
+        return []
+    later = later_rows(entries, _num)
+    return [
+        "## Forgetting on request",
+        "Acc_f: accuracy on what is forgotten, low is good. Acc_r: mean over the tasks the stage retains. Drop: Acc_f before "
+        "minus after. H-mean: of Acc_r and Drop. Most lost elsewhere: points, over every other task scored before and after "
+        "the stage. Resurgence: largest rise of Acc_f after a later stage. These scores are in none of the metrics above.",
+        _table(HEAD, table_rows(entries, _num)),
+        *([_table(["after", "still forgotten?", "Acc_f"], [[a, b, c] for a, b, c in later])] if later else []),
+        *(["\n".join(zero_lines(entries))] if zero_lines(entries) else []),
+    ]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -201,7 +224,14 @@ def render_terminal(report: JsonDict) -> list[Any]:
         numbers.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for name, value, span in _metric_lines(report)[: len(METRICS)]:
         numbers.add_row(name, value, span)
-    return [matrix, numbers]
+    if not report.get("forget"):
+        return [matrix, numbers]
+    forget = Table(title="forgetting on request", title_justify="left")
+    for name in HEAD:
+        forget.add_column(name, justify="left" if name == HEAD[0] else "right")
+    for line in table_rows(report["forget"], _num):
+        forget.add_row(*line)
+    return [matrix, numbers, forget]
 
 
 # ---- several runs ----------------------------------------------------------------------------------------------------
@@ -215,9 +245,19 @@ def compare(reports: Sequence[JsonDict]) -> str:
         for kind in ("superficial", "essential")
     ]
     task_rows = [[f"{task} at the end", *(_num(_final(r, task)) for r in reports)] for task in tasks]
+    asked = list(dict.fromkeys(e["task"] for r in reports for e in r.get("forget", [])))
+    forget_rows = [
+        [f"{title}, {task}", *(_num(_forgotten(r, task, key)) for r in reports)]
+        for task in asked
+        for key, title in (("after", "Acc_f after its stage"), ("h_mean", "H-mean"), ("resurgence", "Resurgence"))
+    ]
     modes = sorted({report["scorer_mode"] for report in reports})
     head = f"Scores in percent, scorer mode {', '.join(modes)}."
-    return f"{head}\n\n{_table(['', *names], metric_rows + kinds + task_rows)}\n"
+    return f"{head}\n\n{_table(['', *names], metric_rows + kinds + task_rows + forget_rows)}\n"
+
+
+def _forgotten(report: JsonDict, task: str, key: str) -> float | None:
+    return next((e[key] for e in report.get("forget", []) if e["task"] == task), None)
 
 
 def _final(report: JsonDict, task: str) -> float | None:

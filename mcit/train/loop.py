@@ -16,6 +16,7 @@ from mcit.core.interfaces import Reporter
 from mcit.core.schema import CheckpointConfig
 from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
 from mcit.data.streams import StageStreams
+from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.methods.compose import MethodSet
 from mcit.runs.draft import StageDraft
@@ -82,7 +83,7 @@ def train_stage(
 def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
     """One optimiser step over this rank's micro-batches; returns each method's share of the loss."""
     engine, methods, ctx = work.engine, work.methods, work.ctx
-    counts = engine.target_counts(batches)
+    counts = ctx.counts = engine.target_counts(batches)
     shares: dict[str, torch.Tensor] = {}
     for i, batch in enumerate(batches):
         with engine.micro_batch(last=i == len(batches) - 1):
@@ -92,12 +93,23 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
             engine.backward(loss if extra is None else loss + extra, batch)
         for name, value in parts.items():
             shares[f"loss/{name}"] = shares.get(f"loss/{name}", 0.0) + value
+    shares = over_ranks(shares, [f"loss/{method.name}" for method in methods.methods])
     if methods.has_penalty:
-        penalties = engine.add_penalties(lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx))
+        penalties = engine.add_penalties(
+            lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx), methods.penalty_kinds
+        )
         shares.update({f"penalty/{name}": value for name, value in penalties.items()})
     methods.before_step(engine.gradients(), ctx)
     engine.step()
     return {name: float(value) for name, value in shares.items()}
+
+
+def over_ranks(shares: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    """Each method's share of the loss summed over ranks; a rank on which it gave none adds nothing."""
+    if world.size() == 1 or not names:
+        return shares
+    values = torch.stack([torch.as_tensor(shares.get(name, 0.0)).double().cpu() for name in names])
+    return {n: v for n, v in zip(names, world.all_sum(values), strict=True) if n in shares}
 
 
 def _due(work: StageWork, step: int) -> bool:

@@ -7,7 +7,7 @@ the meta device), then the machine.
 from __future__ import annotations
 
 import math
-import shutil
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -194,7 +194,7 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
             name, n = f"{base}-{n}", n + 1
         used.add(name)
         rows = sum(task.rows.get("train", 0) for task in tasks)
-        steps = math.ceil(stage.epochs * rows / stage.optim.batch)
+        steps = math.ceil(stage.epochs * (rows + _mixed_rows(methods[i], data[i])) / stage.optim.batch)
         steps = min(steps, stage.max_steps) if stage.max_steps else steps
         stages.append(
             Stage(
@@ -216,14 +216,24 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
     return tuple(stages)
 
 
+def _mixed_rows(specs: list[MethodSpec], data: StageData) -> int:
+    """Rows that methods shuffle into the task's order of a stage."""
+    from mcit.methods.compose import make
+
+    pools = {pool.recipe: pool.rows.get("train", 0) for pool in data.pools}
+    return sum(make(spec).mixed_rows(pools) for spec in specs)
+
+
 # ---- 4. checks on the resolved plan ----------------------------------------------------------------------------------
 def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
-    """Composition, encoding of sampled rows, trainable shapes, disk."""
+    """Composition, encoding of sampled rows, trainable shapes; with `runs_dir` memory and disk of this machine too."""
     from mcit.methods.check import check_stage
+    from mcit.train.forgetting import forget_problems
+    from mcit.train.precision import precision_problems
     from mcit.train.preflight import check_rows, check_shapes, skeleton
     from mcit.train.selection import narrowed, selection_problems
 
-    problems: list[Problem] = []
+    problems = precision_problems(plan)
     for stage in plan.stages:
         where = f"stages[{stage.index - 1}]"
         if stage.epochs and not stage.rows:
@@ -236,17 +246,17 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     problems += scoring_problems(plan)
     if any(p.level == "problem" for p in problems):
         return problems
+    problems += forget_problems(plan)
     problems += check_rows(plan)
-    found, disk = check_shapes(plan)
-    problems += found
-    if not found and narrowed(plan):
+    shapes = check_shapes(plan)
+    problems += shapes
+    if not shapes and narrowed(plan):
         problems += selection_problems(plan, skeleton(plan))
-    if runs_dir is not None:
-        folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
-        free = shutil.disk_usage(folder).free
-        if free < disk:
-            what = f"the run needs about {disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
-            problems.append(Problem(f"--runs-dir {runs_dir}", what, "free space there or choose another folder"))
+    if runs_dir is not None and not any(p.level == "problem" for p in problems):
+        from mcit.train.resources import estimate, resource_problems
+
+        found = estimate(plan, nproc=int(os.environ.get("WORLD_SIZE", "1")))
+        problems += resource_problems(plan, found, runs_dir)
     return problems
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from mcit.core.errors import McitError, Problem
-from mcit.core.types import Plan, Row, Stage
-from mcit.data.encode import Encoder
+from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
+from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
 from mcit.models.adapters import candidates
 from mcit.models.load import load_processor
@@ -41,12 +43,43 @@ def check_rows(plan: Plan) -> list[Problem]:
     for task in recipes_of(plan):
         folder = DataFolder.open(task.folder)
         for split in ("train", "validation", "test"):
+            sizes = []
             for row in sampled(folder.rows(split)):
                 try:
-                    encoder.encode(row)
+                    sizes.append(SampleSize.of(encoder.encode(row)))
                 except McitError as error:
                     problems += error.problems
+            if split == "train":
+                _SIZES[str(plan.model_path), str(task.folder)] = sizes
     return problems
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """How large an encoded row is."""
+
+    positions: int
+    supervised: int
+    pixels: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    """Shape and dtype by the processor's names."""
+
+    @classmethod
+    def of(cls, sample: Sample) -> SampleSize:
+        """Of one row."""
+        pixels = {name: (tuple(value.shape), value.dtype) for name, value in sample.pixels.items()}
+        return cls(len(sample.input_ids_T), int((sample.labels_T != IGNORE).sum()), pixels)
+
+
+_SIZES: dict[tuple[str, str], list[SampleSize]] = {}
+"""By model and data folder, both named by their content; a plan encodes its rows once."""
+
+
+def train_sizes(plan: Plan, task: TaskSpec) -> list[SampleSize]:
+    """Sizes of the training rows that were sampled of a task: the longest ones first, then a random part."""
+    key = (str(plan.model_path), str(task.folder))
+    if key not in _SIZES:
+        check_rows(plan)
+    return _SIZES.get(key, [])
 
 
 def sampled(rows: list[Row]) -> list[Row]:
@@ -65,21 +98,17 @@ def skeleton(plan: Plan) -> Any:
         return auto_class_of(config).from_config(config, trust_remote_code=trust)
 
 
-def check_shapes(plan: Plan) -> tuple[list[Problem], int]:
-    """Targets and groups that match nothing; and the bytes the run will write."""
+def check_shapes(plan: Plan) -> list[Problem]:
+    """Targets and groups that match nothing."""
     model = skeleton(plan)
     problems: list[Problem] = []
-    disk = 0
     for stage in plan.stages:
         try:
-            trained = trained_parameters(model, stage)
+            trained_parameters(model, stage)
         except McitError as error:
             where = f"stages[{stage.index - 1}]"
             problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in error.problems]
-            continue
-        live = (plan.config.checkpoint.keep + 1) * 3 if plan.config.checkpoint.every else 3
-        disk = max(disk, 0) + 4 * trained + (4 * trained * live if stage is plan.stages[-1] else 0)
-    return problems, disk
+    return problems
 
 
 def trained_parameters(model: Any, stage: Stage) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mcit.core.errors import PlanError
@@ -17,16 +18,20 @@ from mcit.core.tensorfile import save_tensors
 from mcit.core.types import Plan, Row, Stage
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
-from mcit.data.streams import StageStreams, Stream
+from mcit.data.ghost import Ghost
+from mcit.data.streams import StageStreams, Stream, mix
 from mcit.engine import world
-from mcit.engine.base import Engine
-from mcit.engine.plain import EngineSpec, PlainEngine
+from mcit.engine.base import Engine, EngineSpec
+from mcit.engine.make import make_engine as default_engine
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
-from mcit.models.adapterfile import write_adapter
+from mcit.models.adapterfile import without_zeros, write_adapter
 from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Lineage, delta_digest, lineage_record
-from mcit.models.units import audit, dtype_problems, group_of, weight_units
+from mcit.models.quant import runs_bf16
+from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
+from mcit.train.basemodel import BaseModel, base_identity, load_run_base
+from mcit.train.blobs import Blobs
 from mcit.train.context import Context, Names, RowBook
 from mcit.train.loop import StageWork, validation
 
@@ -40,10 +45,16 @@ class Material:
     encoder: Encoder
     lineage: Lineage
     """Of the stages below."""
+    blobs: Path | None = None
+    """Where methods keep large tensors of the run; None is a temporary folder per stage."""
 
 
 def build_stage(
-    stage: Stage, material: Material, *, inherited: Mapping[str, Path], make_engine: Callable[..., Engine] = PlainEngine
+    stage: Stage,
+    material: Material,
+    *,
+    inherited: Mapping[str, Path],
+    make_engine: Callable[[nn.Module, EngineSpec], Engine] | None = None,
 ) -> StageWork:
     """Everything a stage needs, model and adapter in place.
 
@@ -61,11 +72,23 @@ def build_stage(
     if dtype_problems(model):
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
     frozen = frozen_checksums(model)
-    engine = make_engine(
-        model, engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage))
-    )
     streams = open_streams(stage, plan, methods, book, material.encoder)
-    ctx = Context(stage, engine, streams, book, needs=methods.needs)
+    spec = engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage))
+    if plan.config.engine.kind != "plain" and world.size() > 1:
+        drawn = (row for stream in streams.streams.values() for row in stream.rows)
+        spec = replace(spec, with_ghost=Ghost.of(drawn, material.encoder))
+    make = make_engine or functools.partial(default_engine, config=plan.config.engine)
+    engine = make(model, spec)
+    ctx = Context(
+        stage,
+        engine,
+        streams,
+        book,
+        needs=methods.needs,
+        base=base_model(plan, material, device=getattr(engine, "device", None) or next(model.parameters()).device),
+        at_base=not material.lineage.deltas,
+        blobs=Blobs(material.blobs) if material.blobs else None,
+    )
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
     work.frozen = frozen
     work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
@@ -76,6 +99,16 @@ def build_stage(
             work.validate = validation(engine, rows, batches)
             work.validate_every = plan.config.eval.validate_every
     return work
+
+
+def base_model(plan: Plan, material: Material, *, device: torch.device) -> BaseModel:
+    """The run's base, loaded anew where the stage's model is no longer it."""
+    return BaseModel(
+        base_identity(plan, material.lineage.base_sha256),
+        material.encoder,
+        functools.partial(load_run_base, plan, device=device),
+        bf16=runs_bf16(plan.config.base.dtype, device),
+    )
 
 
 def place_adapter(model: nn.Module, stage: Stage, lineage: Lineage) -> None:
@@ -111,26 +144,33 @@ def engine_spec(
         for n, layer in adapters.lora_layers(model).items()
         if adapters.ACTIVE in layer.lora_A
     }
+    units = weight_units(shapes, chosen, adapter=adapters.ACTIVE, scales=scales)
     return EngineSpec(
-        units=weight_units(shapes, chosen, adapter=adapters.ACTIVE, scales=scales),
+        units=[*units, *block_units(units, shapes)],
         optim=stage.optim,
         total_steps=stage.steps,
         where=f"stage {stage.folder}",
-        bf16=plan.config.base.dtype == "bf16",
+        bf16=runs_bf16(plan.config.base.dtype, next(model.parameters()).device),
         needs=methods.needs,
         adapter_off=functools.partial(adapters.disabled, model) if fresh and stage.adapter.kind == "lora" else None,
         is_projector=lambda name: ".lora_" not in name and group_of(name) == "projector",
         checkpointing=plan.config.engine.gradient_checkpointing,
+        is_vision=lambda name: group_of(name) in ("projector", "tower"),
+        seed=stage.seed,
     )
 
 
 def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, encoder: Encoder) -> StageStreams:
     """Stream ``task`` and what methods open, each with a seed of its own."""
-    rows = book.stage_rows()
-    total = min(stage.epochs * len(rows), stage.steps * stage.optim.batch)
-    streams = [Stream("task", rows, per_step=stage.optim.batch, seed=seed_for(stage.seed, "order"), total=total)]
-    for name, spec in sorted(methods.streams(book).items()):
-        streams.append(Stream(name, spec.rows, per_step=spec.per_step, seed=seed_for(stage.seed, "order", name)))
+    opened = sorted(methods.streams(book).items())
+    mixed = [(name, spec.rows) for name, spec in opened if spec.mixed]
+    parts: list[tuple[str, Sequence[Row]]] = [("task", book.stage_rows()), *mixed]
+    count = sum(len(part) for _, part in parts)
+    total = min(stage.epochs * count, stage.steps * stage.optim.batch)
+    streams = mix(parts, per_step=stage.optim.batch, seed=seed_for(stage.seed, "order"), total=total)
+    for name, spec in opened:
+        if not spec.mixed:
+            streams.append(Stream(name, spec.rows, per_step=spec.per_step, seed=seed_for(stage.seed, "order", name)))
     return StageStreams(
         streams,
         encoder,
@@ -160,6 +200,10 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
         n.replace(".base_layer.", ".") for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n
     }
     file = adapters.read_live(model, full=trained)
+    if stage.adapter.carry != "keep":  # a kept adapter goes on training, zeros included
+        file, zero = without_zeros(file)
+    else:
+        zero = []
     lineage = material.lineage
     if stage.adapter.kind == "lora":
         known = {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
@@ -169,6 +213,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
             base=lineage.base,
             base_sha256=lineage.base_sha256,
             dropout=stage.adapter.dropout,
+            note={"zero": zero} if zero else None,
             known=known,
         )
         if unnamed:

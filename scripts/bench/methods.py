@@ -49,13 +49,13 @@ FORGET = {"recipe": "demo/naming-retain", "forget": "demo/naming-forget"}
 
 def cases() -> list[Case]:
     """Every comparison; limits are those the project set itself."""
-    gs = {"use": "gs_lora", "prototypes": None}
+    gs = {"use": "gs_lora"}
     return [
         Case("reglora", stage([]), stage([{"use": "reglora"}]), 1.05),
         Case(
             "gs_lora",
             stage([{**gs, "alpha": 0.0}], **FORGET),
-            stage([{**gs, "alpha": 1e-4, "alpha_start": 0}], **FORGET),
+            stage([{**gs, "alpha": 1e-4, "alpha_epoch": 0}], **FORGET),
             1.03,
         ),
         Case(

@@ -40,9 +40,24 @@ def stage_settings(name):
     return adapter
 
 
+def bench_settings(name):
+    """The shipped settings; a method with a pool of its own (a setting ``recipe``) reads a small one made offline."""
+    small = {"recipe": "general/tiny"} if "recipe" in cls_of(name).Config.model_fields else {}
+    return {**shipped_settings(name), **small}
+
+
 def plan_with(*names, changes=None):
-    methods = [{"name": n, **shipped_settings(n), **(changes or {}).get(n, {})} for n in names]
-    return plan_of(defaults={"methods": methods, **({"adapter": stage_settings(names[0])} if names else {})})
+    methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
+    return plan_of(
+        **data_of(*names), defaults={"methods": methods, **({"adapter": stage_settings(names[0])} if names else {})}
+    )
+
+
+def data_of(*names):
+    """Stages with something to forget where a method needs it."""
+    if any("forget" in cls_of(n).claims.streams for n in names):
+        return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
+    return {}
 
 
 def test_every_method_is_found():

@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from mcit.core.errors import ConfigError, PlanError
 from mcit.core.schema import OptimConfig
-from mcit.engine.optim import build_optimizer, lr_factor, set_lr, warmup_steps
+from mcit.engine.optim import PAGED, SMALLEST, build_optimizer, lr_factor, moment_line, set_lr, warmup_steps
 
 
 def test_warmup_is_a_share_below_one_and_steps_from_one():
@@ -35,3 +38,36 @@ def test_groups_projector_and_decay():
     assert found == {(0.1, 0.5): 1, (0.1, 0.0): 1, (1.0, 0.5): 1}
     assert set_lr(optimizer, 0.5) == 0.5
     assert sorted({g["lr"] for g in optimizer.param_groups}) == [0.05, 0.5]
+
+
+def sized():
+    return {"large": nn.Parameter(torch.ones(64, 64)), "below": nn.Parameter(torch.ones(SMALLEST - 1))}
+
+
+def test_eight_bit_moments_from_4096_numbers_on():
+    """AdamW's first step is lr * sign(gradient) whatever the moments are stored in: 1 - 0.5 = 0.5."""
+    parameters = sized()
+    optimizer = build_optimizer(parameters, OptimConfig(kind="adamw8bit", lr=0.5), is_projector=lambda n: False)
+    for parameter in parameters.values():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    optimizer.step()
+    states = {n: optimizer.state[p]["state1"].dtype for n, p in parameters.items()}
+    assert states == {"large": torch.uint8, "below": torch.float32}
+    assert all(torch.allclose(p.detach(), torch.full_like(p, 0.5), atol=1e-5) for p in parameters.values())
+    assert set_lr(optimizer, 0.5) == 0.25
+    line = moment_line(parameters, OptimConfig(kind="adamw8bit"))
+    assert "1 of 2 tensors (4,096 of 8,191 numbers)" in line and "below 4,096" in line
+    assert moment_line(parameters, OptimConfig()) is moment_line(parameters, OptimConfig(kind="paged_adamw")) is None
+
+
+@pytest.mark.parametrize("kind", sorted(PAGED))
+def test_paged_moments_need_a_gpu(kind):
+    with pytest.raises(PlanError, match="pages moments between GPU and host memory") as error:
+        build_optimizer(sized(), OptimConfig(kind=kind), is_projector=lambda n: False)
+    assert "adamw8bit" in error.value.fix
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="needs bitsandbytes"):
+        build_optimizer(sized(), OptimConfig(kind="adamw8bit"), is_projector=lambda n: False)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -32,3 +33,22 @@ def test_no_penalty_and_constant_penalty_touch_nothing():
     assert stream_penalties(weights, lambda unit, tensors: {}, grads.__setitem__) == {}
     totals = stream_penalties(weights, lambda unit, tensors: {"c": torch.tensor(2.0)}, grads.__setitem__)
     assert totals["c"].item() == 4.0 and grads == {}
+
+
+def test_blocks_are_asked_for_only_by_those_who_name_them():
+    """|(a, b)| of a = (1, 2), b = (3, 4) as one block: sqrt(30), gradient theta / sqrt(30); after the tensors themselves."""
+    block = WeightUnit("layer", "block", {"x": "a", "y": "b"}, (4,))
+    named = {"a": nn.Parameter(torch.tensor([1.0, 2])), "b": nn.Parameter(torch.tensor([3.0, 4]))}
+    weights, seen, grads = LocalWeights(named, [*UNITS, block]), [], {}
+
+    def penalty(unit, tensors):
+        seen.append(unit.name)
+        return {"norm": torch.cat(list(tensors.values())).norm()} if unit.kind == "block" else {}
+
+    assert stream_penalties(weights, penalty, grads.__setitem__) == {} and seen == ["a", "b"]
+    totals = stream_penalties(weights, penalty, grads.__setitem__, kinds=frozenset({"block"}))
+    assert seen == ["a", "b", "layer"] and totals["norm"].item() == pytest.approx(30**0.5)
+    assert grads["a"].tolist() + grads["b"].tolist() == pytest.approx([v / 30**0.5 for v in (1, 2, 3, 4)])
+    stream_penalties(weights, penalty, grads.__setitem__, kinds=frozenset({"block", "tensor"}))
+    assert seen[3:] == ["a", "b", "layer"]
+    assert stream_penalties(weights, penalty, grads.__setitem__, kinds=frozenset()) == {} and len(seen) == 6

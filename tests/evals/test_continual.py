@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcit.evals import continual
-from mcit.evals.continual import ScoreMatrix, lost
+from mcit.evals.continual import ScoreMatrix, general_f1, lost
 
 T1 = ScoreMatrix.of([[80], [60, 70], [50, 66, 90]])
 
@@ -154,3 +154,10 @@ def test_superficial_only() -> None:
     assert found.superficial == 100.0
     assert found.essential is None
     assert lost([], [], []) is None
+
+
+def test_general_f1_of_published_rows():
+    """Oracle 15 of the GeRe card: both published rows reproduce to four decimals."""
+    assert general_f1(60.7155, 74.0817) == pytest.approx(66.7359, abs=5e-5)
+    assert general_f1(66.2539, 64.4417) == pytest.approx(65.3352, abs=5e-5)
+    assert general_f1(0.0, 0.0) == 0.0

@@ -1,5 +1,6 @@
 """Answers and scores of tasks: made once, kept, continued, scored again without a model."""
 
+import copy
 import os
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from mcit.core import files
-from mcit.core.errors import StateError
+from mcit.core.errors import Interrupted, StateError
 from mcit.core.files import read_json, sha256_file, write_json
 from mcit.core.schema import EvalConfig
 from mcit.core.types import TaskSpec
@@ -21,6 +22,7 @@ from mcit.evals import evaluate as module
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.ranks import on_ranks
 
 CONFIG = EvalConfig(batch=2, rows=5, max_new_tokens=2)
 
@@ -238,3 +240,53 @@ def test_torch_is_not_needed_to_decide(done, setting, monkeypatch) -> None:
     """`generate`, the only file with torch, is imported when answers are made and not before."""
     assert not hasattr(module, "torch")
     assert not hasattr(module, "predict")
+
+
+# ---- several ranks ---------------------------------------------------------------------------------------------------
+def on_two_ranks(setting, folder, *, size=2, stop_after=None):
+    """The same evaluation shared by ranks, each with a model of its own; rank 0 is asked to stop after some batches."""
+    models = [copy.deepcopy(setting.model) for _ in range(size)]
+    encoders = [copy.deepcopy(setting.encoder) for _ in range(size)]
+
+    def work(ranks):
+        asked = []
+
+        def stop():
+            asked.append(1)
+            return stop_after is not None and ranks.rank() == 0 and len(asked) >= stop_after
+
+        evaluate(
+            setting.tasks,
+            folder=folder,
+            model=models[ranks.rank()],
+            encoder=encoders[ranks.rank()],
+            config=CONFIG,
+            device="cpu",
+            lineage="L",
+            stop=stop,
+            ranks=ranks,
+        )
+        return ranks.collectives
+
+    return on_ranks(size, work)
+
+
+def contents(folder) -> dict:
+    return {p.relative_to(folder): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_share_the_batches_and_the_bytes_are_those_of_one_process(setting, done, tmp_path, size) -> None:
+    """5 rows in batches of 2 are 3 batches: two ranks take 2 and 1, of four one has nothing to do."""
+    found = on_two_ranks(setting, tmp_path / "after-01", size=size)
+    assert len(set(found)) == 1 and isinstance(found[0], int), found
+    assert contents(tmp_path / "after-01") == contents(done)
+
+
+def test_a_stop_on_one_rank_stops_all_and_one_process_goes_on_to_the_same_bytes(setting, done, tmp_path) -> None:
+    folder = tmp_path / "after-01"
+    found = on_two_ranks(setting, folder, stop_after=1)
+    assert [type(error) for error in found] == [Interrupted] * 2
+    assert {error.what for error in found} == {"stopped after 4 of 5 answers; they are kept"}
+    go(setting, folder)
+    assert contents(folder) == contents(done)

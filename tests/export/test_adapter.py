@@ -4,6 +4,7 @@ import torch
 from mcit.core.errors import StateError
 from mcit.core.tensorfile import load_tensors
 from mcit.export.export import export_stage
+from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
 from mcit.models.adapterfile import read_adapter, write_adapter
 from mcit.models.load import load_processor
@@ -100,3 +101,29 @@ def test_a_bf16_base_states_its_difference(tmp_path):
     run, _ = make_run(tmp_path, ("merge", "merge"), dtype="bf16")
     record = export_stage(run, stage=2, kind="adapter", out=tmp_path / "out").record
     assert record["base_dtype"] == "bf16" and 0 < record["difference_share"] < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+@pytest.mark.parametrize("carries", [("keep",), ("stack", "stack"), ("stack", "keep")])
+def test_on_a_quantised_base_the_adapter_is_the_trained_model(tmp_path, dtype, carries):
+    """Plain peft on the quantised base gives the trained logits to fp32 rounding; no full-precision copy is involved."""
+    run, files = make_run(tmp_path, carries, dtype=dtype)
+    done = export_stage(run, stage=len(carries), kind="adapter", out=tmp_path / "out")
+    trained = open_source(run, len(carries)).model(len(carries))
+    wanted = logits(trained, probe(load_processor(tiny_path())), device=CPU)
+    found = peft_logits(done.folder, base=tiny_model(dtype=dtype))
+    assert (wanted - found).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))
+    assert done.record["difference"] < 1e-5 * done.record["largest_logit"] and done.record["base_dtype"] == dtype
+    assert ("base_double_quant" in done.record) == (dtype == "nf4")
+    full = expected(files, tuple("merge" if c == "stack" else c for c in carries))
+    assert 1e-3 < float((wanted - full).norm() / full.norm()) < 0.5  # the base is another one than in fp32
+
+
+def test_a_shortened_adapter_and_a_given_one_on_a_quantised_base(tmp_path):
+    start = drawn(tiny_model(), seed=77, full=())
+    write_adapter(tmp_path / "start", start, base="b", base_sha256="0" * 64)
+    run, _ = make_run(tmp_path, ("stack",), dtype="nf4", base={"adapter": str(tmp_path / "start")})
+    whole = export_stage(run, stage=1, kind="adapter", out=tmp_path / "whole").record
+    assert whole["rank"] == 8 and whole["difference"] < 1e-5 * whole["largest_logit"]
+    short = export_stage(run, stage=1, kind="adapter", out=tmp_path / "short", max_rank=3).record
+    assert short["rank"] == 3 and short["truncation_error"] > 0.1 and short["difference"] > 1e-3

@@ -38,3 +38,11 @@ def test_an_adapter_stage_above_full_fine_tuning_has_a_delta(tmp_path):
     export_stage(run, stage=2, kind="delta", out=tmp_path / "out")
     with pytest.raises(StateError, match="whole weights"):
         export_stage(run, stage=1, kind="delta", out=tmp_path / "no")
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_of_a_quantised_run_it_fits_the_merged_weights_in_bf16_and_states_the_difference(tmp_path, dtype):
+    run, _ = make_run(tmp_path, ("stack", "stack"), dtype=dtype)
+    record = export_stage(run, stage=2, kind="delta", out=tmp_path / "out").record
+    assert record["difference_share"] < 0.05 and record["trained_on"] == dtype and record["written_as"] == "bf16"
+    assert 1e-3 < record["quantised_difference_share"] < 0.5

@@ -7,8 +7,11 @@ import sys
 import pytest
 import torch
 
+from mcit.cli.main import main
+from mcit.core.errors import StateError
 from mcit.core.files import write_json
 from mcit.core.tensorfile import save_tensors
+from mcit.export import merged
 from mcit.export.export import export_stage
 from mcit.export.merged import carry_code
 from mcit.export.source import open_source
@@ -153,3 +156,44 @@ def test_a_model_with_code_of_its_own_loads_where_mcit_is_not_installed(tmp_path
     wanted = logits(open_source(run, 1).model(1), batch, device=CPU)
     found = load_file(tmp_path / "found")["logits"]
     assert (found - wanted).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_a_quantised_run_is_merged_into_the_base_in_bf16_and_says_how_far_that_is(tmp_path, dtype, capsys):
+    run, files = make_run(tmp_path, ("stack", "keep"), dtype=dtype)
+    done = export_stage(run, stage=2, kind="merged", out=tmp_path / "out")
+    batch = probe(load_processor(done.folder))
+    config = json.loads((done.folder / "config.json").read_text())
+    assert config["dtype"] == "bfloat16" and "quantization_config" not in config
+    written = load_base(done.folder, dtype="bf16")
+    by_sum = by_hand(tiny_model(), files, ("merge", "merge"))
+    share = float((logits(written, batch, device=CPU, autocast=True) - logits(by_sum, batch, device=CPU)).norm())
+    assert share / float(logits(by_sum, batch, device=CPU).norm()) < 0.05  # bf16 rounding of the full-precision merge
+    trained = logits(open_source(run, 2).model(2), batch, device=CPU)
+    gap = trained - logits(written, batch, device=CPU, autocast=True)
+    record = done.record
+    assert record["trained_on"] == dtype and record["written_as"] == record["dtype"] == "bf16"
+    assert record["quantised_difference"] == pytest.approx(float(gap.abs().max()), rel=1e-4)
+    assert record["quantised_difference_share"] == pytest.approx(float(gap.norm() / trained.norm()), rel=1e-4)
+    assert record["quantised_difference_share"] > 1e-3 and record["difference_share"] < 0.05
+    assert main(["export", str(run.layout.root), "--stage", "2", "--as", "merged", "--out", str(done.folder)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"trained on {dtype} weights, written for bf16 ones" in out and f"{record['quantised_difference']:.2e}" in out
+    )
+
+
+def test_of_a_quantised_run_the_written_files_are_checked_strictly(tmp_path, monkeypatch):
+    """A file that differs from the merged model in memory is refused, although a difference to the trained one is not."""
+    run, _ = make_run(tmp_path, ("keep",), dtype="nf4")
+    real = merged.load_base
+
+    def altered(path, **settings):
+        model = real(path, **settings)
+        model.lm_head.weight.data *= 1.01
+        return model
+
+    monkeypatch.setattr(merged, "load_base", altered)
+    with pytest.raises(StateError, match="reloaded folder differs"):
+        export_stage(run, stage=1, kind="merged", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

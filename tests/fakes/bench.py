@@ -11,7 +11,6 @@ from mcit.train.loop import train_stage
 from mcit.train.plan import make_plan, parse_run
 from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, build_stage, write_stage
-from tests.fakes.sharded import ShardedEngine
 
 TINY = {
     "name": "bench",
@@ -86,8 +85,7 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None):
             work = build_stage(stage, Material(plan, model, encoder, lineage), inherited=inherited, **make)
             draft.resume_from = stop_at[1]
         train_stage(work, draft, reporter=Silent())
-        if isinstance(work.engine, ShardedEngine):
-            work.engine.show()
+        work.engine.finish()
         write_stage(home, work, Material(plan, model, encoder, lineage))
         out[stage.folder] = {str(p.relative_to(home)): sha256_file(p) for p in sorted(home.rglob("*")) if p.is_file()}
         inherited = {**inherited, **{p.name: p for p in (home / "methods").glob("*")}}

@@ -36,6 +36,14 @@ class WindowedWeights(_Windowed):
             for role, value in copies.items():
                 tensors[role].copy_(value)
 
+    def forget_moments(self, unit):
+        with self._window():
+            self._inner.forget_moments(unit)
+
+    def local(self):
+        with self._window():
+            return {name: tensor.clone() for name, tensor in self._inner.local().items()}
+
 
 class WindowedGradients(_Windowed):
     def full(self, unit):
@@ -65,7 +73,7 @@ class ShardedEngine(PlainEngine):
         self._grads = {}
         self._depth = 0
         self.windows = 0
-        self.weights = WindowedWeights(LocalWeights(self._named, self._units), self._window)
+        self.weights = WindowedWeights(LocalWeights(self._named, self._units, self._optimizer.state), self._window)
         self._hide()
 
     def _hide(self):
@@ -89,6 +97,10 @@ class ShardedEngine(PlainEngine):
             self._depth -= 1
             if self._depth == 0:
                 self._hide()
+
+    def finish(self):
+        super().finish()
+        self.show()
 
     def show(self):
         """Give the model its parameters back for good, as an engine does when a stage ends."""

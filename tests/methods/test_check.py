@@ -30,6 +30,10 @@ class Zero(Method):
     name = "zero"
     claims = Claims(engines=frozenset({"zero2"}))
 
+class Full(Method):
+    name = "full"
+    claims = Claims(needs=frozenset({"dtype:full"}))
+
 class Writer(Method):
     name = "writer"
     claims = Claims(slots=frozenset({"weights:edit"}))
@@ -42,7 +46,7 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def check(*names, adapter=None, epochs=1, order=()):
+def check(*names, adapter=None, epochs=1, order=(), base=None):
     import importlib
 
     outside = importlib.import_module("outside_methods")
@@ -51,7 +55,7 @@ def check(*names, adapter=None, epochs=1, order=()):
         MethodSpec(n if n in inside else f"outside_methods:{n}", (inside.get(n) or getattr(outside, n)).Config())
         for n in names
     )
-    config, _ = parse(RunConfig, {"name": "x", "stages": [{"recipe": "r"}]})
+    config, _ = parse(RunConfig, {"name": "x", "base": base or {}, "stages": [{"recipe": "r"}]})
     stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order))
     plan = Plan(config, (stage,), (), None, "d")
     return check_stage(stage, plan, where="stages[0]"), stage
@@ -98,3 +102,18 @@ def test_streams_editors_engines_and_empty_stages():
     problems, _ = check("l2", "l2")
     assert any("listed twice" in p.what for p in problems)
     assert dataclasses.is_dataclass(problems[0])
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_a_quantised_base_meets_neither_full_weights_nor_merging(dtype):
+    def problems(*names, carry):
+        return check(*names, adapter=AdapterConfig(carry=carry), base={"dtype": dtype})[0]
+
+    for carry in ("keep", "merge"):
+        (found,) = problems("Merge", carry=carry)
+        assert f"needs carry:merge, but base.dtype is {dtype}" in found.what and "base.dtype: bf16" in found.fix
+    for name in ("Full", "Writer"):
+        (found,) = problems(name, carry="keep")
+        assert f"needs dtype:full, but base.dtype is {dtype}" in found.what and "bf16" in found.fix
+        assert check(name)[0] == []
+    assert problems("l2", "replay", "Slot", carry="stack") == []

@@ -113,3 +113,18 @@ def test_state_round_trip_and_version_check(tmp_path):
 def test_slot_objective_task_replaces_the_task_loss():
     assert MethodSet([make("a", Claims(slots=frozenset({"objective:task"})))]).replaces_task_loss
     assert not MethodSet([make("a")]).replaces_task_loss
+
+
+def test_penalties_are_asked_for_the_kinds_of_units_a_method_names():
+    asked = []
+
+    def penalty(name):
+        return lambda self, unit, tensors, ctx: asked.append((name, unit.kind))
+
+    blocks = make("blocks", weight_penalty=penalty("blocks"), penalty_kinds=frozenset({"block"}))
+    methods = MethodSet([make("usual", weight_penalty=penalty("usual")), blocks, make("none")])
+    assert methods.penalty_kinds == {"lora", "tensor", "block"}
+    for kind in ("lora", "block"):
+        assert methods.weight_penalty(SimpleNamespace(kind=kind), {}, CTX) == {}
+    assert asked == [("usual", "lora"), ("blocks", "block")]
+    assert MethodSet([make("none")]).penalty_kinds == frozenset()

@@ -16,6 +16,7 @@ from mcit.models.adapterfile import (
     product,
     read_adapter,
     truncate,
+    without_zeros,
     write_adapter,
 )
 from tests.fakes.models import adapted, tiny_model, tiny_path
@@ -254,6 +255,16 @@ def test_unnamed_tensors_are_returned_and_not_written(tmp_path):
     assert set(read_adapter(tmp_path).full) == {"p.a.weight"}
 
 
+def test_pairs_that_are_zero_are_left_out():
+    zero = LoraPair(torch.zeros(2, 3), torch.zeros(4, 2), 1.0)
+    fresh = LoraPair(torch.ones(2, 3), torch.zeros(4, 2), 1.0)
+    file, left_out = without_zeros(AdapterFile({"a": zero, "b": fresh, "c": zero}, {"p": torch.ones(1)}))
+    assert set(file.lora) == {"b"} and left_out == ["a", "c"] and set(file.full) == {"p"}
+    file, left_out = without_zeros(AdapterFile({"a": zero}))
+    assert set(file.lora) == {"a"} and left_out == ["a"]
+    assert without_zeros(AdapterFile()) == (AdapterFile(), [])
+
+
 # ---- with peft ------------------------------------------------------------------------------------------------------
 def with_peft(folder):
     from peft import PeftModel
@@ -269,6 +280,22 @@ def test_peft_loads_what_we_write_projector_included(tmp_path):
     without = AdapterFile(file.lora, {})
     write(tmp_path / "b", without)
     assert (logits(with_peft(tmp_path / "b"), batch) - expected).abs().max() > 1e-3  # the projector takes effect
+
+
+def test_peft_loads_an_adapter_without_its_zero_pairs(tmp_path):
+    """Block 0 set to zero: half of the modules are in the file, and peft's logits are those of all of them merged."""
+    _, file, batch, _ = trained_tiny(rank=4, alpha=10.0)
+    lora = {
+        m: LoraPair(torch.zeros_like(p.A_RI), torch.zeros_like(p.B_OR), p.scale) if ".layers.0." in m else p
+        for m, p in file.lora.items()
+    }
+    whole = AdapterFile(lora, file.full)
+    merged = tiny_model()
+    adapters.merge(merged, whole)
+    part, left_out = without_zeros(whole)
+    assert len(part.lora) == len(left_out) == 7
+    write(tmp_path, part, known=adapters.base_parameters(merged))
+    assert torch.allclose(logits(with_peft(tmp_path), batch), logits(merged, batch), atol=1e-5)
 
 
 def test_peft_loads_joined_ranks_with_patterns(tmp_path):

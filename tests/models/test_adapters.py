@@ -139,3 +139,45 @@ def test_adapter_and_projector_on_the_vision_tower_only_when_asked():
     model = tiny_model()
     adapted(model)
     assert not any("vision_tower" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+def test_nothing_is_merged_into_quantised_weights(dtype):
+    source = tiny_model()
+    adapted(source)
+    train_a_little(source)
+    model = tiny_model(dtype=dtype)
+    before = logits(model)
+    with pytest.raises(StateError, match="is quantised, and merging") as error:
+        adapters.merge(model, file_of(source))
+    assert "keep or stack" in error.value.fix and torch.equal(before, logits(model))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "nf4", "int8"])
+def test_an_adapter_of_mixed_ranks_is_attached_in_groups(dtype):
+    """Ranks 2 and 4 and a scale of its own for one module: three live adapters whose sum is the file's effect."""
+    model = tiny_model(dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    pairs = {}
+    for i, name in enumerate(adapters.lora_targets(model, "language-linear")):
+        layer = model.get_submodule(name)
+        rank, scale = (2, 1.0) if i % 2 else (4, 3.0 if i == 0 else 1.0)
+        a, b = (
+            torch.randn(*s, generator=generator) * 0.1 for s in ((rank, layer.in_features), (layer.out_features, rank))
+        )
+        pairs[name] = LoraPair(a, b, scale)
+    projector = "model.multi_modal_projector.linear_1.bias"
+    file = AdapterFile(pairs, {projector: torch.ones(64)})
+    start = logits(model)
+    adapters.attach_groups(model, file, name="start")
+    live = {n for layer in adapters.lora_layers(model).values() for n in layer.lora_A}
+    assert live == {"start00", "start01", "start02"} and not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(dict(model.named_parameters())[projector], torch.ones(64))
+    name = "model.language_model.layers.0.mlp.down_proj"
+    layer, x = model.get_submodule(name), torch.randn(2, 128, generator=generator)
+    wanted = layer.get_base_layer()(x) + x @ pairs[name].A_RI.T @ pairs[name].B_OR.T * pairs[name].scale
+    assert torch.allclose(layer(x), wanted, atol=1e-5) and not torch.equal(start, logits(model))
+    if dtype == "fp32":
+        merged = tiny_model()
+        adapters.merge(merged, file)
+        assert torch.allclose(logits(model), logits(merged), atol=1e-4)

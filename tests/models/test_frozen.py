@@ -7,6 +7,7 @@ from torch import nn
 from mcit.core.errors import TrainingError
 from mcit.models import frozen
 from mcit.models.frozen import check_frozen, checksum, frozen_checksums
+from tests.fakes.models import tiny_model
 
 
 def test_by_hand():
@@ -54,3 +55,14 @@ def test_a_changed_frozen_tensor_or_buffer_is_named():
     with pytest.raises(TrainingError, match="3 frozen tensor.*buffer 1.running_mean") as caught:
         check_frozen(model, before, where="stage 01-x")
     assert caught.value.where == "stage 01-x"
+
+
+def test_scales_of_quantised_weights_are_guarded_too():
+    for dtype, change in (("nf4", lambda w: w.quant_state.absmax), ("int8", lambda w: w.SCB)):
+        model = tiny_model(dtype=dtype)
+        before = frozen_checksums(model)
+        check_frozen(model, before, where="s")
+        weight = model.model.language_model.layers[0].mlp.up_proj.weight
+        change(weight)[0] += 1
+        with pytest.raises(TrainingError, match="1 frozen.*scale model.language_model.layers.0.mlp.up_proj"):
+            check_frozen(model, before, where="s")

@@ -3,10 +3,13 @@ import torch
 
 from mcit.core.errors import StateError
 from mcit.core.files import read_json, write_json
-from mcit.models.lineage import Lineage, apply_lineage, checksum, frozen_checksums, read_lineage
+from mcit.models.adapters import lora_layers
+from mcit.models.lineage import Lineage, apply_lineage, apply_start, checksum, frozen_checksums, read_lineage
 from mcit.models.load import base_digest, load_base
 from tests.fakes.bench import plan_of, run_plan
+from tests.fakes.models import tiny_model
 from tests.fakes.toy import toy_batch
+from tests.fakes.trained_run import drawn
 
 CARRIES = [
     ("merge", "merge", "merge"),
@@ -85,3 +88,29 @@ def test_digest_names_base_order_and_carry(tmp_path):
     whole = read_lineage([tmp_path / s.folder for s in plan.stages], base="b", base_sha256=sha)
     part = Lineage("b", sha, whole.deltas[:1])
     assert len({whole.digest, part.digest, Lineage("b", sha).digest, Lineage("b", "x").digest}) == 4
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "int8"])
+@pytest.mark.parametrize("carries", [("keep", "keep", "keep"), ("stack", "stack", "stack"), ("stack", "keep", "stack")])
+def test_a_chain_on_a_quantised_base_rebuilds_the_model_that_never_stopped(carries, dtype, tmp_path):
+    base = {"family": "tiny", "dtype": dtype}
+    plan = plan_of(stages=stages(*carries), base=base, defaults={"max_steps": 1})
+    straight = run_plan(plan, tmp_path)["model"]
+    model = load_base(plan.model_path, dtype=dtype)
+    folders = [tmp_path / s.folder for s in plan.stages]
+    apply_lineage(model, read_lineage(folders, base=str(plan.model_path), base_sha256=base_digest(plan.model_path)))
+    batch = toy_batch(model)
+    with torch.no_grad():
+        outs = [m(input_ids=batch.input_ids_BT, **batch.pixels).logits for m in (model, straight)]
+    assert torch.equal(*outs)
+    assert frozen_checksums(model) == frozen_checksums(straight.requires_grad_(False))
+
+
+def test_a_given_adapter_is_merged_or_stays_live_on_quantised_weights():
+    file = drawn(tiny_model(), seed=4)
+    for dtype in ("fp32", "nf4", "int8"):
+        model = tiny_model(dtype=dtype)
+        apply_start(model, file)
+        live = {n for layer in lora_layers(model).values() for n in layer.lora_A}
+        assert live == (set() if dtype == "fp32" else {"start00"})
+        assert all(torch.equal(dict(model.named_parameters())[n], t) for n, t in file.full.items())

@@ -1,7 +1,16 @@
 import pytest
 
 from mcit.core.errors import PlanError
-from mcit.models.units import audit, block_of, decoder_prefix, dtype_problems, group_of, lora_targets, weight_units
+from mcit.models.units import (
+    audit,
+    block_of,
+    block_units,
+    decoder_prefix,
+    dtype_problems,
+    group_of,
+    lora_targets,
+    weight_units,
+)
 from tests.fakes.models import adapted, tiny_model
 
 
@@ -68,3 +77,42 @@ def test_audit_counts_and_dtypes():
     assert dtype_problems(model) == []
     model.lm_head.weight.requires_grad_(True)
     assert dtype_problems(model) == ["lm_head.weight"]
+
+
+def test_the_audit_shows_quantised_weights_with_the_numbers_they_stand_for():
+    """2 layers x (q, o: 64 x 64; k, v: 32 x 64; three of 128 x 64) = 73,728 numbers, and 5 norms of 64 in fp32."""
+    for dtype, stored in (("nf4", "nf4"), ("int8", "int8")):
+        model = tiny_model(dtype=dtype)
+        adapted(model)
+        rows = {r["group"]: r for r in audit(model)}
+        assert rows["language"]["frozen"] == 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64) + 5 * 64
+        assert rows["language"]["dtypes"] == sorted(["frozen float32", f"frozen {stored}"])
+        assert rows["tower"]["dtypes"] == rows["head"]["dtypes"] == ["frozen float32"]
+        assert rows["projector"]["dtypes"] == rows["adapter"]["dtypes"] == ["trained float32"]
+
+
+def test_block_units_gather_the_pairs_of_a_block():
+    model = tiny_model()
+    units = adapted(model, rank=4, alpha=8.0)
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    first, second = block_units(units, shapes)
+    assert (first.name, first.kind, first.block) == ("model.language_model.layers.0", "block", first.name)
+    assert len(first.params) == len(second.params) == 14
+    q = "model.language_model.layers.0.self_attn.q_proj"
+    assert first.params[f"{q}:A"] == f"{q}.lora_A.default.weight"
+    lora = {p for u in units if u.kind == "lora" for p in u.params.values()}
+    assert {*first.params.values(), *second.params.values()} == lora
+    assert first.shape == (sum(shapes[p][0] * shapes[p][1] for p in first.params.values()),)
+
+
+def test_block_sizes_of_known_models():
+    """The MLP linears of a block at rank 8: 40 960 numbers (ViT, 512 and 2048), 362 496 (LLaMA-7B, 4096 and 11008)."""
+    for linears, size in ((["up", "down"], 40_960), (["up", "down", "gate"], 362_496)):
+        wide, narrow = (2048, 512) if len(linears) == 2 else (11_008, 4096)
+        shapes = {}
+        for name in linears:
+            o, i = (narrow, wide) if name == "down" else (wide, narrow)
+            shapes |= {f"layers.0.{name}.lora_A.default.weight": (8, i), f"layers.0.{name}.lora_B.default.weight": (o, 8)}
+        units = weight_units(shapes, shapes, adapter="default", scales={f"layers.0.{n}": 1.0 for n in linears})
+        (one,) = block_units(units, shapes)
+        assert one.shape == (size,)

@@ -18,7 +18,7 @@ def test_docs_hold_what_the_script_prints(options):
     tables = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(tables) == 4 * 10
     text = (ROOT / "docs" / "estimates.md").read_text()
-    section = text.split("python scripts/estimates.py" + "".join(f" {o}" for o in options) + "\n")[1]
+    section = text.split("\npython scripts/estimates.py" + "".join(f" {o}" for o in options) + "\n")[1]
     assert [line for line in section.split("python scripts")[0].splitlines() if line.startswith("| ")] == [
         line for line in tables if line.startswith("| ")
     ]

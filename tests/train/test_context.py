@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mcit.core.errors import DataError
+from mcit.methods.formulas.forgetting import without_pictures
 from mcit.models.lineage import Lineage
 from mcit.models.load import base_digest, load_base
 from mcit.train.preflight import make_encoder
@@ -59,3 +60,59 @@ def test_logged_scalars_are_read_once(work):
     work.ctx.log("x", torch.tensor(2.0, requires_grad=True))
     work.ctx.log("y", 3)
     assert work.ctx.metrics() == {"x": 2.0, "y": 3.0} and work.ctx.metrics() == {}
+
+
+def test_a_changed_pass_shows_the_model_other_pictures(work):
+    (plain,) = work.ctx.forward_pass("task", limit=4)
+    (blank,) = work.ctx.forward_pass("task", limit=4, change=without_pictures)
+    assert blank[0].row_ids == plain[0].row_ids and not blank[0].pixels["pixel_values"].any()
+    assert not torch.equal(blank[1].nll_N, plain[1].nll_N)
+
+
+def test_lr_is_that_of_the_step(work):
+    """lr 1e-2, cosine over 4 steps without warm-up: 1e-2 in step 0 and half of it in step 2."""
+    found = []
+    for step in (0, 2):
+        work.ctx.at(step)
+        found.append(work.ctx.lr)
+    assert found == pytest.approx([1e-2, 5e-3])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_shared_pass_gives_every_batch_to_one_rank_and_sums_to_the_whole(work, monkeypatch, size):
+    """5 batches of 4 rows; every rank must run equally many forward passes or sharded weights could not be gathered."""
+    import mcit.train.context as module
+
+    whole = {batch.row_ids: float(out.nll_N.sum()) for batch, out in work.ctx.forward_pass("task", limit=20)}
+    forwards = []
+    inner = work.engine.forward
+    monkeypatch.setattr(work.engine, "forward", lambda *args: forwards.append(1) or inner(*args))
+    shared, counts = {}, []
+    for rank in range(size):
+        monkeypatch.setattr(module.world, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(module.world, "size", lambda: size)
+        forwards.clear()
+        mine = {b.row_ids: float(out.nll_N.sum()) for b, out in work.ctx.forward_pass("task", limit=20, share=True)}
+        assert list(mine) == list(whole)[rank::size]
+        shared.update(mine)
+        counts.append(len(forwards))
+    assert shared == whole and set(counts) == {-(-5 // size)}
+
+
+def test_a_gradient_pass_on_several_ranks_is_the_share_that_sums_to_one_ranks_gradient(work, monkeypatch):
+    import mcit.train.context as module
+
+    def gradients():
+        (grads,) = [{u.name: g.full(u) for u in g.units()} for g in work.ctx.gradient_pass("task", limit=4)]
+        return grads
+
+    alone = gradients()
+    monkeypatch.setattr(module.world, "size", lambda: 4)
+    for name, tensors in gradients().items():
+        for role, tensor in tensors.items():
+            assert torch.equal(4 * tensor, alone[name][role])
+
+
+def test_the_sum_over_one_rank_is_the_tensor(work):
+    tensor = torch.tensor([1.0, 2.0])
+    assert torch.equal(work.ctx.all_sum(tensor), torch.tensor([1.0, 2.0]))

@@ -61,7 +61,8 @@ def test_pools_of_methods_are_built_and_read(monkeypatch):
 
 
 def test_forgotten_data_is_in_the_plan_but_no_column_of_the_matrix():
-    plan = make_plan(config_of({"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "forget": "tiny/word"}))
+    forgets = {"recipe": "tiny/yesno", "forget": "tiny/word", "methods": [{"use": "gs_lora"}]}
+    plan = make_plan(config_of({"recipe": "tiny/letter"}, forgets))
     assert [task.name for task in plan.tasks] == ["letter", "yesno"]
     assert [task.name for task in plan.forget_tasks] == ["word"]
     assert [task.recipe for task in datasets.recipes_of(plan)] == ["tiny/letter", "tiny/yesno", "tiny/word"]

@@ -1,8 +1,10 @@
 import pytest
+import torch
 
 from mcit.core.errors import PlanError
+from mcit.data.folder import DataFolder
 from mcit.models.load import load_base
-from mcit.train.preflight import check_shapes, context_length, sampled, skeleton, trained_parameters
+from mcit.train.preflight import context_length, make_encoder, sampled, skeleton, train_sizes, trained_parameters
 from tests.fakes.bench import plan_of
 from tests.fakes.models import adapted
 from tests.fakes.steps import rows
@@ -33,13 +35,6 @@ def test_small_sets_are_taken_whole_and_the_longest_rows_always():
     assert many[137] in sampled(many) and len(sampled(many)) == 32 and sampled(many) == sampled(many)
 
 
-def test_disk_grows_with_stages_and_checkpoints():
-    _, one = check_shapes(plan_of(stages=[{"recipe": "tiny/letter"}]))
-    _, two = check_shapes(plan_of())
-    _, kept = check_shapes(plan_of(checkpoint={"every": 1, "keep": 5}))
-    assert one < two < kept
-
-
 def test_head_of_a_tied_model_cannot_be_trained_apart():
     with pytest.raises(PlanError, match="no 'head' parameters"):
         plan = plan_of()
@@ -47,3 +42,13 @@ def test_head_of_a_tied_model_cannot_be_trained_apart():
         del model.lm_head
         stage = plan_of(defaults={"adapter": {"kind": "none", "also_train": ["head"]}}).stages[0]
         trained_parameters(model, stage)
+
+
+def test_sizes_of_training_rows_are_kept_from_the_check():
+    plan = plan_of()
+    sizes = train_sizes(plan, plan.tasks[0])
+    encoder = make_encoder(plan)
+    real = [encoder.encode(row) for row in sampled(list(DataFolder.open(plan.tasks[0].folder).rows("train")))]
+    assert [s.positions for s in sizes] == [len(r.input_ids_T) for r in real]
+    assert [s.supervised for s in sizes] == [int((r.labels_T != -100).sum()) for r in real]
+    assert sizes[0].pixels == {"pixel_values": ((1, 3, 32, 32), torch.float32)}

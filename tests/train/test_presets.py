@@ -58,6 +58,25 @@ def llama_7b(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope="module")
+def llama_8b(tmp_path_factory):
+    """Llama-3.1-8B's shape: grouped-query attention, 128,256 words."""
+    home = tmp_path_factory.mktemp("llama-8b")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = LLAMA_TEMPLATE
+    tokenizer.save_pretrained(home)
+    LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        max_position_embeddings=8192,
+    ).save_pretrained(home)
+    return home
+
+
 def recipes_in(preset):
     data = load_yaml(shipped("configs") / f"{preset}.yaml")
     named = [name for s in data["stages"] for key in ("recipe", "forget") for name in _list(s.get(key, []))]
@@ -80,11 +99,14 @@ def write_data(root, preset, *, rows=3):
             path = home / source["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             seed = sum(map(ord, recipe + source["split"]))
-            path.write_text(json.dumps([row(source, home, i, seed) for i in range(rows)]))
+            made = [json.dumps(row(source, home, i, seed)) for i in range(rows)]
+            path.write_text("\n".join(made) if path.suffix == ".jsonl" else f"[{', '.join(made)}]")
 
 
 def row(source, home, i, seed):
     name = f"{seed}-{i}"
+    if source["path"] == "first-1000.jsonl":
+        return {"id": name, "text": f"A general text, number {name}."}
     if source.get("fields"):
         question, answer = source["fields"]
         return {question: f"Question {name}?", answer: f"{i}"}
@@ -92,15 +114,16 @@ def row(source, home, i, seed):
     images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (16, 16), (seed % 256, i * 40, 9)).save(images / f"{name}.png")
     if source["split"] == "test":
+        answer = "[0.1, 0.2, 0.3, 0.4]" if "Grounding" in source["path"] else "A"
         return {
-            "question_id": name, "image": f"{name}.png", "text": f"Q {name}?\nA. x\nB. y", "answer": "[0.1, 0.2, 0.3, 0.4]" if "Grounding" in source["path"] else "A",
+            "question_id": name, "image": f"{name}.png", "text": f"Q {name}?\nA. x\nB. y", "answer": answer,
             "answer_bbox": "[0.1, 0.2, 0.3, 0.4]", "size": [16, 16],
         }  # fmt: skip
     turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
     return {"id": name, "image": f"{name}.png", "conversations": turns}
 
 
-PRESETS = {"sefe-coin": "llava_7b", "hft": "llama_7b"}
+PRESETS = {"sefe-coin": "llava_7b", "hft": "llama_7b", "gere": "llama_8b", "gs-lora-forget": "llava_7b"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -110,16 +133,19 @@ def test_the_preset_plans_without_problems(preset, tmp_path, monkeypatch, reques
     config, _ = read_config(preset, [f"base.model={request.getfixturevalue(PRESETS[preset])}"])
     plan = make_plan(config)
     assert len(plan.stages) == len(config.stages) and all(s.steps for s in plan.stages)
-    if preset == "sefe-coin":
-        assert {m.name for s in plan.stages for m in s.methods} == {"reglora"}
+    methods = {"sefe-coin": "reglora", "hft": "hft", "gere": "gere", "gs-lora-forget": "gs_lora"}
+    assert {m.name for s in plan.stages for m in s.methods} == {methods[preset]}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_absent_data_is_one_message(preset, tmp_path, monkeypatch, request):
+def test_an_absent_data_folder_is_one_message(preset, tmp_path, monkeypatch, request):
     monkeypatch.setenv("MCIT_DATA", str(tmp_path))
     config, _ = read_config(preset, [f"base.model={request.getfixturevalue(PRESETS[preset])}"])
     with pytest.raises(DataError) as caught:
         make_plan(config)
-    (problem,) = caught.value.problems
-    assert problem.what == "the data folder is absent" and "MCIT_DATA" in problem.fix
-    assert all(name in problem.where for name in recipes_in(preset) if load_yaml(find_recipe(name)).get("data"))
+    folders = {load_yaml(find_recipe(name)).get("data") for name in recipes_in(preset)}
+    assert len(caught.value.problems) == len(folders)
+    for problem in caught.value.problems:
+        assert problem.what == "the data folder is absent" and "MCIT_DATA" in problem.fix
+        folder = problem.where.rpartition("/")[2]
+        assert all(n in problem.where for n in recipes_in(preset) if load_yaml(find_recipe(n)).get("data") == folder)

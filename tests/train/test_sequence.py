@@ -89,7 +89,7 @@ def test_frozen_weights_and_buffers_after_a_stage(done):
 
 def test_tasks_due():
     tasks = [SimpleNamespace(name=n) for n in "abc"]
-    stages = [SimpleNamespace(tasks=(t,)) for t in tasks]
+    stages = [SimpleNamespace(index=i, tasks=(t,), forget=()) for i, t in enumerate(tasks, start=1)]
 
     def names(setting, after):
         plan = SimpleNamespace(

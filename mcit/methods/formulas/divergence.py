@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,3 +15,29 @@ def distillation_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float =
     log_p_NV = F.log_softmax(teacher_NV.float() / temperature, dim=-1)
     log_q_NV = F.log_softmax(student_NV.float() / temperature, dim=-1)
     return temperature**2 * (log_p_NV.exp() * (log_p_NV - log_q_NV)).sum(-1)
+
+
+def top_log_probs(logits_NV: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Ids (int32) and log-probabilities (fp32) of the `count` likeliest tokens at a temperature, each (N, K).
+
+    Ordered by descending probability; K is `count` or the whole vocabulary.
+    """
+    log_p_NV = F.log_softmax(logits_NV.detach().float() / temperature, dim=-1)
+    values, ids = log_p_NV.topk(min(count, logits_NV.shape[-1]), dim=-1)
+    return ids.int(), values
+
+
+def top_kl(student_NV: Tensor, ids_NK: Tensor, log_p_NK: Tensor, temperature: float) -> Tensor:
+    """``KL(teacher || student)`` at a temperature per position, fp32, shape (N,), without a factor T^2.
+
+    All tokens that the teacher's K likeliest leave out count as one: a lower bound, exact when K is the vocabulary.
+    """
+    log_q_NV = F.log_softmax(student_NV.float() / temperature, dim=-1)
+    log_q_NK = log_q_NV.gather(-1, ids_NK.long())
+    kl_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1)
+    if ids_NK.shape[-1] == student_NV.shape[-1]:
+        return kl_N
+    tiny = torch.finfo(log_p_NK.dtype).tiny
+    rest_p_N = (1 - log_p_NK.exp().sum(-1)).clamp_min(tiny)
+    left_NV = log_q_NV.scatter(-1, ids_NK.long(), -torch.inf)  # as a sum, not 1 - sum: no cancellation
+    return kl_N + rest_p_N * (rest_p_N.log() - left_NV.logsumexp(-1))

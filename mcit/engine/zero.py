@@ -1,0 +1,298 @@
+"""ZeRO-1, ZeRO-2 and ZeRO-3: DeepSpeed driven directly, one engine per stage, destroyed at its end.
+
+DeepSpeed averages gradients over ranks at the boundary that `micro_batch` sets; between that and its step they can be read
+and edited. Clipping is ours, after the edits. A rank whose batch has no image runs the model with an unsupervised row
+that has one, because reduction and gathering need the same modules in the same order on every rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mcit.core.types import Batch, ModelOutput
+from mcit.engine import world
+from mcit.engine.base import EngineSpec
+from mcit.engine.checkpoint import EngineState
+from mcit.engine.footprint import Footprint
+from mcit.engine.forward import run_model
+from mcit.engine.plain import PlainEngine
+from mcit.engine.sharded import Gatherer, ShardGradients, ShardWeights
+from mcit.engine.shards import MOMENTS, Stage3, Stage12
+
+Offload = Literal["none", "optimizer", "parameters"]
+
+
+class ZeroEngine(PlainEngine):
+    """DeepSpeed with sharded optimiser state (1), gradients too (2), weights too (3)."""
+
+    def __init__(self, model: nn.Module, spec: EngineSpec, *, stage: int, offload: Offload = "none") -> None:
+        self._stage, self._offload = stage, offload
+        super().__init__(model, spec)
+
+    def _setup(self) -> None:
+        self._sizes = {name: parameter.shape for name, parameter in self._named.items()}
+        self._groups = groups_of(self._optimizer, self._named)
+        self._footprint = Footprint(self.model)
+        skip_idle(self._optimizer)
+        patch_autocast(self.model, self)
+        self._engine = initialize(self.model, self._optimizer, self._stage, self._offload, self.device)
+        self._call = self._engine
+        self._shards: Any = (Stage3 if self._stage == 3 else Stage12)(self._engine, self._named)
+        self._gatherer = Gatherer(self._shards, self._sizes, self.device)
+        self.weights = ShardWeights(self._gatherer, self._units)
+        self._touched: set[str] = set()
+        self._images = False
+        self._ghosted = False
+
+    def _copy_start(self) -> dict[str, Tensor]:
+        if self._stage < 3:
+            return super()._copy_start()
+        return {n: self._named[n].ds_tensor.detach().clone() for n in self._start_names()}  # type: ignore[attr-defined]
+
+    # ---- forward and backward ---------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Sets the boundary at which DeepSpeed reduces."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def _run(self, batch: Batch, hidden: bool) -> ModelOutput:
+        whole = self.spec.with_ghost(batch) if self.spec.with_ghost else batch
+        self._ghosted = whole is not batch
+        out = run_model(self.model, whole, device=self.device, hidden=hidden, call=self._engine)
+        if self._ghosted and out.hidden_BTD is not None:
+            rows, positions = batch.input_ids_BT.shape
+            out = dataclasses.replace(out, hidden_BTD=out.hidden_BTD[:rows, :positions])
+        return out
+
+    def backward(self, loss: Tensor, batch: Batch) -> None:
+        """Add gradients; DeepSpeed reduces them in the last window of a step."""
+        self._images |= not self._ghosted and any(t.is_floating_point() for t in batch.pixels.values())
+        super().backward(loss, batch)
+
+    def _backward_over_ranks(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def _add_gradient(self, name: str, gradient: Tensor) -> None:
+        self._touched.add(name)
+        part = self._shards.gradient(name)
+        self._shards.put_gradient(name, part + self._gatherer.part(name, gradient.float()).to(part.device))
+
+    def gradients(self) -> ShardGradients:
+        """Gradients of this step; the same object until the step."""
+        if self._gradients is None:
+            self._gradients = ShardGradients(self._gatherer, self._units, self._touched)
+        return self._gradients
+
+    # ---- the step ---------------------------------------------------------------------------------------------------
+    def _norm(self) -> Tensor:
+        squares = torch.zeros((), dtype=torch.float64)
+        for name in self._named:
+            squares += torch.linalg.vector_norm(self._shards.gradient(name)).double().cpu() ** 2
+        return world.all_sum(squares).sqrt().float().to(self.device)
+
+    def _scale_gradients(self, factor: Tensor) -> None:
+        for name in self._named:
+            part = self._shards.gradient(name)
+            self._shards.put_gradient(name, part * factor.to(part.device))
+
+    def _update(self) -> None:
+        images = bool(world.all_sum(torch.tensor(float(self._images))) > 0)
+        for i, group in enumerate(self._optimizer.param_groups):
+            names = [n for n, g in self._groups.items() if g == i]
+            group["idle"] = not images and all(self.spec.is_vision(n) and n not in self._touched for n in names)
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.step()
+        if self._gradients is not None:
+            self._gradients.restore_frozen()
+
+    def _bad_tensors(self) -> list[str]:
+        mine = [n for n in self._named if not bool(torch.isfinite(self._shards.gradient(n)).all())]
+        found = {name for names in world.gather_objects(mine) for name in names}
+        return [name for name in self._named if name in found]
+
+    def discard(self) -> None:
+        """Forget gradients, those of an unfinished step too."""
+        self._shards.clear_gradients()
+        self._gradients = None
+        self._losses = []
+        self._anchor = None
+        self._tokens = 0
+        self._touched.clear()
+        self._images = False
+
+    # ---- reference --------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _swapped(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._stage < 3:
+            with super()._swapped(values):
+                yield
+            return
+        parts: dict[str, Any] = {name: self._named[name] for name in values}
+        self._engine.empty_partition_cache()  # no gathered copy of the present weights may be used
+        now = {name: parameter.ds_tensor.data.clone() for name, parameter in parts.items()}
+        for name, value in values.items():
+            parts[name].ds_tensor.data.copy_(value)
+        try:
+            yield
+        finally:
+            self._engine.empty_partition_cache()
+            for name, value in now.items():
+                parts[name].ds_tensor.data.copy_(value)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+    def _shapes(self) -> dict[str, torch.Size]:
+        return self._sizes
+
+    def _state(self) -> EngineState:
+        """Whole tensors, gathered one at a time and kept by rank 0 alone."""
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, dict[str, Tensor]] = {}
+        steps: dict[str, int] = {}
+        for name in self._named:
+            parts = {"": self._shards.weight(name)}
+            if self._shards.has_state(name):
+                parts |= {key: self._shards.moment(name, key) for key in MOMENTS}
+                steps[name] = self._shards.steps(name)
+            for key, part in parts.items():
+                whole = self._gatherer.whole({name: part})[name]
+                if world.rank() == 0 and key:
+                    moments.setdefault(name, {})[key] = whole.cpu()
+                elif world.rank() == 0:
+                    weights[name] = whole.cpu()
+        return EngineState(self._step, weights, moments, steps)
+
+    @torch.no_grad()
+    def _restore(self, state: EngineState) -> None:
+        if state.moments:
+            self._shards.make_states()
+        counts: dict[int, set[int]] = {}
+        for name in self._named:
+            self._shards.put_weight(name, state.weights[name].to(self.device))
+            for key, whole in state.moments.get(name, {}).items():
+                moment = self._shards.moment(name, key)
+                moment.copy_(self._gatherer.part(name, whole))
+            if name in state.steps:
+                counts.setdefault(self._groups[name], set()).add(state.steps[name])
+        for name, group in self._groups.items():
+            if group in counts:
+                self._shards.set_steps(name, max(counts[group]))
+        if any(len(found) > 1 for found in counts.values()):
+            self.notes.append(
+                "some tensors were updated in fewer steps than others; a sharded engine counts steps per group, so "
+                "their bias correction continues from the largest count"
+            )
+
+    # ---- end of the stage -------------------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """Whole weights in the model of every rank, DeepSpeed gone: hooks, attributes, buffers, optimiser state."""
+        self.discard()
+        whole = self._whole_parameters()
+        self._optimizer.state.clear()
+        self._engine.destroy()
+        self._footprint.restore()
+        for parameter, value in whole:
+            parameter.data = value
+        self._engine = self._call = self._shards = None
+        self._gatherer.shards = None
+        self._start = None
+        gc.collect()
+
+    def _whole_parameters(self) -> list[tuple[nn.Parameter, Tensor]]:
+        if self._stage < 3:
+            return [(p, p.data.clone()) for p in self._named.values()]
+        import deepspeed
+
+        out = []
+        self._engine.empty_partition_cache()
+        for parameter in self.model.parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                out.append((parameter, parameter.data.to(self.device, copy=True)))
+        return out
+
+
+def initialize(
+    model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, offload: Offload, device: torch.device
+) -> Any:
+    """A DeepSpeed engine around the model, over the process group that is there."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    world.alone(device)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even with one process
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with contextlib.redirect_stdout(sys.stderr):
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(stage, offload))
+    return engine
+
+
+def settings(stage: int, offload: Offload) -> dict[str, Any]:
+    """The DeepSpeed config: no clipping, no precision mode, one micro-batch per boundary; all of that is ours."""
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
+    if offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if stage == 3:
+        zero |= {"stage3_param_persistence_threshold": 0}
+        if offload == "parameters":
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+    }
+
+
+def groups_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Index of each parameter's group in the optimiser."""
+    index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    return {name: index[id(parameter)] for name, parameter in named.items()}
+
+
+def skip_idle(optimizer: Any) -> None:
+    """Let the optimiser pass over groups marked ``idle``: nothing flowed into them, so moments and weights stay.
+
+    One process does the same, because torch skips parameters without a gradient.
+    """
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def active_only(*args: Any, **kwargs: Any) -> Any:
+        every = optimizer.param_groups
+        optimizer.param_groups = [group for group in every if not group.get("idle")]
+        try:
+            return step(*args, **kwargs) if optimizer.param_groups else None
+        finally:
+            optimizer.param_groups = every
+
+    optimizer.step = active_only
+
+
+def patch_autocast(model: nn.Module, engine: PlainEngine) -> None:
+    """Run the model's own forward under the engine's autocast: DeepSpeed switches off one that surrounds it."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with engine.autocast():
+            return forward(*args, **kwargs)
+
+    model.forward = inside

@@ -1,0 +1,119 @@
+"""Forget stages in a plan: rows that are to be forgotten and retained at once, and what is scored because of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.files import sha256_file
+from mcit.core.types import Plan, Row, Stage, TaskSpec
+from mcit.data.folder import DataFolder
+from mcit.methods.compose import make
+from mcit.train.context import RowBook
+
+_NAMED = 20
+"""Overlapping rows that are named one by one; how many more there are is said."""
+
+
+def forget_problems(plan: Plan) -> list[Problem]:
+    """Rows both forgotten and retained, rows a method cannot use, and what will not be measured or may undo a stage."""
+    problems: list[Problem] = []
+    for stage in plan.stages:
+        where = f"stages[{stage.index - 1}].forget"
+        if not stage.forget:
+            continue
+        for task in stage.forget:
+            if not task.rows.get("train"):
+                problems.append(Problem(f"{where} {task.recipe}", "has no training rows", "there is nothing to forget"))
+            elif not task.rows.get("test"):
+                what = "has no test rows, so what is forgotten will not be measured"
+                problems.append(Problem(f"{where} {task.recipe}", what, "add a test source to the recipe", "note"))
+        both = overlap(stage.forget, stage.tasks)
+        problems += [
+            Problem(
+                f"{where}: {row.where}",
+                f"is to be forgotten and retained at once ({other.where} of task {other.task})",
+                "leave these rows out of the stage's recipe, for example with the transform select",
+            )
+            for row, other in both[:_NAMED]
+        ]
+        more = len(both) - _NAMED
+        if more > 0:
+            problems.append(Problem(where, f"{more} more rows are to be forgotten and retained at once"))
+        problems += _unusable(stage, plan)
+        problems += _learned_again(stage, plan)
+    return problems
+
+
+def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[tuple[Row, Row]]:
+    """Training rows to forget that are also training rows of `tasks`: the same pictures with the same turns or source."""
+    forgotten, retained = _rows(forget), _rows(tasks)
+    by_key: dict[object, list[Row]] = {}
+    for row in retained:
+        for key in _keys(row):
+            by_key.setdefault(key, []).append(row)
+    found = []
+    for row in forgotten:
+        near = [other for key in _keys(row) for other in by_key.get(key, [])]
+        twin = next((other for other in near if _pictures(other) == _pictures(row)), None)
+        if twin is not None:
+            found.append((row, twin))
+    return found
+
+
+def _keys(row: Row) -> Iterable[object]:
+    return ("turns", tuple((t.role, " ".join(t.text.split())) for t in row.turns)), ("where", row.where)
+
+
+def _pictures(row: Row) -> tuple[str, ...]:
+    return tuple(_picture(Path(row.root) / name) for name in row.images)
+
+
+@cache
+def _picture(path: Path) -> str:
+    return sha256_file(path)
+
+
+def _rows(tasks: tuple[TaskSpec, ...]) -> list[Row]:
+    return [row for task in tasks for row in DataFolder.open(task.folder).rows("train")]
+
+
+def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
+    """What the methods that open stream ``forget`` say about the rows, before weights are loaded."""
+    earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
+    problems: list[Problem] = []
+    for i, spec in enumerate(stage.methods):
+        method = make(spec)
+        if "forget" in method.claims.streams and all(task.rows.get("train") for task in stage.forget):
+            try:
+                method.streams(RowBook(earlier, stage))
+            except McitError as error:
+                where = f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
+                problems += [Problem(f"{where}: {p.where}", p.what, p.fix, p.level) for p in error.problems]
+    return problems
+
+
+def _learned_again(stage: Stage, plan: Plan) -> list[Problem]:
+    """A later stage that trains on rows forgotten here, which may be meant."""
+    notes = []
+    for later in plan.stages[stage.index :]:
+        again = overlap(stage.forget, later.tasks)
+        if again:
+            what = f"trains on {len(again)} rows that stage {stage.name} forgets, such as {again[0][0].where}"
+            notes.append(Problem(f"stages[{later.index - 1}].recipe", what, "leave them out, if not meant", "note"))
+    return notes
+
+
+# ---- scoring ---------------------------------------------------------------------------------------------------------
+def forget_due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
+    """What forget stages want scored after so many stages: what is forgotten, just before its stage and ever after; and
+    what a stage retains, just before it."""
+    wanted: dict[str, TaskSpec] = {}
+    for stage in plan.stages:
+        if stage.forget and after == stage.index - 1:
+            wanted.update({task.name: task for task in stage.tasks})
+        if after >= stage.index - 1:
+            wanted.update({task.name: task for task in stage.forget})
+    return tuple(wanted.values())

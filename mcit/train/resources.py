@@ -1,0 +1,330 @@
+"""What a plan needs before anything is loaded: memory per engine, disk, checkpoints, steps and tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.schema import BaseConfig, EngineConfig
+from mcit.core.types import JsonDict, Plan, Stage
+from mcit.engine.estimate.activations import Activations, MicroBatch, activations
+from mcit.engine.estimate.engines import EngineBytes, StageShape, all_engines, cheapest
+from mcit.engine.estimate.sizes import size_text
+from mcit.engine.estimate.weights import Weight, frozen_bytes, moment_bytes
+from mcit.methods.compose import MethodSet
+from mcit.models import adapters, quant
+from mcit.models.text import auto_class_of
+from mcit.models.units import block_of, group_of
+from mcit.train.context import Names
+from mcit.train.preflight import train_sizes
+
+WRITE_MB_S = 500.0
+"""Assumed speed of the disk; ``mcit doctor`` measures it."""
+_SURE = 0.25
+"""Share of the activations that an estimate may be off: below it a plan is noted, beyond it refused."""
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage in numbers."""
+
+    folder: str
+    steps: int
+    tokens: int
+    """Positions of all rows that its steps take, from the mean of sampled rows."""
+    shape: StageShape
+    rows: tuple[EngineBytes, ...]
+    """Every engine."""
+    delta: int
+    """Bytes on disk of the stage's trained tensors and of method state."""
+    checkpoint: int
+    """Bytes on disk of one live checkpoint."""
+    loading: int
+    """Bytes in host memory of each process while the base is loaded: all of it, unless it is quantised on its way."""
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """A whole run in numbers."""
+
+    stages: tuple[StageEstimate, ...]
+    nproc: int
+    batch: MicroBatch
+    """The largest of any stage."""
+    disk: int
+    """Most bytes at a time: every stage, and the live checkpoints of the largest one."""
+
+    @property
+    def worst(self) -> StageEstimate:
+        """The stage that needs most on a device with whole weights."""
+        return max(self.stages, key=lambda stage: stage.rows[0].device)
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Time of the largest live checkpoint at the assumed speed."""
+        return max(stage.checkpoint for stage in self.stages) / (WRITE_MB_S * 1e6)
+
+    def json(self) -> JsonDict:
+        """Everything."""
+        return {
+            "nproc": self.nproc,
+            "worst": self.worst.folder,
+            "micro_batch": [self.batch.rows, self.batch.positions, self.batch.supervised],
+            "disk": self.disk,
+            "checkpoint_seconds": round(self.checkpoint_seconds, 1),
+            "write_mb_s_assumed": WRITE_MB_S,
+            "stages": [
+                {
+                    "folder": stage.folder,
+                    "steps": stage.steps,
+                    "tokens": stage.tokens,
+                    "delta": stage.delta,
+                    "checkpoint": stage.checkpoint,
+                    "traced": stage.shape.activations.traced,
+                    "engines": [row.json() for row in stage.rows],
+                }
+                for stage in self.stages
+            ],
+        }
+
+
+Known = dict[str, tuple[dict[str, Weight], Activations]]
+"""What stages that are alike share."""
+
+
+# ---- one stage -------------------------------------------------------------------------------------------------------
+def stage_model(plan: Plan, stage: Stage, *, cuda: bool) -> tuple[Any, frozenset[str]]:
+    """Skeleton of a stage with its adapters, trained tensors in fp32 and marked; and their names. Nothing is allocated.
+
+    Raises PlanError for targets or groups that match nothing.
+    """
+    base = plan.config.base
+    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=base.trust_remote_code)
+    with torch.device("meta"):
+        model = auto_class_of(config).from_config(
+            config,
+            dtype=quant.full_dtype(base.dtype, "cuda" if cuda else "cpu"),
+            attn_implementation="sdpa" if base.attention == "flash_attention_2" else base.attention,
+            trust_remote_code=base.trust_remote_code,
+        )
+        model.requires_grad_(False)
+        if stage.adapter.kind == "lora":
+            for earlier in plan.stages[: stage.index - 1]:
+                if earlier.adapter.carry == "stack":
+                    adapters.add_lora(model, earlier.adapter, seed=0, name=f"stage{earlier.index:02d}")
+            adapters.add_lora(model, stage.adapter, seed=0)
+        shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        names = adapters.candidates(model, stage.adapter)
+        with contextlib.suppress(McitError):  # a method that cannot choose without its state is counted as choosing all
+            names = MethodSet.build(stage).select_trainable(names, Names(stage, stage.seed, shapes))
+        adapters.set_trainable(model, names)
+    return model, names
+
+
+def weights_of(model: Any, base: BaseConfig) -> dict[str, Weight]:
+    """Every tensor of a skeleton by name, as it will be stored."""
+    quantised = {f"{n}.weight" for n in quant.language_linears(model)} if base.dtype in quant.QUANTISED else set()
+    out = {}
+    for name, parameter in model.named_parameters():
+        low = name.replace(".base_layer.", ".") in quantised and not parameter.requires_grad
+        storage = base.dtype if low else "fp32" if parameter.dtype == torch.float32 else "bf16"
+        projector = ".lora_" not in name and group_of(name) == "projector"
+        out[name] = Weight(tuple(parameter.shape), storage, parameter.requires_grad, block_of(name), projector)
+    return out
+
+
+def largest_micro_batch(plan: Plan, *, nproc: int = 1) -> MicroBatch:
+    """The largest micro-batch of a rank in any stage, from the rows that were sampled of the data sets."""
+    tasks = {t.folder: t for stage in plan.stages for t in (*stage.tasks, *stage.forget, *stage.pools)}
+    sizes = [size for task in tasks.values() for size in train_sizes(plan, task)]
+    batch = max((stage.optim.batch for stage in plan.stages if stage.steps), default=1)
+    rows = max(1, min(plan.config.engine.micro_batch, -(-batch // nproc)))
+    if not sizes:
+        return MicroBatch(rows, 1, rows)
+    largest = max(sizes, key=lambda size: sum(shape[0] for shape, _ in size.pixels.values()))
+    pixels = {name: ((rows * shape[0], *shape[1:]), dtype) for name, (shape, dtype) in largest.pixels.items()}
+    return MicroBatch(rows, max(s.positions for s in sizes), rows * max(s.supervised for s in sizes), pixels)
+
+
+def estimate_stage(
+    plan: Plan, stage: Stage, largest: MicroBatch, *, nproc: int, cuda: bool, known: Known
+) -> StageEstimate:
+    """One stage on every engine; activations are those of the run's `largest` micro-batch."""
+    base, engine = plan.config.base, plan.config.engine
+    key = _alike(plan, stage)
+    if key not in known:
+        model, _ = stage_model(plan, stage, cuda=cuda)
+        bf16, weights = quant.runs_bf16(base.dtype, "cuda" if cuda else "cpu"), weights_of(model, base)
+        known[key] = weights, activations(model, largest, bf16=bf16, checkpointing=engine.gradient_checkpointing)
+    weights, found = known[key]
+    trained = {n: w.shape for n, w in weights.items() if w.trained}
+    methods = MethodSet.build(stage)
+    counts = {
+        m.name: sum(any(s.name == m.name for s in e.methods) for e in plan.stages[: stage.index])
+        for m in methods.methods
+    }
+    state = sum(m.state_bytes(trained, stages=counts[m.name]) for m in methods.methods)
+    shape = StageShape(
+        weights,
+        found,
+        optimizer=stage.optim.kind,
+        double_quant=base.double_quant,
+        reference=_reference_bytes(plan, stage, weights) if "reference:stage_start" in methods.needs else 0,
+        method_state=state,
+        penalty=any(m.overrides("weight_penalty") for m in methods.methods),
+        cuda=cuda,
+    )
+    sampled = [s.positions for task in stage.tasks for s in train_sizes(plan, task)[-24:]]
+    mean = sum(sampled) / len(sampled) if sampled else 0
+    moments = moment_bytes([w.count for w in weights.values() if w.trained], stage.optim.kind)
+    return StageEstimate(
+        stage.folder,
+        stage.steps,
+        round(min(stage.steps * stage.optim.batch, stage.epochs * stage.rows) * mean),
+        shape,
+        tuple(all_engines(shape, nproc=nproc, quantised=base.dtype in quant.QUANTISED)),
+        delta=4 * shape.trained + state,
+        checkpoint=4 * shape.trained + moments + state,
+        loading=0 if base.dtype in quant.QUANTISED else frozen_bytes(weights),
+    )
+
+
+def _alike(plan: Plan, stage: Stage) -> str:
+    """Equal for stages with the same tensors trained: same adapters, and no method that chooses anew in each stage."""
+    chooses = any(m.overrides("select_trainable") for m in MethodSet.build(stage).methods)
+    below = [s.adapter for s in plan.stages[: stage.index - 1] if s.adapter.carry == "stack"]
+    return f"{stage.adapter!r} {below!r} {stage.index if chooses else ''}"
+
+
+def _reference_bytes(plan: Plan, stage: Stage, weights: dict[str, Weight]) -> int:
+    """Stage-start copies: with a fresh adapter of all trained tensors but its own, else of all."""
+    before = plan.stages[stage.index - 2] if stage.index > 1 else None
+    fresh = stage.adapter.kind == "lora" and not (before and before.adapter.carry == "keep")
+    return sum(4 * w.count for n, w in weights.items() if w.trained and not (fresh and ".lora_" in n))
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+def estimate(plan: Plan, *, nproc: int = 1, cuda: bool | None = None) -> RunEstimate:
+    """Every stage on every engine, and the disk. `cuda` None means the device that the plan would use here."""
+    known: Known = {}
+    on = uses_cuda(plan.config.engine) if cuda is None else cuda
+    batch = largest_micro_batch(plan, nproc=nproc)
+    stages = tuple(estimate_stage(plan, stage, batch, nproc=nproc, cuda=on, known=known) for stage in plan.stages)
+    checkpoint = plan.config.checkpoint
+    live = max(s.checkpoint for s in stages) * (checkpoint.keep + 1 if checkpoint.every else 1)
+    return RunEstimate(stages, nproc, batch, sum(s.delta for s in stages) + live)
+
+
+def uses_cuda(engine: EngineConfig) -> bool:
+    """Whether a run with these settings would train on a CUDA device of this machine."""
+    return engine.device == "cuda" or engine.device == "auto" and torch.cuda.is_available()
+
+
+def suggestion(plan: Plan, found: RunEstimate, *, memory: int, host: int | None = None, cuda: bool = True) -> str:
+    """The cheapest engine that fits so many bytes per device, or what would make one fit, in words."""
+    limit = f"{size_text(memory)} per device"
+    row = cheapest(found.worst.rows, device=memory, host=host, nproc=found.nproc)
+    if row is not None:
+        return f"cheapest engine that fits {limit}: {row.name} ({size_text(row.device)})"
+    tried: list[str] = []
+    for words, changed in _remedies(plan):
+        tried.append(words)
+        rows = estimate(changed, nproc=found.nproc, cuda=cuda).worst.rows
+        row = cheapest(rows, device=memory, host=host, nproc=found.nproc)
+        if row is not None:
+            return f"nothing fits {limit}; {row.name} would with {' and '.join(tried)} ({size_text(row.device)})"
+    even = f", not even with {' and '.join(tried)}" if tried else ""
+    return f"nothing fits {limit}{even}; use more devices or a smaller base"
+
+
+def _remedies(plan: Plan) -> Sequence[tuple[str, Plan]]:
+    """Changes that save memory, each on top of the ones before."""
+    out: list[tuple[str, Plan]] = []
+    config = plan.config
+    if not config.engine.gradient_checkpointing:
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"gradient_checkpointing": True})})
+        out.append(("engine.gradient_checkpointing: true", replace(plan, config=config)))
+    if config.engine.micro_batch > 1:
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"micro_batch": 1})})
+        out.append(("engine.micro_batch: 1", replace(plan, config=config)))
+    lora = all(s.adapter.kind == "lora" and s.adapter.carry != "merge" for s in plan.stages)
+    if config.base.dtype in ("fp32", "bf16") and lora:
+        config = config.model_copy(update={"base": config.base.model_copy(update={"dtype": "nf4"})})
+        out.append(("base.dtype: nf4", replace(plan, config=config)))
+    return out
+
+
+# ---- what is there ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Machine:
+    """Memory of this machine in bytes; `device` is None where training happens in host memory."""
+
+    host: int
+    device: int | None
+
+
+def machine(engine: EngineConfig) -> Machine:
+    """Physical memory (or the limit of this process's control group), and of the smallest CUDA device."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        host = min(host, int(limit.read_text()))
+    device = None
+    if uses_cuda(engine) and torch.cuda.is_available():
+        device = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+    return Machine(host, device)
+
+
+def memory_problems(plan: Plan, found: RunEstimate, here: Machine) -> list[Problem]:
+    """What cannot fit into this machine's devices and host memory; a close call is a note."""
+    engine, stage = plan.config.engine, found.worst
+    row = next((r for r in stage.rows if (r.kind, r.offload) == (engine.kind, engine.offload)), None)
+    if row is None:
+        return []  # refused elsewhere, with a better reason
+    slack, problems = int(_SURE * row.activations), []
+    where = f"stage {stage.folder} needs about"
+    if here.device is not None and row.device > here.device:
+        what = f"{where} {size_text(row.device)} per device with {row.name}, a device has {size_text(here.device)}"
+        fix = suggestion(plan, found, memory=here.device, host=here.host)
+        problems.append(Problem("engine", what, fix, _level(row.device - slack, here.device)))
+    each = max(row.host, stage.loading) if here.device is not None else row.host + row.device
+    if each * found.nproc > here.host:
+        text = f"{size_text(each * found.nproc)} of host memory with {row.name} on {found.nproc} process(es)"
+        what = f"{where} {text}, the machine has {size_text(here.host)}"
+        fix = "use fewer processes per machine, less offload, a smaller micro_batch or gradient_checkpointing"
+        sure = each - (slack if here.device is None else 0)
+        problems.append(Problem("engine", what, fix, _level(sure * found.nproc, here.host)))
+    return problems
+
+
+def _level(sure: int, limit: int) -> Literal["problem", "note"]:
+    return "problem" if sure > limit else "note"
+
+
+def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path) -> list[Problem]:
+    """Memory and disk of this machine against the estimate; and what the estimate could not see."""
+    problems = [*memory_problems(plan, found, machine(plan.config.engine)), *disk_problems(found, runs_dir)]
+    for stage in found.stages:
+        if not stage.shape.activations.traced:
+            what = f"activations are a rough count: {stage.shape.activations.why.splitlines()[0]}"
+            return [*problems, Problem(f"stage {stage.folder}", what, "", "note")]
+    return problems
+
+
+def disk_problems(found: RunEstimate, runs_dir: Path) -> list[Problem]:
+    """Too little free space for the run."""
+    folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free >= found.disk:
+        return []
+    what = f"the run needs about {found.disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
+    return [Problem(f"--runs-dir {runs_dir}", what, "free space there or choose another folder")]
