@@ -1,34 +1,96 @@
-"""``mcit doctor``: versions, devices, cache, disk and write speed."""
+"""``mcit doctor``: versions, devices, cache, disk and write speed; ``--selftest`` runs the engine contract here."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcit.core.errors import StateError
+from mcit.core.errors import Interrupted, StateError
+from mcit.core.types import JsonDict
+
+if TYPE_CHECKING:
+    from mcit.core.schema import RunConfig
+    from mcit.train.selftest import Item, Outcome
+
+FAILED = 3
+"""Exit code when a check of the self-test did not pass."""
+LIMIT_S = 300.0
+_COLLECTIVE_S = 60.0
 
 
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
-    parser = verbs.add_parser("doctor", help="versions, devices, disk and write speed")
+    from mcit.cli.team import nproc_argument
+
+    parser = verbs.add_parser("doctor", help="versions, devices, disk and write speed; --selftest tries the engines")
     parser.add_argument("--runs-dir", default="runs", help="folder whose disk is measured (default: runs)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--selftest", action="store_true", help="run the engine contract on the devices that are here")
+    engines = ("plain", "zero1", "zero2", "zero3", "all")
+    parser.add_argument("--engine", choices=engines, help="of the self-test (default: plain; with several ranks: all)")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="of the self-test (default: 300)"
+    )
+    nproc_argument(parser)
+    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(verb="doctor")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect and print; exit 5 when the folder cannot be written."""
+    """Collect and print; exit 5 when the folder cannot be written, 3 when a check of the self-test failed."""
+    if not args.selftest:
+        report = collected(args)
+        print(json.dumps(report)) if args.json else show(report)
+        return 0
+    from mcit.cli import team
+    from mcit.core.schema import EngineConfig
+    from mcit.engine import launch
+
+    place = launch.launch_of(os.environ)
+    team.refuse(plan_for(place.size if place else args.nproc or 1), nproc=args.nproc)
+    if place is not None and place.size > 1:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with team.joined(EngineConfig(timeout=_COLLECTIVE_S)) as ranks:
+            if args.job:
+                work(args, args.job)
+                return 0
+            made = tempfile.mkdtemp(prefix=".mcit-selftest-", dir=existing(args.runs_dir)) if ranks.rank() == 0 else ""
+            folder = Path(ranks.broadcast_object(made))
+            begin(folder, everything(args, ranks.size()), limit=args.limit)
+            work(args, folder)
+            ranks.barrier()
+            outcomes = finished(args, folder, everything(args, ranks.size()), ranks=ranks.size())
+            ranks.barrier()
+        if ranks.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            return told(args, collected(args), outcomes)
+        return 0 if all(o.passed for o in outcomes) else FAILED
+    report = collected(args)
+    if not args.json:
+        show(report)
+    with scratch(args.runs_dir) as folder:
+        return told(args, report, on_ranks(args, folder) if (args.nproc or 1) > 1 else alone(args, folder))
+
+
+# ---- the machine -----------------------------------------------------------------------------------------------------
+def collected(args: argparse.Namespace) -> JsonDict:
+    """Versions, devices, folders, disk."""
     from mcit.cli.common import environment
     from mcit.core.paths import cache_dir, shipped
 
-    folder = next(p for p in [Path(args.runs_dir), *Path(args.runs_dir).absolute().parents] if p.exists())
-    report = {
+    folder = existing(args.runs_dir)
+    return {
         **environment(),
         "cache": str(cache_dir()),
         "configs": str(shipped("configs")),
@@ -36,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
         "free_gb": round(shutil.disk_usage(folder).free / 1e9, 1),
         "write_mb_s": write_speed(folder),
     }
-    if args.json:
-        print(json.dumps(report))
-        return 0
+
+
+def show(report: JsonDict) -> None:
+    """One line per finding."""
     from rich.console import Console
 
     console = Console()
@@ -48,7 +111,11 @@ def run(args: argparse.Namespace) -> int:
                 console.print(f"{key}.{name}: {inner or 'not installed'}", highlight=False)
         else:
             console.print(f"{key}: {value}", highlight=False)
-    return 0
+
+
+def existing(runs_dir: str) -> Path:
+    """The folder itself or the nearest one above it that exists."""
+    return next(p for p in [Path(runs_dir), *Path(runs_dir).absolute().parents] if p.exists())
 
 
 def write_speed(folder: Path, *, mb: int = 64) -> float:
@@ -66,3 +133,141 @@ def write_speed(folder: Path, *, mb: int = 64) -> float:
         raise StateError(
             f"cannot be written ({error.strerror})", where=str(folder), fix="choose another --runs-dir"
         ) from None
+
+
+# ---- the self-test ---------------------------------------------------------------------------------------------------
+def plan_for(ranks: int) -> RunConfig:
+    """A config for the checks of launcher and number of ranks that ``mcit run`` makes."""
+    from mcit.core.schema import RunConfig
+
+    stage = {"recipe": "tiny/letter", "optim": {"batch": 2 * max(1, ranks)}}
+    return RunConfig.model_validate(
+        {"name": "selftest", "base": {"family": "tiny", "dtype": "fp32"}, "stages": [stage]}
+    )
+
+
+@contextlib.contextmanager
+def scratch(runs_dir: str) -> Iterator[Path]:
+    """A folder on the disk of the runs, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=".mcit-selftest-", dir=existing(runs_dir)))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def everything(args: argparse.Namespace, ranks: int) -> list[Item]:
+    """All checks that were asked for."""
+    from mcit.train.selftest import items_for
+
+    return items_for(args.engine, ranks=ranks)
+
+
+def begin(folder: Path, items: Sequence[Item], *, limit: float, deadline: float | None = None) -> None:
+    """Write down what the ranks are to do."""
+    from mcit.core.files import write_json
+
+    end = time.time() + limit if deadline is None else deadline
+    write_json(folder / "work.json", {"items": [[i.engine, i.check] for i in items], "deadline": end, "limit": limit})
+
+
+def work(args: argparse.Namespace, folder: Path) -> None:
+    """Run what ``work.json`` lists, on this process or as one of several ranks."""
+    from mcit.cli import common
+    from mcit.core.files import read_json
+
+    warnings.simplefilter("ignore", FutureWarning)
+    common.start_torch()
+    from mcit.core.schema import EngineConfig
+    from mcit.export.export import export_stage
+    from mcit.train.selftest import CHECK_S, Item, run_items
+
+    listed = read_json(folder / "work.json")
+    run_items(
+        [Item(*pair) for pair in listed["items"]],
+        folder,
+        deadline=listed["deadline"],
+        check_s=max(CHECK_S, listed["limit"] / 4),
+        config=EngineConfig(timeout=_COLLECTIVE_S),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+        environment=common.environment(),
+        export=export_stage,
+    )
+
+
+def alone(args: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """On this process."""
+    items = everything(args, 1)
+    begin(folder, items, limit=args.limit)
+    work(args, folder)
+    return finished(args, folder, items, ranks=1)
+
+
+def on_ranks(args: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """On `--nproc` ranks; when they die in a check, that check failed and new ranks go on with the next.
+
+    Raises Interrupted after a signal.
+    """
+    from mcit.engine import launch
+    from mcit.train.selftest import died, outcome_of
+
+    items, lost, ranks = everything(args, args.nproc), dict[Any, Any](), args.nproc
+    left, deadline = items, time.time() + args.limit
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice on speed means nothing here
+    while left and time.time() < deadline:
+        begin(folder, left, limit=args.limit, deadline=deadline)
+        ended = launch.start_ranks([*args.argv, "--job", str(folder)], ranks, says="stopping")
+        if ended.code == Interrupted.exit_code:
+            raise ended.error or Interrupted("stopped by a signal", where="self-test")
+        left = [item for item in items if item not in lost and outcome_of(item, folder, ranks=ranks) is None]
+        if ended.code == 0:
+            break
+        error = str(ended.error) if ended.error else f"ended with code {ended.code}"
+        at = left.pop(0) if left else items[-1]  # ranks that die after the last check fail in it
+        lost[at] = died(at, folder, error=error)
+    return finished(args, folder, items, ranks=ranks, lost=lost)
+
+
+def finished(
+    args: argparse.Namespace, folder: Path, items: Sequence[Item], *, ranks: int, lost: dict[Any, Any] | None = None
+) -> list[Outcome]:
+    """One outcome per check."""
+    from mcit.train.selftest import not_run, outcome_of
+
+    out = []
+    for item in items:
+        found = (lost or {}).get(item) or outcome_of(item, folder, ranks=ranks)
+        out.append(found or not_run(item, limit=args.limit))
+    return out
+
+
+def told(args: argparse.Namespace, report: JsonDict, outcomes: Sequence[Outcome]) -> int:
+    """Print everything; returns the exit code."""
+    from mcit.train.selftest import summary
+
+    found = summary(outcomes)
+    if args.json:
+        print(json.dumps({**report, "selftest": found}, ensure_ascii=False))
+    else:
+        table(outcomes)
+        took = ", ".join(f"{kind} {seconds:g} s" for kind, seconds in found["seconds"].items())
+        failed = sum(not o.passed for o in outcomes)
+        print(f"self-test {'passed' if found['passed'] else f'FAILED: {failed} of {len(outcomes)} checks'} ({took})")
+    return 0 if found["passed"] else FAILED
+
+
+def table(outcomes: Sequence[Outcome]) -> None:
+    """A line per check."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mcit.train.selftest import result_of
+
+    shown = Table()
+    for title in ("engine", "check", "result", "number", "s", "what"):
+        shown.add_column(title, overflow="fold", no_wrap=title in ("engine", "check", "result", "number"))
+    for o in outcomes:
+        number = "–" if o.number is None else f"{o.number:.1e}"
+        result = f"[{'green' if o.passed else 'red'}]{result_of(o)}[/]"
+        shown.add_row(o.engine, o.check, result, number, f"{o.seconds:.1f}", o.what.replace("[", r"\["))
+    Console().print(shown)

@@ -7,6 +7,7 @@ it was in with it: whoever started the ranks reads the files and starts the rest
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import signal
 import threading
@@ -38,7 +39,7 @@ CHECKS = (
 )
 """In order of running; known here without torch."""
 CHECK_S = 75.0
-"""Seconds that one check may take."""
+"""Seconds that one check may take, unless it is given more."""
 _MEET_S = 10.0
 """Seconds that a rank whose check failed waits for the others to end it too."""
 
@@ -81,13 +82,14 @@ def run_items(
     folder: Path,
     *,
     deadline: float,
+    check_s: float = CHECK_S,
     config: EngineConfig | None = None,
     say: Callable[[str], None] = lambda line: None,
     **given: Any,
 ) -> None:
     """Run checks on this process, which may be one of several ranks, until `deadline` (Unix time); outcomes to `folder`.
 
-    `given` goes to the kit. Raises TrainingError when only some of several ranks failed a check: they cannot go on together.
+    A check may take `check_s` seconds. `given` goes to the kit. Raises TrainingError when only some of several ranks failed a check: they cannot go on together.
     """
     import torch
 
@@ -101,7 +103,7 @@ def run_items(
         home = folder / "work" / name_of(item)
         engine = (config or EngineConfig()).model_copy(update={"kind": item.engine})
         with torch.random.fork_rng(devices=[]):
-            outcome = _timed(item, lambda home=home, engine=engine: make_kit(engine, home, **given))  # type: ignore[misc]
+            outcome = _timed(item, functools.partial(make_kit, engine, home, **given), check_s)
         write_json(folder / "outcomes" / f"{name_of(item)}-rank-{rank:03d}.json", asdict(outcome))
         if rank == 0:
             say(line_of(outcome))
@@ -109,13 +111,13 @@ def run_items(
             _meet(item, outcome, folder, size)
 
 
-def _timed(item: Item, kit: Callable[[], Any]) -> Outcome:
+def _timed(item: Item, kit: Callable[[], Any], check_s: float) -> Outcome:
     from mcit.train import selftest_checks
     from mcit.train.selftest_kit import exact_fp32
 
     start = time.monotonic()
     try:
-        with _limited(CHECK_S), exact_fp32():
+        with _limited(check_s), exact_fp32():
             found = selftest_checks.CHECKS[item.check](kit())
     except (Exception, TooLong) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -191,10 +193,15 @@ def not_run(item: Item, *, limit: float) -> Outcome:
     return Outcome(item.engine, item.check, False, None, f"not run: {limit:g} s are over (--limit)", 0.0)
 
 
+def result_of(outcome: Outcome) -> str:
+    """In a word; what was not run did not pass."""
+    return "passed" if outcome.passed else "not run" if outcome.what.startswith("not run") else "FAILED"
+
+
 def line_of(outcome: Outcome) -> str:
     """One line, as it comes."""
     number = "" if outcome.number is None else f" {outcome.number:.1e}"
-    return f"{outcome.engine} {outcome.check}: {'passed' if outcome.passed else 'FAILED'}{number} ({outcome.seconds:.1f} s)"
+    return f"{outcome.engine} {outcome.check}: {result_of(outcome)}{number} ({outcome.seconds:.1f} s)"
 
 
 def summary(outcomes: Sequence[Outcome]) -> JsonDict:

@@ -171,12 +171,12 @@ def test_a_loss_that_skips_the_head_or_everything(engine, results):
 def test_frozen_entries_stay_exactly(engine, results):
     """Every third entry of every tensor, against momentum and weight decay; all others move."""
     for found in results(engine, "frozen_entries_stay_exactly"):
-        assert found["kept"] and found["moved"] > 0.99 and found["live"] == 0
+        assert found["kept"] and found["moved"] > 0.99 and found["live"]
 
 
 def test_a_group_set_to_zero_stays_there(engine, results):
     for found in results(engine, "a_group_set_to_zero_stays_there"):
-        assert found["weight"] == 0 and found["moments"] == 0 and found["others"] > 40 and found["finite"]
+        assert found["weight"] == 0 and found["moments"] == 0 and found["others"] > 40 and found["seen"] > 0
 
 
 def test_a_checkpoint_continues_bitwise(engine, results):

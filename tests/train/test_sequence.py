@@ -93,7 +93,10 @@ def test_tasks_due():
 
     def names(setting, after):
         plan = SimpleNamespace(
-            config=SimpleNamespace(eval=SimpleNamespace(tasks=setting)), tasks=tuple(tasks), stages=stages
+            config=SimpleNamespace(eval=SimpleNamespace(tasks=setting)),
+            tasks=tuple(tasks),
+            stages=stages,
+            forget_tasks=(),
         )
         return [t.name for t in due(plan, after)]
 
