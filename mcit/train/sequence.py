@@ -91,7 +91,7 @@ def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[],
     session = Session(plan, run, reporter)
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
-    elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets, and is measured against the base
+    elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets: what was there before
         score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
     for stage in plan.stages:
         if not run.is_committed(stage.folder):
