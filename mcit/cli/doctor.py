@@ -7,16 +7,15 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcit.core.errors import Interrupted, StateError
+from mcit.core.errors import Interrupted, McitError, StateError
 from mcit.core.types import JsonDict
 
 if TYPE_CHECKING:
@@ -53,22 +52,23 @@ def run(args: argparse.Namespace) -> int:
         report = collected(args)
         print(json.dumps(report)) if args.json else show(report)
         return 0
-    from mcit.cli import team
+    from mcit.cli import common, team
     from mcit.core.schema import EngineConfig
     from mcit.engine import launch
 
     place = launch.launch_of(os.environ)
     team.refuse(plan_for(place.size if place else args.nproc or 1), nproc=args.nproc)
     if place is not None and place.size > 1:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stop = common.StopFlag(quiet=team.started_by_mcit())
+        stop.install()
         with team.joined(EngineConfig(timeout=_COLLECTIVE_S)) as ranks:
             if args.job:
-                work(args, args.job)
+                work(args.job, stop=stop)
                 return 0
             made = tempfile.mkdtemp(prefix=".mcit-selftest-", dir=existing(args.runs_dir)) if ranks.rank() == 0 else ""
             folder = Path(ranks.broadcast_object(made))
             begin(folder, everything(args, ranks.size()), limit=args.limit)
-            work(args, folder)
+            work(folder, stop=stop)
             ranks.barrier()
             outcomes = finished(args, folder, everything(args, ranks.size()), ranks=ranks.size())
             ranks.barrier()
@@ -171,7 +171,7 @@ def begin(folder: Path, items: Sequence[Item], *, limit: float, deadline: float 
     write_json(folder / "work.json", {"items": [[i.engine, i.check] for i in items], "deadline": end, "limit": limit})
 
 
-def work(args: argparse.Namespace, folder: Path) -> None:
+def work(folder: Path, *, stop: Callable[[], bool] = lambda: False) -> None:
     """Run what ``work.json`` lists, on this process or as one of several ranks."""
     from mcit.cli import common
     from mcit.core.files import read_json
@@ -189,6 +189,7 @@ def work(args: argparse.Namespace, folder: Path) -> None:
         deadline=listed["deadline"],
         check_s=max(CHECK_S, listed["limit"] / 4),
         config=EngineConfig(timeout=_COLLECTIVE_S),
+        stop=stop,
         say=lambda line: print(line, file=sys.stderr, flush=True),
         environment=common.environment(),
         export=export_stage,
@@ -199,7 +200,7 @@ def alone(args: argparse.Namespace, folder: Path) -> list[Outcome]:
     """On this process."""
     items = everything(args, 1)
     begin(folder, items, limit=args.limit)
-    work(args, folder)
+    work(folder)
     return finished(args, folder, items, ranks=1)
 
 
@@ -216,16 +217,25 @@ def on_ranks(args: argparse.Namespace, folder: Path) -> list[Outcome]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice on speed means nothing here
     while left and time.time() < deadline:
         begin(folder, left, limit=args.limit, deadline=deadline)
-        ended = launch.start_ranks([*args.argv, "--job", str(folder)], ranks, says="stopping")
+        ended = launch.start_ranks(
+            [*args.argv, "--job", str(folder)], ranks, says="stopping after this check; a second signal stops at once"
+        )
         if ended.code == Interrupted.exit_code:
             raise ended.error or Interrupted("stopped by a signal", where="self-test")
         left = [item for item in items if item not in lost and outcome_of(item, folder, ranks=ranks) is None]
         if ended.code == 0:
             break
-        error = str(ended.error) if ended.error else f"ended with code {ended.code}"
+        error = reason(ended.error) or f"the ranks ended with code {ended.code}"
         at = left.pop(0) if left else items[-1]  # ranks that die after the last check fail in it
         lost[at] = died(at, folder, error=error)
     return finished(args, folder, items, ranks=ranks, lost=lost)
+
+
+def reason(error: McitError | None) -> str:
+    """What ended the ranks, in one line; the cure of `mcit run`, to run it again, is none here."""
+    problems = error.problems if error else ()
+    logs = [f" ({p.fix})" if p.fix.startswith("traceback") else "" for p in problems]
+    return "; ".join(f"{p.where}: {p.what}{log}" for p, log in zip(problems, logs, strict=True))
 
 
 def finished(

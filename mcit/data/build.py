@@ -205,7 +205,9 @@ def _chosen(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
         left = transform.elsewhere(rows)
         if not {id(row) for row in left} <= {id(row) for row in rows}:
             name = type(transform).__module__.rpartition(".")[2]
-            raise DataError("changes rows that are not for training", where=f"transforms: {name}", fix="correct its code")
+            raise DataError(
+                "changes rows that are not for training", where=f"transforms: {name}", fix="correct its code"
+            )
         rows = left
     return rows
 

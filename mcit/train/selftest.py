@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mcit.core.errors import McitError, TrainingError
+from mcit.core.errors import Interrupted, McitError
 from mcit.core.files import read_json, write_json
+from mcit.core.ranks import agreed
 from mcit.core.schema import EngineConfig
 from mcit.core.types import JsonDict
 
@@ -40,7 +41,7 @@ CHECKS = (
 """In order of running; known here without torch."""
 CHECK_S = 75.0
 """Seconds that one check may take, unless it is given more."""
-_MEET_S = 10.0
+_MEET_S = 5.0
 """Seconds that a rank whose check failed waits for the others to end it too."""
 
 
@@ -84,12 +85,14 @@ def run_items(
     deadline: float,
     check_s: float = CHECK_S,
     config: EngineConfig | None = None,
+    stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda line: None,
     **given: Any,
 ) -> None:
     """Run checks on this process, which may be one of several ranks, until `deadline` (Unix time); outcomes to `folder`.
 
-    A check may take `check_s` seconds. `given` goes to the kit. Raises TrainingError when only some of several ranks failed a check: they cannot go on together.
+    A check may take `check_s` seconds. `given` goes to the kit. Raises Interrupted when `stop` says so on any rank, and
+    the error of a check that only some of several ranks ended with: they cannot go on together.
     """
     import torch
 
@@ -98,20 +101,25 @@ def run_items(
 
     rank, size = world.rank(), world.size()
     for item in items:
-        if any(world.gather_objects(time.time() > deadline)):
+        over, stopping = (
+            any(flags) for flags in zip(*world.gather_objects([time.time() > deadline, stop()]), strict=True)
+        )
+        if stopping:
+            raise agreed(Interrupted(f"stopped before {item.check} on {item.engine}", where="self-test"))
+        if over:
             return
         home = folder / "work" / name_of(item)
         engine = (config or EngineConfig()).model_copy(update={"kind": item.engine})
         with torch.random.fork_rng(devices=[]):
-            outcome = _timed(item, functools.partial(make_kit, engine, home, **given), check_s)
+            outcome, error = _timed(item, functools.partial(make_kit, engine, home, **given), check_s)
         write_json(folder / "outcomes" / f"{name_of(item)}-rank-{rank:03d}.json", asdict(outcome))
         if rank == 0:
             say(line_of(outcome))
-        if outcome.number is None and size > 1:
-            _meet(item, outcome, folder, size)
+        if error is not None and size > 1 and not _met(item, outcome, folder, size):
+            raise error
 
 
-def _timed(item: Item, kit: Callable[[], Any], check_s: float) -> Outcome:
+def _timed(item: Item, kit: Callable[[], Any], check_s: float) -> tuple[Outcome, Exception | None]:
     from mcit.train import selftest_checks
     from mcit.train.selftest_kit import exact_fp32
 
@@ -123,9 +131,9 @@ def _timed(item: Item, kit: Callable[[], Any], check_s: float) -> Outcome:
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, (McitError, TooLong)) else f" ({Path(where.filename).name}:{where.lineno})"
         what = f"{type(error).__name__}: {' '.join(str(error).split())}{at}"
-        return Outcome(item.engine, item.check, False, None, what, time.monotonic() - start)
+        return Outcome(item.engine, item.check, False, None, what, time.monotonic() - start), error
     number = found.number if math.isfinite(found.number) else 1e308  # JSON has no infinity
-    return Outcome(item.engine, item.check, found.passed, number, found.what, time.monotonic() - start)
+    return Outcome(item.engine, item.check, found.passed, number, found.what, time.monotonic() - start), None
 
 
 @contextlib.contextmanager
@@ -147,13 +155,12 @@ def _limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _meet(item: Item, outcome: Outcome, folder: Path, size: int) -> None:
-    """After an error: go on only when every rank ended this check with the same one."""
+def _met(item: Item, outcome: Outcome, folder: Path, size: int) -> bool:
+    """After an error: whether every rank ended this check with the same one, so that they can go on together."""
     end = time.monotonic() + _MEET_S
     while len(found := _outcomes(item, folder)) < size and time.monotonic() < end:
         time.sleep(0.1)
-    if len(found) < size or any(o.number is not None or o.what != outcome.what for o in found.values()):
-        raise TrainingError(f"{item.check} on {item.engine}: {outcome.what}", where="self-test")
+    return len(found) == size and all(o.number is None and o.what == outcome.what for o in found.values())
 
 
 # ---- outcomes --------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _compared(session: Session, kit: Kit) -> dict[str, float]:
                 model = PeftModel.from_pretrained(model, str(folder))
         found = _logits(model.to(kit.device), batch, kit.device)
         out[kind] = float((found - expected).abs().max()) / largest
-    untrained = AutoModelForImageTextToText.from_pretrained(str(session.plan.model_path), dtype=torch.float32)
+    untrained: Any = AutoModelForImageTextToText.from_pretrained(str(session.plan.model_path), dtype=torch.float32)
     effect = float((_logits(untrained.to(kit.device), batch, kit.device) - expected).abs().max()) / largest
     if not effect > 100 * kit.tolerance:
         raise PlanError(f"training moved the logits by {effect:.1e} only, too little to compare", where="self-test")

@@ -209,7 +209,7 @@ class Reference:
         self.named = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         slow = [p for n, p in self.named.items() if is_projector(n)]
         rest = [p for n, p in self.named.items() if not is_projector(n)]
-        groups = [{"params": rest, "lr": optim.lr}, {"params": slow, "lr": optim.lr_projector}]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": optim.lr}, {"params": slow, "lr": optim.lr_projector}]
         self._adamw = torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
 
     def loss(self, rows: Sequence[Batch]) -> Tensor:

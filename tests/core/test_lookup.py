@@ -1,4 +1,3 @@
-
 import pytest
 
 from mcit.core import lookup

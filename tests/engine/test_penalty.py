@@ -11,7 +11,9 @@ UNITS = [WeightUnit(n, "tensor", {"weight": n}, (2,)) for n in "ab"]
 
 def test_values_are_summed_over_units_by_method_and_gradients_over_methods():
     """a = (1, 2), b = (3, 4). sq = sum of squares: 30; lin = 10 times the sum of a alone: 30. Gradient a: 2a + 10, b: 2b."""
-    weights = LocalWeights({"a": nn.Parameter(torch.tensor([1.0, 2])), "b": nn.Parameter(torch.tensor([3.0, 4]))}, UNITS)
+    weights = LocalWeights(
+        {"a": nn.Parameter(torch.tensor([1.0, 2])), "b": nn.Parameter(torch.tensor([3.0, 4]))}, UNITS
+    )
     seen, grads = [], {}
 
     def penalty(unit, tensors):

@@ -68,7 +68,9 @@ def test_loss_terms_are_summed_each_over_its_own_count():
 
 def test_terms_of_half_precision_are_added_in_fp32():
     term = make("a", loss_term=lambda s, o, b, c: LossSum(torch.tensor(1.0, dtype=torch.bfloat16), "tokens"))
-    total, _ = MethodSet([term]).loss_terms(output(torch.zeros(2, 3), [0, 0]), batch(), Counts({"task": 4}, {}), context())
+    total, _ = MethodSet([term]).loss_terms(
+        output(torch.zeros(2, 3), [0, 0]), batch(), Counts({"task": 4}, {}), context()
+    )
     assert total.dtype == torch.float32 and total.item() == 0.25
 
 

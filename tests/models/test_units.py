@@ -112,7 +112,10 @@ def test_block_sizes_of_known_models():
         shapes = {}
         for name in linears:
             o, i = (narrow, wide) if name == "down" else (wide, narrow)
-            shapes |= {f"layers.0.{name}.lora_A.default.weight": (8, i), f"layers.0.{name}.lora_B.default.weight": (o, 8)}
+            shapes |= {
+                f"layers.0.{name}.lora_A.default.weight": (8, i),
+                f"layers.0.{name}.lora_B.default.weight": (o, 8),
+            }
         units = weight_units(shapes, shapes, adapter="default", scales={f"layers.0.{n}": 1.0 for n in linears})
         (one,) = block_units(units, shapes)
         assert one.shape == (size,)
