@@ -23,7 +23,7 @@ _DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile
 _KEPT = 1 << 17  # speed: up to so many positions of a one-tile matrix their order is worked out once, not every step
 _BAGS = 256  # speed: columns whose gradient is summed at a time
 _CHUNK = 4096  # speed: positions gathered at a time
-_INT32 = 2**31 - 1
+_INT32 = torch.iinfo(torch.int32).max
 _BITS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8)
 
 
