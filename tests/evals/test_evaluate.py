@@ -166,6 +166,14 @@ def test_own_limit_of_the_task_holds_without_one_in_the_config(setting, tmp_path
     assert read_json(tmp_path / "letter" / "generation.json")["settings"]["max_new_tokens"] == 4
 
 
+def test_progress_counts_rows_and_names_no_stage_unless_told(setting, tmp_path) -> None:
+    seen = []
+    reporter = SimpleNamespace(line=lambda text: None, progress=seen.append)
+    go(setting, tmp_path, tasks=setting.tasks[:1], config=EvalConfig(batch=8, rows=2), reporter=reporter)
+    assert {(p.stage, p.stages, p.phase, p.name) for p in seen} == {(0, 0, "eval", setting.tasks[0].name)}
+    assert (seen[-1].done, seen[-1].total) == (2, 2)
+
+
 def test_a_task_without_test_rows_is_passed_over(setting, tmp_path) -> None:
     lines = []
     task = replace(setting.tasks[0], rows={"train": 3, "test": 0})
