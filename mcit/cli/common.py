@@ -39,8 +39,8 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def start_torch() -> None:
-    """Settings every command that computes shares: no tokenizer threads, quiet libraries, deterministic kernels."""
+def start_torch(*, computes: bool = True) -> None:
+    """Settings of every command: no tokenizer threads, quiet libraries; where it `computes`, deterministic kernels."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -53,7 +53,8 @@ def start_torch() -> None:
     std_logging.getLogger("bitsandbytes").setLevel(std_logging.ERROR)
     from transformers.utils import logging
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if computes:  # the setting loads torch's compiler, seconds that a check can do without
+        torch.use_deterministic_algorithms(True, warn_only=True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

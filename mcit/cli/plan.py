@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     memory = _size(args.gpu_memory)
     from mcit.cli.common import runs_dir, start_torch
 
-    start_torch()
+    start_torch(computes=False)
     from mcit.core.fetch import NeedsDownload, without_network
     from mcit.models.load import pending
     from mcit.train.plan import make_plan, plan_json

@@ -14,9 +14,8 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
+from mcit.models import load
 from mcit.models.adapters import candidates
-from mcit.models.load import load_processor
-from mcit.models.text import auto_class_of
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.train.datasets import recipes_of
 
@@ -25,7 +24,7 @@ _SAMPLED, _LONGEST = 24, 8
 
 def make_encoder(plan: Plan) -> Encoder:
     """The encoder of the plan's base, with the model's own context length as limit."""
-    processor = load_processor(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    processor = load.load_processor(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
     return Encoder(processor, max_length=context_length(plan))
 
 
@@ -92,10 +91,7 @@ def sampled(rows: list[Row]) -> list[Row]:
 
 def skeleton(plan: Plan) -> Any:
     """The base model with shapes and no weights (meta device)."""
-    trust = plan.config.base.trust_remote_code
-    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=trust)
-    with torch.device("meta"):
-        return auto_class_of(config).from_config(config, trust_remote_code=trust)
+    return load.skeleton(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
 
 
 def check_shapes(plan: Plan) -> list[Problem]:
