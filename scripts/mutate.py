@@ -1,10 +1,14 @@
 """Seeded mutations of the code that must not be wrong, each of which the tests must catch.
 
     python scripts/mutate.py [--count 20] [--seed 0] [--json FILE]
+    python scripts/mutate.py --all [--within mcit/runs …] [--mirror-only]
 
-A mutation swaps one comparison, arithmetic or boolean operator, number, or return value in a copy of the package; then the
-tests that mirror the file (and the contract suite for methods) run against the copy. Exit 1 if any mutant survives.
+A mutation swaps one comparison, arithmetic or boolean operator, number, or negation in a copy of the package; then the test
+file that mirrors the module runs against the copy, and if that notices nothing the tests of its package (and the contract suite
+for methods). Exit 1 if any mutant survives. `--all` tries every place instead of a draw.
 Constants that a comment marks ``speed:`` change how fast a result comes and never the result; they are left out.
+
+Each mutant's first tests run in a fork of this process, which has imported torch and transformers but nothing of mcit.
 """
 
 from __future__ import annotations
@@ -15,11 +19,15 @@ import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+sys.dont_write_bytecode = True
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("mcit/runs", "mcit/data/encode.py", "mcit/methods", "mcit/evals")
@@ -85,38 +93,68 @@ def apply(node: ast.AST, kind: str) -> str:
     return f"{before}  ->  {ast.unparse(node)}"
 
 
-def tests_for(path: Path) -> list[str]:
-    """The mirrored test file or folder, and the suites that every file of its package is under."""
+def mirror_of(path: Path) -> str:
+    """The test file of a module, or the test folder of its package."""
     relative = path.relative_to("mcit")
     mirrored = Path("tests") / relative.parent / f"test_{path.name}"
-    found = [str(mirrored)] if (ROOT / mirrored).is_file() else [str(Path("tests") / relative.parent)]
-    if relative.parts[0] == "methods":
-        found.append("tests/contracts")
-    if relative.parts[0] == "runs":
-        found.append("tests/runs")
-    if relative.parts[0] == "evals":
-        found.append("tests/evals")
-    return list(dict.fromkeys(found))
+    return str(mirrored) if (ROOT / mirrored).is_file() else str(Path("tests") / relative.parent)
 
 
-def run_mutant(path: Path, number: int, work: Path) -> tuple[bool, str, float]:
-    """Write the mutant into `work`, run its tests; (caught, what was changed, seconds)."""
+def others_for(path: Path) -> list[str]:
+    """The suites that every file of its package is under."""
+    package = path.relative_to("mcit").parts[0]
+    return {"methods": ["tests/contracts/test_methods.py"], "runs": ["tests/runs"], "evals": ["tests/evals"]}.get(
+        package, []
+    )
+
+
+@contextmanager
+def mutated(path: Path, number: int, work: Path) -> Iterator[str]:
+    """The mutant in `work` for as long as the block lasts; gives what was changed."""
     source = (ROOT / path).read_text()
     tree = ast.parse(source)
     node, kind = sites(source, tree)[number]
     line = node.lineno  # type: ignore[attr-defined]
     what = f"{path}:{line} {kind}: {apply(node, kind)}"
-    target = work / path
-    target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
-    start = time.monotonic()
-    env = {**os.environ, "PYTHONPATH": str(work), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=240", *tests_for(path)]
+    (work / path).write_text(ast.unparse(ast.fix_missing_locations(tree)))
     try:
-        done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=900, check=False)
-        caught = done.returncode not in (0, 5)
-    except subprocess.TimeoutExpired:
-        caught = True
-    target.write_text(source)
+        yield what
+    finally:
+        (work / path).write_text(source)
+
+
+def notices(tests: list[str], work: Path, *, limit: float = 900) -> bool:
+    """Whether these tests fail on the package in `work`, or take too long; in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with open(os.devnull, "r+b") as nowhere:
+            for stream in (0, 1, 2):
+                os.dup2(nowhere.fileno(), stream)
+        os.chdir(work)
+        os.environ |= {"PYTHONPATH": str(work), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+        sys.path.insert(0, str(work))
+        import pytest
+
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=240", *tests]) not in (0, 5))
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status != 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def run_mutant(path: Path, number: int, work: Path, *, mirror_only: bool = False) -> tuple[bool, str, float]:
+    """Write the mutant into `work`, run its tests; (caught, what was changed, seconds)."""
+    start = time.monotonic()
+    with mutated(path, number, work) as what:
+        caught = notices([mirror_of(path)], work)
+        if not caught and not mirror_only and others_for(path):
+            caught = notices(others_for(path), work)
     return caught, what, time.monotonic() - start
 
 
@@ -126,7 +164,17 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--all", action="store_true", help="every place instead of a draw")
+    parser.add_argument("--within", nargs="+", default=[], metavar="PATH", help="only places in these files or folders")
+    parser.add_argument("--mirror-only", action="store_true", help="run no more than the mirrored test file")
     args = parser.parse_args()
+    import hypothesis  # noqa: F401  (what forks shall find imported)
+    import peft  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
     files = sorted(p for t in TARGETS for p in ([ROOT / t] if t.endswith(".py") else (ROOT / t).rglob("*.py")))
     texts = {path: path.read_text() for path in files}
     pool = [
@@ -134,7 +182,8 @@ def main() -> int:
         for path, text in texts.items()
         for number in range(len(sites(text, ast.parse(text))))
     ]
-    chosen = random.Random(args.seed).sample(pool, args.count)
+    inside = [(path, n) for path, n in pool if not args.within or any(path.is_relative_to(w) for w in args.within)]
+    chosen = inside if args.all else random.Random(args.seed).sample(inside, min(args.count, len(inside)))
     results = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -143,7 +192,7 @@ def main() -> int:
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, work / file)
         for i, (path, number) in enumerate(chosen, start=1):
-            caught, what, seconds = run_mutant(path, number, work)
+            caught, what, seconds = run_mutant(path, number, work, mirror_only=args.mirror_only)
             results.append({"mutant": what, "caught": caught, "seconds": round(seconds, 1)})
             print(f"{i:>3} {'caught  ' if caught else 'SURVIVED'} {seconds:6.1f} s  {what}", flush=True)
     survived = [r for r in results if not r["caught"]]

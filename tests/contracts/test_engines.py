@@ -6,8 +6,6 @@ the tests below read them. Distances are relative Frobenius norms against torch 
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.engine.plain import PlainEngine
 from tests.fakes.engine_checks import CHECKS, Kit, distance, mine, run_all, step, weights
+from tests.fakes.jobs import start
 from tests.fakes.models import tiny_path
 from tests.fakes.sharded import ShardedEngine
 from tests.fakes.toy import toy_batch
@@ -69,17 +68,7 @@ def measured(tmp_path_factory, cache, given):
 def _job(engine, folder, given, cache):
     kind, _, offload = engine.partition(" ")
     arguments = ["plain" if kind == "ddp" else kind, offload or "none", str(folder), str(given)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")},
-        "MCIT_CACHE": str(cache),
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    run = subprocess.run(
-        [*launcher, "-m", "tests.fakes.engine_job", *arguments], env=environment, capture_output=True, text=True
-    )
+    run = start("tests.fakes.engine_job", *arguments, processes=PROCESSES, cache=cache)
     files = [folder / f"results-{rank}.json" for rank in range(PROCESSES)]
     assert all(file.is_file() for file in files), run.stderr[-4000:]
     return [json.loads(file.read_text()) for file in files]

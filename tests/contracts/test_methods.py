@@ -8,56 +8,16 @@ import pytest
 import torch
 
 import mcit
-from mcit.core import lookup
 from mcit.core.config import load_yaml, parse
 from mcit.core.paths import shipped
 from mcit.core.tensorstore import HostTensors
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet
 from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.method_plans import NAMES, cls_of, plan_with, shipped_settings, stage_settings
 from tests.fakes.sharded import ShardedEngine
 
-NAMES = lookup.known("methods")
 METHODS = Path(mcit.__file__).parent / "methods"
-
-
-def cls_of(name):
-    return lookup.class_of("methods", name, base=Method)
-
-
-def shipped_settings(name):
-    return {k: v for k, v in load_yaml(shipped("configs") / "methods" / f"{name}.yaml").items() if k != "name"}
-
-
-def stage_settings(name):
-    """Adapter settings that meet the method's needs."""
-    needs = cls_of(name).claims.needs
-    adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
-    if "adapter:none" in needs:
-        adapter = {"kind": "none", "also_train": ["projector"]}
-    if "carry:stack" in needs:
-        adapter["carry"] = "stack"
-    return adapter
-
-
-def bench_settings(name):
-    """The shipped settings; a method with a pool of its own (a setting ``recipe``) reads a small one made offline."""
-    small = {"recipe": "general/tiny"} if "recipe" in cls_of(name).Config.model_fields else {}
-    return {**shipped_settings(name), **small}
-
-
-def plan_with(*names, changes=None):
-    methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
-    return plan_of(
-        **data_of(*names), defaults={"methods": methods, **({"adapter": stage_settings(names[0])} if names else {})}
-    )
-
-
-def data_of(*names):
-    """Stages with something to forget where a method needs it."""
-    if any("forget" in cls_of(n).claims.streams for n in names):
-        return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
-    return {}
 
 
 def test_every_method_is_found():

@@ -1,7 +1,8 @@
-"""Train the agreement plan with one engine: ``python -m tests.fakes.agreement_job KIND OFFLOAD FOLDER JSON``.
+"""Train plans with one engine: ``python -m tests.fakes.agreement_job KIND OFFLOAD FOLDER NAME=JSON…``.
 
-JSON holds changes to the plan. Every rank leaves two files in a folder of its own: ``changes.safetensors``, what each stage did
-to each unit (scale * B @ A for a LoRA pair, end minus start for other tensors), and ``steps.json``, the metrics of every step.
+Each JSON holds changes to the agreement plan, or ``{"method": NAME}`` for the plan of a method. Every rank leaves two files
+per plan in a folder of its own: ``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end
+minus start for other tensors), and ``steps.json``, the metrics of every step.
 """
 
 import json
@@ -10,52 +11,86 @@ from pathlib import Path
 
 import torch
 
-from mcit.core.tensorfile import save_tensors
+from mcit.core.files import read_json
+from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.engine import world
 from mcit.models.adapterfile import product, read_adapter
 from mcit.models.load import load_base
 from tests.fakes import bench
-from tests.fakes.bench import TINY, plan_of, run_plan
+from tests.fakes.bench import TINY, config_of, plan_of, run_plan
+from tests.fakes.method_plans import named_plan
+
+CALM = {"lr": 2e-3, "lr_projector": 2e-4}
+"""Learning rates at which the order of sums does not grow over 50 steps as it does at those of TINY."""
+GERE_50 = {"steps": 50, "optim": CALM, "gere": {"weight": 1.0}}
+"""Fifty steps with RegLoRA and, in the second stage, GeRe with the smaller fixed weight of its paper.
+
+With 100 the margin is nearly all of the gradient, clipping divides by 37, and one process alone is 1e-4 away from itself when
+only its micro-batches are cut differently.
+"""
 
 
-def plan_for(kind, offload, steps=12, seed=3, optim=None, weight=50.0, **engine):
-    """Two stages of the tiny model with RegLoRA and replay, fp32, dropout 0."""
-    return plan_of(
+def agreement_config(kind="plain", offload="none", *, steps=12, seed=3, optim=None, weight=50.0, gere=None, **engine):
+    """Two stages of the tiny model, fp32, dropout 0: RegLoRA and replay; or, with `gere`, RegLoRA and from stage 2 on GeRe."""
+    reglora, replay = {"name": "reglora", "weight": weight}, {"name": "replay", "per_step": 4}
+    general = {"name": "gere", "recipe": "general/tiny", "per_step": 4, **(gere or {})}
+    first, second = TINY["stages"]
+    stages = [{**first, "methods": [reglora]}, {**second, "methods": [reglora, general]}] if gere else [first, second]
+    return config_of(
         seed=seed,
+        stages=stages,
         engine={"kind": kind, "offload": offload, "micro_batch": 2, "workers": 0, **engine},
         defaults={
-            "methods": [{"name": "reglora", "weight": weight}, {"name": "replay", "per_step": 4}],
+            "methods": [reglora, replay],
             "optim": {**TINY["defaults"]["optim"], **(optim or {})},
             "max_steps": steps,
         },
     )
 
 
-def changes(plan, folder):
-    """Weight change of each unit and stage, fp64."""
-    start = dict(load_base(plan.model_path, dtype="fp32").named_parameters())
+def plan_for(kind, offload, *, method=None, **settings):
+    """The plan of a method, or the agreement plan."""
+    if method:
+        return named_plan(method, engine={"kind": kind, "offload": offload, "micro_batch": 4, "workers": 0})
+    return plan_of(**agreement_config(kind, offload, **settings))
+
+
+def changes(base, stages):
+    """Weight change of each unit and committed stage (folders in order), fp64."""
+    start = {n: p.detach() for n, p in load_base(base, dtype="fp32").named_parameters()}
     out = {}
-    for stage in plan.stages:
-        file = read_adapter(folder / stage.folder / "adapter")
-        for name, pair in file.lora.items():
-            out[f"{stage.index}|{name}"] = product(pair).double()
-        for name, value in file.full.items():
-            out[f"{stage.index}|{name}"] = value.double() - start[name].detach().double()
+    for index, folder in enumerate(stages, start=1):
+        full = {}
+        if (folder / "adapter").is_dir():
+            file = read_adapter(folder / "adapter")
+            out |= {f"{index}|{name}": product(pair).double() for name, pair in file.lora.items()}
+            full = dict(file.full)
+        for path in (folder / "extra.safetensors", folder / "weights" / "model.safetensors"):
+            full |= load_tensors(path) if path.is_file() else {}
+        for name, value in full.items():
+            out[f"{index}|{name}"] = value.double() - start[name].double()
             start[name] = value
     return out
 
 
+def changes_of_run(root):
+    """The same of a run directory."""
+    plan = read_json(Path(root) / "plan.json")
+    return changes(plan["base"], [Path(root) / "stages" / stage["folder"] for stage in plan["stages"]])
+
+
 def main():
-    kind, offload, folder, settings = sys.argv[1:]
+    kind, offload, folder, *plans = sys.argv[1:]
     torch.set_num_threads(1)
     world.init(300, cpu=True)
-    home = Path(folder) / f"rank-{world.rank()}"
-    plan = plan_for(kind, offload, **json.loads(settings))
-    steps = []
-    bench.Draft.record = lambda self, step, metrics: steps.append(metrics)
-    run_plan(plan, home)
-    (home / "steps.json").write_text(json.dumps(steps))
-    save_tensors(home / "changes.safetensors", changes(plan, home))
+    for given in plans:
+        name, _, settings = given.partition("=")
+        home = Path(folder) / name / f"rank-{world.rank()}"
+        plan, steps = plan_for(kind, offload, **json.loads(settings)), []
+        bench.Draft.record = lambda self, step, metrics, steps=steps: steps.append(metrics)
+        run_plan(plan, home, blobs=Path(folder) / name / "blobs")
+        (home / "steps.json").write_text(json.dumps(steps))
+        save_tensors(home / "changes.safetensors", changes(plan.model_path, [home / s.folder for s in plan.stages]))
     world.shutdown()
 
 

@@ -28,11 +28,14 @@ TINY = {
 }
 
 
+def config_of(**changes):
+    """TINY with top-level keys replaced and `defaults` updated: what a config file would say."""
+    return {**TINY, **changes, "defaults": {**TINY["defaults"], **changes.get("defaults", {})}}
+
+
 def plan_of(**changes):
-    """A plan of TINY with top-level keys replaced and `defaults` updated."""
-    data = {**TINY, **changes}
-    data["defaults"] = {**TINY["defaults"], **changes.get("defaults", {})}
-    config, problems = parse_run(data)
+    """The plan of that config."""
+    config, problems = parse_run(config_of(**changes))
     assert config is not None and not problems, problems
     return make_plan(config)
 
@@ -60,10 +63,11 @@ class Draft:
         self.cursors = dict(streams.cursors)
 
 
-def run_plan(plan, folder, *, engine=None, stop_at=None, only=None):
+def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
     """Train every stage; returns {stage folder: {file: sha256}} of what a commit would hold.
 
     `stop_at` = (stage index, step): checkpoint there, throw everything away, and go on with a new model from disk.
+    `blobs` is a folder that all ranks see, for methods that keep large tensors per run.
     """
     folder = Path(folder)
     sha = base_digest(plan.model_path)
@@ -76,13 +80,13 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None):
         draft = Draft(folder / f"draft-{stage.index}")
         draft.folder.mkdir()
         make = {} if engine is None else {"make_engine": engine}
-        work = build_stage(stage, Material(plan, model, encoder, lineage), inherited=inherited, **make)
+        work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
         if stop_at and stop_at[0] == stage.index:
             with contextlib.suppress(Stopped):
                 train_stage(work, StopAfter(draft, stop_at[1]), reporter=Silent())
             model = load_base(plan.model_path, dtype=plan.config.base.dtype)
             apply_lineage(model, lineage)
-            work = build_stage(stage, Material(plan, model, encoder, lineage), inherited=inherited, **make)
+            work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
             draft.resume_from = stop_at[1]
         train_stage(work, draft, reporter=Silent())
         work.engine.finish()

@@ -1,0 +1,69 @@
+"""Short plans for every method in mcit/methods, made from what it claims: what contract tests train."""
+
+from mcit.core import lookup
+from mcit.core.config import load_yaml
+from mcit.core.paths import shipped
+from mcit.methods.base import Method
+from tests.fakes.bench import plan_of
+
+NAMES = lookup.known("methods")
+FULL = {"kind": "none", "also_train": ["projector"]}
+VARIANTS = {
+    "hft, full tuning": ("hft", {}, FULL),
+    "hft, rows": ("hft", {"selection": "row"}, FULL),
+    "gs_lora, proximal": ("gs_lora", {"treatment": "proximal", "alpha": 60.0}, None),
+    "gs_lora, prototypes and refusals": (
+        "gs_lora",
+        {"target": "refusal", "prototypes": {"forget": 1.0, "retain": 0.1, "bound": 0.5, "by": "task"}},
+        None,
+    ),
+    "gere, dynamic weight": ("gere", {"weight": "dynamic", "combine": "halves"}, None),
+    "gere, features": ("gere", {"variant": "l2", "weight": 1.0}, None),
+    "gere, logits, natural mixing": ("gere", {"variant": "kl", "weight": 1.0, "mix": "natural"}, None),
+}
+"""Settings that take other paths than the shipped ones: method, settings, adapter."""
+
+
+def cls_of(name):
+    return lookup.class_of("methods", name, base=Method)
+
+
+def shipped_settings(name):
+    return {k: v for k, v in load_yaml(shipped("configs") / "methods" / f"{name}.yaml").items() if k != "name"}
+
+
+def stage_settings(name):
+    """Adapter settings that meet the method's needs."""
+    needs = cls_of(name).claims.needs
+    adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
+    if "adapter:none" in needs:
+        adapter = {"kind": "none", "also_train": ["projector"]}
+    if "carry:stack" in needs:
+        adapter["carry"] = "stack"
+    return adapter
+
+
+def bench_settings(name):
+    """The shipped settings; a method with a pool of its own (a setting ``recipe``) reads a small one made offline."""
+    small = {"recipe": "general/tiny"} if "recipe" in cls_of(name).Config.model_fields else {}
+    return {**shipped_settings(name), **small}
+
+
+def plan_with(*names, changes=None, adapter=None, **top):
+    """Two stages with these methods; `changes` by method, `adapter` in place of what the first one needs."""
+    methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
+    adapter = adapter or (stage_settings(names[0]) if names else None)
+    return plan_of(**data_of(*names), **top, defaults={"methods": methods, **({"adapter": adapter} if adapter else {})})
+
+
+def data_of(*names):
+    """Stages with something to forget where a method needs it."""
+    if any("forget" in cls_of(n).claims.streams for n in names):
+        return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
+    return {}
+
+
+def named_plan(name, **top):
+    """The plan of a method with its shipped settings, or of a variant."""
+    method, settings, adapter = VARIANTS.get(name, (name, {}, None))
+    return plan_with(method, changes={method: settings}, adapter=adapter, **top)
