@@ -207,6 +207,20 @@ class TaskSpec:
 
 
 @dataclass(frozen=True)
+class PoolSize:
+    """How large a data set beside the tasks is, before anything of it is encoded whole."""
+
+    rows: int
+    sampled: tuple[tuple[int, int], ...]
+    """Positions (tokens and image slots) and supervised tokens of some rows drawn at random."""
+
+    def positions(self, *, longest: int, supervised: bool = False) -> int:
+        """Of all rows, or their supervised tokens alone, from the mean of the sampled ones, each cut at `longest`."""
+        sizes = [min(size[supervised], longest) for size in self.sampled]
+        return round(self.rows * sum(sizes) / max(1, len(sizes)))
+
+
+@dataclass(frozen=True)
 class Stage:
     """One position in the sequence, resolved."""
 

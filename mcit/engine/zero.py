@@ -31,6 +31,8 @@ from mcit.engine.sharded import Gatherer, ShardGradients, ShardWeights
 from mcit.engine.shards import MOMENTS, Stage3, Stage12
 
 Offload = Literal["none", "optimizer", "parameters"]
+REDUCE_BUCKET = 50_000_000
+"""Most numbers that are reduced at a time; DeepSpeed's default of 500 million is a buffer of 1.9 GiB in fp32."""
 
 
 class ZeroEngine(PlainEngine):
@@ -46,7 +48,8 @@ class ZeroEngine(PlainEngine):
         self._footprint = Footprint(self.model)
         skip_idle(self._optimizer)
         patch_autocast(self.model, self)
-        self._engine = initialize(self.model, self._optimizer, self._stage, self._offload, self.device)
+        config = settings(self._stage, self._offload, trained=sum(p.numel() for p in self._named.values()))
+        self._engine = initialize(self.model, self._optimizer, config, self.device)
         self._call = self._engine
         self._shards: Any = (Stage3 if self._stage == 3 else Stage12)(self._engine, self._named)
         self._gatherer = Gatherer(self._shards, self._sizes, self.device)
@@ -222,9 +225,7 @@ class ZeroEngine(PlainEngine):
         return out
 
 
-def initialize(
-    model: nn.Module, optimizer: torch.optim.Optimizer, stage: int, offload: Offload, device: torch.device
-) -> Any:
+def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device) -> Any:
     """A DeepSpeed engine around the model, over the process group that is there."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -236,13 +237,21 @@ def initialize(
     backend = "nccl" if device.type == "cuda" else "gloo"
     with contextlib.redirect_stdout(sys.stderr):
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings(stage, offload))
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
 
-def settings(stage: int, offload: Offload) -> dict[str, Any]:
-    """The DeepSpeed config: no clipping, no precision mode, one micro-batch per boundary; all of that is ours."""
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
+def settings(stage: int, offload: Offload, *, trained: int) -> dict[str, Any]:
+    """The DeepSpeed config: no clipping, no precision mode, one micro-batch per boundary; all of that is ours.
+
+    `trained` is how many numbers train: a reduction buffer, which DeepSpeed allocates whole, is never larger.
+    """
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": max(1, min(REDUCE_BUCKET, trained)),
+    }
     if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if stage == 3:

@@ -17,7 +17,7 @@ from mcit.core.config import MethodConfig
 from mcit.core.errors import Problem, StateError
 from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
 from mcit.core.tensorstore import HostTensors
-from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, Stage, StreamSpec, WeightUnit
+from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, PoolSize, Stage, StreamSpec, WeightUnit
 
 HOOKS = (
     "select_trainable",
@@ -93,6 +93,13 @@ class Method:
         """Most bytes of this method's tensors in host memory at the end of a stage, for the plan's estimate.
 
         `shapes` are those of the trained tensors by parameter name; `stages` counts those with this method, this included.
+        """
+        return 0
+
+    def run_bytes(self, pools: Mapping[str, PoolSize], *, hidden: int) -> int:
+        """Bytes that this method keeps once per run in a memory-mapped file (``ctx.blob``), for the plan's estimate.
+
+        `pools` has the size of every recipe in `recipes`; `hidden` is the width of the decoder.
         """
         return 0
 

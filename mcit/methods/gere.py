@@ -36,7 +36,7 @@ from torch import Tensor
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem, StateError, TrainingError
 from mcit.core.interfaces import Blob, DataContext, StageContext, StepContext
-from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, Row, Stage, StreamSpec
+from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, PoolSize, Row, Stage, StreamSpec
 from mcit.methods.base import Method
 from mcit.methods.formulas.divergence import top_kl
 from mcit.methods.formulas.general import (
@@ -114,6 +114,14 @@ class GeRe(Method):
     def recipes(self) -> tuple[str, ...]:
         """The pool."""
         return () if self._off else (self.config.recipe,)
+
+    def run_bytes(self, pools: Mapping[str, PoolSize], *, hidden: int) -> int:
+        """Two bit planes per position, or bf16 features, or kept tokens with log-probabilities; image slots count too."""
+        if self._off:
+            return 0
+        size = {"tm": 2 * -(-hidden // 8), "l1": 2 * hidden, "l2": 2 * hidden, "kl": 8 * self.config.top_k, "label": 0}
+        pool, logits = pools[self.config.recipe], self.config.variant == "kl"
+        return pool.positions(longest=self.config.max_length, supervised=logits) * size[self.config.variant]
 
     def mixed_rows(self, pools: Mapping[str, int]) -> int:
         """All rows of the pool under natural mixing."""

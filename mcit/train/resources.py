@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.schema import BaseConfig, EngineConfig
-from mcit.core.types import JsonDict, Plan, Stage
+from mcit.core.types import JsonDict, Plan, PoolSize, Stage
 from mcit.engine.estimate.activations import Activations, MicroBatch, activations
 from mcit.engine.estimate.engines import EngineBytes, StageShape, all_engines, cheapest
 from mcit.engine.estimate.sizes import size_text
@@ -46,6 +46,8 @@ class StageEstimate:
     """Every engine."""
     delta: int
     """Bytes on disk of the stage's trained tensors and of method state."""
+    kept: dict[str, int]
+    """Bytes on disk of what each method keeps once per run."""
     checkpoint: int
     """Bytes on disk of one live checkpoint."""
     loading: int
@@ -61,7 +63,7 @@ class RunEstimate:
     batch: MicroBatch
     """The largest of any stage."""
     disk: int
-    """Most bytes at a time: every stage, and the live checkpoints of the largest one."""
+    """Most bytes at a time: every stage, what methods keep per run, and the live checkpoints of the largest stage."""
 
     @property
     def worst(self) -> StageEstimate:
@@ -88,6 +90,7 @@ class RunEstimate:
                     "steps": stage.steps,
                     "tokens": stage.tokens,
                     "delta": stage.delta,
+                    "kept_per_run": stage.kept,
                     "checkpoint": stage.checkpoint,
                     "traced": stage.shape.activations.traced,
                     "engines": [row.json() for row in stage.rows],
@@ -180,6 +183,7 @@ def estimate_stage(
         double_quant=base.double_quant,
         reference=_reference_bytes(plan, stage, weights) if "reference:stage_start" in methods.needs else 0,
         method_state=state,
+        base_copy=frozen_bytes(_as_loaded(weights), double_quant=base.double_quant) if _loads_base(plan, stage) else 0,
         penalty=any(m.overrides("weight_penalty") for m in methods.methods),
         cuda=cuda,
     )
@@ -193,6 +197,7 @@ def estimate_stage(
         shape,
         tuple(all_engines(shape, nproc=nproc, quantised=base.dtype in quant.QUANTISED)),
         delta=4 * shape.trained + state,
+        kept=_kept_per_run(plan, stage),
         checkpoint=4 * shape.trained + moments + state,
         loading=0 if base.dtype in quant.QUANTISED else frozen_bytes(weights),
     )
@@ -212,6 +217,31 @@ def _reference_bytes(plan: Plan, stage: Stage, weights: dict[str, Weight]) -> in
     return sum(4 * w.count for n, w in weights.items() if w.trained and not (fresh and ".lora_" in n))
 
 
+def _loads_base(plan: Plan, stage: Stage) -> bool:
+    """Whether a method compares with the run's base for the first time when the stage's model is no longer the base."""
+    asking = {m.name for m in MethodSet.build(stage).methods if "reference:base" in m.claims.needs}
+    before = {spec.name for other in plan.stages[: stage.index - 1] for spec in other.methods}
+    return stage.index > 1 and bool(asking - before)
+
+
+def _as_loaded(weights: dict[str, Weight]) -> dict[str, Weight]:
+    """The base alone, nothing of it trained."""
+    return {n: replace(w, trained=False) for n, w in weights.items() if ".lora_" not in n}
+
+
+def _kept_per_run(plan: Plan, stage: Stage) -> dict[str, int]:
+    """Bytes by method, from randomly sampled rows of their pools."""
+    pools = {
+        pool.recipe: PoolSize(
+            pool.rows.get("train", 0), tuple((s.positions, s.supervised) for s in train_sizes(plan, pool)[-24:])
+        )
+        for pool in stage.pools
+    }
+    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    hidden = int(config.get_text_config().hidden_size)
+    return {m.name: m.run_bytes(pools, hidden=hidden) for m in MethodSet.build(stage).methods}
+
+
 # ---- the run ---------------------------------------------------------------------------------------------------------
 def estimate(plan: Plan, *, nproc: int = 1, cuda: bool | None = None) -> RunEstimate:
     """Every stage on every engine, and the disk. `cuda` None means the device that the plan would use here."""
@@ -221,7 +251,9 @@ def estimate(plan: Plan, *, nproc: int = 1, cuda: bool | None = None) -> RunEsti
     stages = tuple(estimate_stage(plan, stage, batch, nproc=nproc, cuda=on, known=known) for stage in plan.stages)
     checkpoint = plan.config.checkpoint
     live = max(s.checkpoint for s in stages) * (checkpoint.keep + 1 if checkpoint.every else 1)
-    return RunEstimate(stages, nproc, batch, sum(s.delta for s in stages) + live)
+    names = {name for s in stages for name in s.kept}
+    kept = sum(max(s.kept.get(name, 0) for s in stages) for name in names)
+    return RunEstimate(stages, nproc, batch, sum(s.delta for s in stages) + kept + live)
 
 
 def uses_cuda(engine: EngineConfig) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from mcit.core.errors import PlanError
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.engine.plain import PlainEngine
+from tests.fakes.bench import plan_of
 from tests.fakes.engine_checks import CHECKS, Kit, distance, mine, run_all, step, weights
 from tests.fakes.jobs import start
 from tests.fakes.models import tiny_path
@@ -216,6 +218,20 @@ def test_a_bf16_base_trains_fp32_tensors(engine, results):
     for found in results(engine, "a_bf16_base_trains_fp32_tensors"):
         assert found["gradient"] < ROUNDING and found["frozen"] and found["equal"]
         assert found["dtypes"] == ["torch.float32"]
+
+
+def test_a_quantised_base_trains(engine, results):
+    """nf4 and int8 below LoRA and a full-precision projector. The plan keeps such a base off zero3, which would shard it."""
+    if engine.startswith("zero3"):
+        keep = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
+        with pytest.raises(PlanError, match="zero3 shares out parameters"):
+            plan_of(base={"family": "tiny", "dtype": "nf4"}, engine={"kind": "zero3"}, defaults={"adapter": keep})
+        return
+    for found in results(engine, "a_quantised_base_trains"):
+        for dtype in ("nf4", "int8"):
+            assert found[f"{dtype} gradient"] < ROUNDING and found[f"{dtype} moved"] > 1e-3
+            assert found[f"{dtype} frozen"] and found[f"{dtype} whole"]
+            assert found[f"{dtype} dtypes"] == ["torch.float32"]
 
 
 def test_local_parts_cover_every_tensor_once(engine, results):

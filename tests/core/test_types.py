@@ -1,5 +1,5 @@
 from mcit.core.schema import AdapterConfig, OptimConfig
-from mcit.core.types import Counts, Row, Stage, Turn
+from mcit.core.types import Counts, PoolSize, Row, Stage, Turn
 
 
 def test_row_names_its_place_question_and_answer():
@@ -16,3 +16,10 @@ def test_counts_normalise_by_tokens_or_rows_and_never_by_zero():
 def test_stage_folder_sorts_by_position():
     stage = Stage(3, "gqa", (), (), AdapterConfig(), OptimConfig(), 1, 1, 1, 0)
     assert stage.folder == "03-gqa"
+
+
+def test_positions_of_a_pool():
+    """Rows of 10, 20 and 60 tokens: 9 rows are 9 * 30; cut at 30 tokens 9 * 20; supervised are 1, 2 and 3, so 9 * 2."""
+    pool = PoolSize(9, ((10, 1), (20, 2), (60, 3)))
+    assert (pool.positions(longest=99), pool.positions(longest=30)) == (270, 180)
+    assert pool.positions(longest=99, supervised=True) == 18 and PoolSize(5, ()).positions(longest=9) == 0

@@ -22,6 +22,9 @@ from tests.fakes.method_plans import named_plan
 
 CALM = {"lr": 2e-3, "lr_projector": 2e-4}
 """Learning rates at which the order of sums does not grow over 50 steps as it does at those of TINY."""
+STEADY = {"eps": 1e-3}
+"""AdamW's first updates are plus or minus the learning rate however small a gradient is, rounding included; this eps lets small
+gradients make small updates, so that what is compared is the gradients and not their last bits."""
 GERE_50 = {"steps": 50, "optim": CALM, "gere": {"weight": 1.0}}
 """Fifty steps with RegLoRA and, in the second stage, GeRe with the smaller fixed weight of its paper.
 
@@ -51,7 +54,8 @@ def agreement_config(kind="plain", offload="none", *, steps=12, seed=3, optim=No
 def plan_for(kind, offload, *, method=None, **settings):
     """The plan of a method, or the agreement plan."""
     if method:
-        return named_plan(method, engine={"kind": kind, "offload": offload, "micro_batch": 4, "workers": 0})
+        engine = {"kind": kind, "offload": offload, "micro_batch": 4, "workers": 0}
+        return named_plan(method, engine=engine, optim={**TINY["defaults"]["optim"], **STEADY})
     return plan_of(**agreement_config(kind, offload, **settings))
 
 

@@ -18,6 +18,7 @@ from mcit.engine import world
 from mcit.engine.base import EngineSpec
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.optim import build_optimizer
+from mcit.models.frozen import frozen_checksums
 from tests.fakes.models import adapted, off, tiny_model
 from tests.fakes.toy import toy_batch
 
@@ -50,8 +51,8 @@ class ToyGhost(Ghost):
 class Kit:
     """`make(model, spec)` is the engine under test."""
 
-    def __init__(self, make, folder, given):
-        self.make, self.folder, self.given = make, Path(folder), Path(given)
+    def __init__(self, make, folder, given, kind="plain"):
+        self.make, self.folder, self.given, self.kind = make, Path(folder), Path(given), kind
 
     def build(self, *, optim=OPTIM, dtype="fp32", model=None, adapter=None, **spec):
         model = model or tiny_model(dtype=dtype)
@@ -605,6 +606,34 @@ def a_bf16_base_trains_fp32_tensors(kit):
 
 
 @check
+def a_quantised_base_trains(kit):
+    """Base bits as loaded after three steps, the gradient as by hand, and trained tensors in fp32."""
+    out = {}
+    if kit.kind == "zero3":  # the plan refuses it
+        return out
+    for dtype in ("nf4", "int8"):
+        model, engine = kit.build(dtype=dtype)
+        batch = toy_batch(model)
+        loss, reference = by_hand(everyones(batch, 2), dtype=dtype)
+        backward(engine, mine(batch, 2))
+        out[f"{dtype} gradient"] = distance(gradients(engine), reference)
+        engine.discard()
+        untouched = tiny_model(dtype=dtype)
+        adapted(untouched)
+        before, start = frozen_checksums(untouched), weights(engine)
+        for i in range(3):
+            step(engine, mine(toy_batch(model, seed=i), 2))
+        held = weights(engine)
+        engine.finish()
+        named = dict(model.named_parameters())
+        out[f"{dtype} frozen"] = frozen_checksums(model) == before and len(before) > 14
+        out[f"{dtype} moved"] = float(distance(held, start))
+        out[f"{dtype} whole"] = same({n: named[n] for n in held}, held)
+        out[f"{dtype} dtypes"] = sorted({str(t.dtype) for t in held.values()})
+    return out
+
+
+@check
 def local_parts_cover_every_tensor_once(kit):
     _, engine = kit.build()
     local = engine.weights.local()
@@ -652,7 +681,7 @@ def one_engine_twice_is_bitwise(kit):
     return {"same": same(*runs)}
 
 
-def run_all(make, folder, given, only=None):
+def run_all(make, folder, given, only=None, kind="plain"):
     """Every check's numbers, or the error it ended with."""
     import traceback
 
@@ -663,7 +692,7 @@ def run_all(make, folder, given, only=None):
         home = Path(folder) / name
         home.mkdir(parents=True, exist_ok=True)
         try:
-            results[name] = function(Kit(make, home, given))
+            results[name] = function(Kit(make, home, given, kind))
         except Exception:
             results[name] = {"error": traceback.format_exc()}
             if world.size() > 1:

@@ -19,7 +19,7 @@ def main():
     torch.set_num_threads(1)
     world.init(120, cpu=True)
     make = functools.partial(make_engine, config=EngineConfig(kind=kind, offload=offload))
-    results = run_all(make, folder, given, only)
+    results = run_all(make, folder, given, only, kind)
     Path(folder, f"results-{world.rank()}.json").write_text(json.dumps(results))
     if any("error" in found for found in results.values()):
         os._exit(1)  # the other rank may wait in a collective

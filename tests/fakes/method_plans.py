@@ -49,11 +49,12 @@ def bench_settings(name):
     return {**shipped_settings(name), **small}
 
 
-def plan_with(*names, changes=None, adapter=None, **top):
+def plan_with(*names, changes=None, adapter=None, optim=None, **top):
     """Two stages with these methods; `changes` by method, `adapter` in place of what the first one needs."""
     methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
     adapter = adapter or (stage_settings(names[0]) if names else None)
-    return plan_of(**data_of(*names), **top, defaults={"methods": methods, **({"adapter": adapter} if adapter else {})})
+    given = {"methods": methods, "adapter": adapter, "optim": optim}
+    return plan_of(**data_of(*names), **top, defaults={key: value for key, value in given.items() if value is not None})
 
 
 def data_of(*names):

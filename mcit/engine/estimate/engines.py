@@ -67,6 +67,8 @@ class StageShape:
     """Bytes of stage-start copies on the device."""
     method_state: int = 0
     """Bytes that methods hold in the host memory of each process."""
+    base_copy: int = 0
+    """Bytes of the base if it is loaded beside the stage's model before its first step."""
     penalty: bool = False
     """Whether a method has a weight penalty: one unit is copied and differentiated."""
     cuda: bool = True
@@ -135,13 +137,14 @@ def engine_bytes(
     }
     if kind == "plain":
         return _plain(shape, nproc, base)
-    return _zero(shape, kind, offload, nproc, zero or _own_settings(kind, offload), base)
+    return _zero(shape, kind, offload, nproc, zero or _own_settings(kind, offload, shape.trained), base)
 
 
-def _own_settings(kind: str, offload: str) -> ZeroSettings:
+def _own_settings(kind: str, offload: str, trained: int) -> ZeroSettings:
     from mcit.engine.zero import settings
 
-    return ZeroSettings.of(settings(int(kind.removeprefix("zero")), offload)["zero_optimization"])  # type: ignore[arg-type]
+    config = settings(int(kind.removeprefix("zero")), offload, trained=trained)  # type: ignore[arg-type]
+    return ZeroSettings.of(config["zero_optimization"])
 
 
 def _plain(shape: StageShape, nproc: int, base: dict[str, int]) -> EngineBytes:
@@ -157,7 +160,7 @@ def _plain(shape: StageShape, nproc: int, base: dict[str, int]) -> EngineBytes:
         gradients=4 * P,
         optimizer=0 if paged else moments,
         buffers=4 * P if nproc > 1 else 0,  # DDP reduces in buckets of its own
-        activations=max(shape.activations.peak, _step_bytes(shape, P), _penalty_bytes(shape)),
+        activations=max(shape.activations.peak, _step_bytes(shape, P), _penalty_bytes(shape), shape.base_copy),
         reference=base["reference"],
         reserve=base["reserve"],
         host=base["host"] + (moments if paged else 0),
@@ -194,7 +197,7 @@ def _zero(
         offload,
         **device,
         buffers=buckets,
-        activations=max(shape.activations.peak, step, _penalty_bytes(shape)),
+        activations=max(shape.activations.peak, step, _penalty_bytes(shape), shape.base_copy),
         reference=-(-base["reference"] // nproc) if kind == "zero3" else base["reference"],
         reserve=base["reserve"],
         host=host,

@@ -87,6 +87,6 @@ def test_the_cheapest_engine_that_fits_comes_first():
 def test_settings_are_those_of_the_engine():
     from mcit.engine.zero import settings
 
-    mine = ZeroSettings.of(settings(2, "none")["zero_optimization"])
-    bucket = settings(2, "none")["zero_optimization"].get("reduce_bucket_size", 500_000_000)
-    assert engine_bytes(SHAPE, "zero2").buffers == 4 * bucket * (2 if mine.overlap else 1)
+    config = settings(2, "none", trained=SHAPE.trained)["zero_optimization"]
+    assert ZeroSettings.of(config) == ZeroSettings(reduce_bucket=SHAPE.trained, overlap=False)
+    assert engine_bytes(SHAPE, "zero2").buffers == 4 * SHAPE.trained
