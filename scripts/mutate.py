@@ -93,6 +93,16 @@ def apply(node: ast.AST, kind: str) -> str:
     return f"{before}  ->  {ast.unparse(node)}"
 
 
+def is_in(path: Path, number: int, part: str) -> bool:
+    """Whether a place is in a file or folder, or on one line of a file (``mcit/runs/run.py:12``)."""
+    where, _, line = part.partition(":")
+    if not path.is_relative_to(where):
+        return False
+    source = (ROOT / path).read_text()
+    node, _ = sites(source, ast.parse(source))[number]
+    return not line or node.lineno == int(line)  # type: ignore[attr-defined]
+
+
 def mirror_of(path: Path) -> str:
     """The test file of a module, or the test folder of its package."""
     relative = path.relative_to("mcit")
@@ -165,7 +175,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--all", action="store_true", help="every place instead of a draw")
-    parser.add_argument("--within", nargs="+", default=[], metavar="PATH", help="only places in these files or folders")
+    parser.add_argument(
+        "--within", nargs="+", default=[], metavar="PATH[:LINE]", help="only places in these files or folders, or lines"
+    )
     parser.add_argument("--mirror-only", action="store_true", help="run no more than the mirrored test file")
     args = parser.parse_args()
     import hypothesis  # noqa: F401  (what forks shall find imported)
@@ -182,7 +194,7 @@ def main() -> int:
         for path, text in texts.items()
         for number in range(len(sites(text, ast.parse(text))))
     ]
-    inside = [(path, n) for path, n in pool if not args.within or any(path.is_relative_to(w) for w in args.within)]
+    inside = [place for place in pool if not args.within or any(is_in(*place, w) for w in args.within)]
     chosen = inside if args.all else random.Random(args.seed).sample(inside, min(args.count, len(inside)))
     results = []
     with tempfile.TemporaryDirectory() as name:
