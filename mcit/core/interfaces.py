@@ -216,8 +216,11 @@ class StageContext(StepContext, Protocol):
         Every rank gets all of them, or with `share` its part, to be put together by `all_sum`.
         """
 
-    def gradient_pass(self, stream: str, *, limit: int | None = None) -> Iterator[Gradients]:
-        """Gradients of the mean token loss of each batch of at most `limit` rows, discarded after each iteration."""
+    def gradient_pass(self, stream: str, *, limit: int | None = None, share: bool = False) -> Iterator[Gradients]:
+        """Gradients of the mean token loss of each batch, of at most `limit` rows; discarded after each iteration.
+
+        Every rank goes over all rows, or with `share` over its part of each batch: the same up to the order of sums.
+        """
 
 
 class Reporter(Protocol):

@@ -186,6 +186,18 @@ class StageStreams:
             samples = [self.encoder.encode(row) for row in rows[start : start + size]]
             yield collate(samples, stream=name, pad_id=self.encoder.pad_id)
 
+    def shares(self, name: str, *, limit: int | None = None) -> Iterator[tuple[Batch, int]]:
+        """This rank's rows of each of these batches, and the supervised tokens of the whole batch.
+
+        A rank for which a batch has no row gets one that nothing is supervised of, so that all ranks run equally many passes.
+        """
+        rows = self.streams[name].rows[:limit]
+        for start in range(0, len(rows), self.micro_batch):
+            samples = [self.encoder.encode(row) for row in rows[start : start + self.micro_batch]]
+            tokens = sum(int((sample.labels_T[1:] != IGNORE).sum()) for sample in samples)
+            mine = samples[self.rank :: self.world] or [unsupervised(samples[0])]
+            yield collate(mine, stream=name, pad_id=self.encoder.pad_id), tokens
+
     def close(self) -> None:
         """Stop the worker threads."""
         self._forget()
@@ -207,8 +219,7 @@ class StageStreams:
     def _batch(self, stream: Stream, positions: Sequence[int], *, ghost: Sequence[int]) -> Batch:
         samples = [self._sample(stream, position) for position in positions]
         if not samples:
-            sample = self.encoder.encode(stream.at(ghost[0]))
-            samples = [replace(sample, labels_T=torch.full_like(sample.labels_T, IGNORE))]
+            samples = [unsupervised(self.encoder.encode(stream.at(ghost[0])))]
         return collate(samples, stream=stream.name, pad_id=self.encoder.pad_id)
 
     def _sample(self, stream: Stream, position: int) -> Sample:
@@ -233,6 +244,11 @@ class StageStreams:
         for future in self._ahead.values():
             future.cancel()
         self._ahead.clear()
+
+
+def unsupervised(sample: Sample) -> Sample:
+    """The same row with nothing to learn from it."""
+    return replace(sample, labels_T=torch.full_like(sample.labels_T, IGNORE))
 
 
 def even_chunks(lengths: Sequence[int], count: int) -> list[list[int]]:

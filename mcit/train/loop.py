@@ -166,16 +166,23 @@ class Meter:
 def validation(
     engine: Engine, rows: list[Row], batches: Callable[[list[Row]], list[Batch]]
 ) -> Callable[[], dict[str, float]]:
-    """A function that scores validation rows: mean token loss and share of answer tokens predicted right."""
+    """A function that scores validation rows: mean token loss and share of answer tokens predicted right.
+
+    Rank r of W takes batches r, r + W, …; every rank calls it and gets the sums over all.
+    """
 
     def score() -> dict[str, float]:
-        nll = right = count = 0.0
-        with torch.no_grad():
-            for batch in batches(rows):
+        totals = torch.zeros(3, dtype=torch.float64)
+        every, size = batches(rows), world.size()
+        for first in range(0, len(every), size):
+            turn = first + world.rank()
+            batch = every[turn if turn < len(every) else 0]  # sharded weights are gathered in a pass: all ranks run it
+            with torch.no_grad():
                 out = engine.forward(batch)
-                nll += float(out.nll_N.sum())
-                right += float((out.logits_NV.argmax(-1) == out.targets_N).sum())
-                count += batch.target_count
+            if turn < len(every):
+                right = (out.logits_NV.argmax(-1) == out.targets_N).sum()
+                totals += torch.tensor([float(out.nll_N.sum()), float(right), batch.target_count], dtype=torch.float64)
+        nll, right, count = world.all_sum(totals).tolist()
         return {"validation/loss": nll / max(1.0, count), "validation/token_accuracy": right / max(1.0, count)}
 
     return score

@@ -113,6 +113,27 @@ def test_a_gradient_pass_on_several_ranks_is_the_share_that_sums_to_one_ranks_gr
             assert torch.equal(4 * tensor, alone[name][role])
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_shared_gradient_pass_sums_to_one_ranks_gradient(work, monkeypatch, size):
+    """Batches of 4 and 1 rows: the mean over all answer tokens of a batch, also where a rank has no row of it."""
+
+    def gradients(share):
+        return [
+            {(u.name, role): t for u in g.units() for role, t in g.full(u).items()}
+            for g in work.ctx.gradient_pass("task", limit=5, share=share)
+        ]
+
+    alone, total = gradients(False), None
+    monkeypatch.setattr(work.streams, "world", size)
+    for rank in range(size):
+        monkeypatch.setattr(work.streams, "rank", rank)
+        mine = gradients(True)
+        total = mine if total is None else [{k: a[k] + b[k] for k in a} for a, b in zip(total, mine, strict=True)]
+    assert len(total) == 2
+    for found, expected in zip(total, alone, strict=True):
+        assert all(torch.allclose(found[k], t, rtol=1e-4, atol=1e-7) for k, t in expected.items())
+
+
 def test_the_sum_over_one_rank_is_the_tensor(work):
     tensor = torch.tensor([1.0, 2.0])
     assert torch.equal(work.ctx.all_sum(tensor), torch.tensor([1.0, 2.0]))

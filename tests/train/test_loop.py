@@ -103,6 +103,28 @@ def test_validation_is_scored_every_n_steps(tmp_path):
     assert 0 <= d.lines[1]["validation/token_accuracy"] <= 1 and d.lines[1]["validation/loss"] > 0
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_validation_split(size, monkeypatch):
+    """Sums of nll, right tokens and tokens over ranks are those of one; every rank runs equally many passes."""
+    import mcit.train.loop as module
+
+    work, _ = work_of(plan_of(eval={"tasks": "none", "validate_every": 2}))
+    sums, passes = [], []
+    forward = work.engine.forward
+    monkeypatch.setattr(work.engine, "forward", lambda batch: passes.append(1) or forward(batch))
+    monkeypatch.setattr(module.world, "all_sum", lambda tensor: sums.append(tensor) or tensor)
+    work.validate()
+    (whole,), once = sums, len(passes)
+    sums.clear()
+    monkeypatch.setattr(module.world, "size", lambda: size)
+    for rank in range(size):
+        monkeypatch.setattr(module.world, "rank", lambda rank=rank: rank)
+        passes.clear()
+        work.validate()
+        assert len(passes) == -(-once // size)
+    assert whole[2] > 0 and torch.stack(sums).sum(0).tolist() == pytest.approx(whole.tolist(), rel=1e-9)
+
+
 def test_method_shares_are_logged(tmp_path):
     plan = plan_of(defaults={"methods": [{"name": "l2", "weight": 0.1}, {"name": "lwf", "from_stage": 1}]})
     work, _ = work_of(plan)
