@@ -226,10 +226,11 @@ def render_terminal(report: JsonDict) -> list[Any]:
         numbers.add_row(name, value, span)
     if not report.get("forget"):
         return [matrix, numbers]
+    titles, *lines = zip(HEAD, *table_rows(report["forget"], _num), strict=True)  # a measure per line: HEAD is too wide
     forget = Table(title="forgetting on request", title_justify="left")
-    for name in HEAD:
+    for name in titles:
         forget.add_column(name, justify="left" if name == HEAD[0] else "right")
-    for line in table_rows(report["forget"], _num):
+    for line in lines:
         forget.add_row(*line)
     return [matrix, numbers, forget]
 

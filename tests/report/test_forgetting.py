@@ -3,6 +3,7 @@ import io
 import json
 
 import pytest
+from rich.console import Console
 
 from mcit.core.files import read_json, write_json
 from mcit.report.forgetting import read_forgetting
@@ -60,7 +61,10 @@ def test_shown_in_every_format(asked):
     (line,) = csv.DictReader(io.StringIO(paths["forget_csv"].read_text()))
     assert line["task"] == "dog" and line["h_mean"] == "84.71" and line["zero_pairs"] == "1"
     assert json.loads(paths["json"].read_text())["forget"] == report["forget"]
-    assert [table.title for table in render_terminal(report)][-1] == "forgetting on request"
+    table = render_terminal(report)[-1]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    assert table.title == "forgetting on request" and "…" not in console.export_text()
     assert "| H-mean, dog | 84.71 | 84.71 |" in compare([report, report])
 
 
