@@ -1,8 +1,10 @@
-"""Two ways of training compared over seeds: earlier tasks after the last stage, with intervals over seeds and rows.
+"""Two ways of training compared over seeds, or what a forget stage did over seeds, with intervals over seeds and rows.
 
     python scripts/study.py --a runs/demo-s0-* runs/demo-s1-* … --b runs/demo-asd-s0-* … [--json FILE]
+    python scripts/study.py --forget runs/demo-forget-s0-* runs/demo-forget-s1-* … [--json FILE]
 
-Give the runs of both sides with the same seeds in the same order. Intervals (95 %) resample seeds, and in each seed test rows
+The first compares earlier tasks after the last stage: give the runs of both sides with the same seeds in the same order. The second
+shows accuracy on what is forgotten before and after the stage and at the end, and points lost in it by every other task. Intervals (95 %) resample seeds, and in each seed test rows
 (the same rows for both sides, so that the difference is of pairs), 2,000 times.
 """
 
@@ -80,15 +82,55 @@ def intervals(a: list[np.ndarray], b: list[np.ndarray]) -> dict[str, list[float]
     return {k: [point[k], *map(float, np.percentile(v, [2.5, 97.5]))] for k, v in means.items()}
 
 
+def forgetting(runs: list[Path]) -> dict[str, Any]:
+    """By measure: mean, interval, and the value of each seed."""
+    found: dict[str, list[list[float]]] = {}
+    for run in runs:
+        plan = read_json(run / "plan.json")
+        (stage,) = [s for s in plan["stages"] if s.get("forget")]
+        k, last = stage["index"], len(plan["stages"])
+        for task in stage["forget"]:
+            for when, after in (("before", k - 1), ("after", k), ("at the end", last)):
+                found.setdefault(f"{task}, {when}", []).append(cell(run, after, task)["accuracy"])
+        others = {t for s in plan["stages"][:k] for t in s["tasks"]} - set(stage["forget"])
+        for task in sorted(others):
+            before, after = (cell(run, step, task)["accuracy"] for step in (k - 1, k))
+            found.setdefault(f"{task}, points lost", []).append([b - a for b, a in zip(before, after, strict=True)])
+    return {
+        name: {**intervals([np.array(rows)], [np.array(rows)]), "by_seed": [float(np.mean(r)) for r in rows]}
+        for name, rows in found.items()
+    }
+
+
+def show_forgetting(runs: list[Path], file: Path | None) -> int:
+    """Print and write."""
+    result = forgetting(runs)
+    print(f"percent: mean [95 % interval over {len(runs)} seeds and rows]; by seed")
+    for name, value in result.items():
+        mean, low, high = value["a"]
+        print(f"  {name:<32} {mean:6.1f} [{low:6.1f}, {high:6.1f}]   {[round(v, 1) for v in value['by_seed']]}")
+    if file:
+        kept = {
+            name: {"mean": v["a"][0], "interval": v["a"][1:], "by_seed": v["by_seed"]} for name, v in result.items()
+        }
+        file.write_text(json.dumps({"runs": [str(r) for r in runs], "percent": kept}, indent=1) + "\n")
+    return 0
+
+
 def main() -> int:
     """Read, resample, print."""
-    parser = argparse.ArgumentParser(description="compare two sets of runs over seeds")
-    parser.add_argument("--a", nargs="+", type=Path, required=True, metavar="RUN")
-    parser.add_argument("--b", nargs="+", type=Path, required=True, metavar="RUN")
+    parser = argparse.ArgumentParser(
+        description="compare two sets of runs over seeds, or show a forget stage over seeds"
+    )
+    parser.add_argument("--a", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--b", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--forget", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if len(args.a) != len(args.b):
-        parser.error("give as many runs on both sides")
+    if args.forget and not (args.a or args.b):
+        return show_forgetting(args.forget, args.json)
+    if args.forget or not args.a or not args.b or len(args.a) != len(args.b):
+        parser.error("give --forget alone, or as many runs for --a as for --b")
     result: dict[str, Any] = {"a": [str(r) for r in args.a], "b": [str(r) for r in args.b]}
     for kind in ("validity", "accuracy"):
         a, b = cells(args.a, kind), cells(args.b, kind)
