@@ -3,9 +3,10 @@
     python scripts/study.py --a runs/demo-s0-* runs/demo-s1-* … --b runs/demo-asd-s0-* … [--json FILE]
     python scripts/study.py --forget runs/demo-forget-s0-* runs/demo-forget-s1-* … [--json FILE]
 
-The first compares earlier tasks after the last stage: give the runs of both sides with the same seeds in the same order. The second
-shows accuracy on what is forgotten before and after the stage and at the end, and points lost in it by every other task. Intervals (95 %) resample seeds, and in each seed test rows
-(the same rows for both sides, so that the difference is of pairs), 2,000 times.
+The first compares earlier tasks after the last stage: give the runs of both sides with the same seeds in the same order. The
+second shows accuracy on what is forgotten before and after the stage and at the end, and what other tasks lost in it.
+Intervals (95 %) resample seeds, and in each seed test rows (the same rows for both sides, so that the difference is of
+pairs), 2,000 times.
 """
 
 from __future__ import annotations
