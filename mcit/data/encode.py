@@ -90,8 +90,9 @@ class Encoder:
         for k, (prompt, end) in enumerate(zip(rendering.prompts, rendering.ends, strict=True)):
             first = self._prompt_length(tokens, prompt, row)
             last = self._last_token(tokens, tokens.moved(end))
-            labels[first : last + 1] = tokens.ids[first : last + 1]
-            self._prove(tokens.ids[first : last + 1], rendering, k, row)
+            answer = tokens.ids[first : last + 1]
+            labels[first : first + len(answer)] = answer
+            self._prove(answer, rendering, k, row)
         return self._sample(row, tokens, labels)
 
     def prompt(self, row: Row) -> Sample:

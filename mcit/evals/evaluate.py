@@ -59,15 +59,15 @@ def evaluate(
     style.
     """
     reporter = reporter or Silent()
-    shown = progress or Progress(0, 0, "", "eval", 0, 0)
     for task in tasks:
         if not task.rows.get("test"):
             reporter.line(f"{task.name}: has no test rows, nothing to score")
             continue
         path, settings = folder / task.name, _settings(task, config, lineage)
         if on_first(ranks, lambda path=path, settings=settings: made_with(path) != settings):  # type: ignore[misc]
-            given = {"reporter": reporter, "progress": replace(shown, name=task.name), "stop": stop, "ranks": ranks}
-            _answer(task, path, settings, model=model, encoder=encoder, device=device, **given)
+            given = {"reporter": reporter, "label": task.name, "stop": stop, "ranks": ranks}
+            shown = replace(progress, name=task.name) if progress else None
+            _answer(task, path, settings, model=model, encoder=encoder, device=device, progress=shown, **given)
         on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, reporter))  # type: ignore[misc]
 
 

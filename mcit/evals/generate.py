@@ -84,8 +84,9 @@ def predict(
         return parts[0].missing
 
     missing = on_first(ranks, begin)
-    clock = _Clock(reporter, progress or Progress(0, 0, label, "eval", 0, 0), total=len(rows))
-    clock.done = len(rows) - sum(len(groups[k]) for k in missing)
+    kept = len(rows) - sum(len(groups[k]) for k in missing)
+    shown = progress or Progress(0, 0, label, "eval", kept, len(rows))
+    clock = _Clock(reporter, shown, done=kept, total=len(rows))
     chain = load_filters(filters)
     with greedy(model, encoder, max_new_tokens=max_new_tokens) as generator:
         for start in range(0, len(missing), ranks.size()):
@@ -125,15 +126,14 @@ def _line(index: int, row: Row, answer: JsonDict) -> JsonDict:
 class _Clock:
     """Reports how far an evaluation is and how long the rest will take."""
 
-    def __init__(self, reporter: Reporter, shown: Progress, *, total: int) -> None:
-        self._reporter, self._shown, self._total = reporter, shown, total
-        self._start, self._made = time.monotonic(), 0
-        self.done = 0
+    def __init__(self, reporter: Reporter, shown: Progress, *, done: int, total: int) -> None:
+        self._reporter, self._shown, self._kept, self._total = reporter, shown, done, total
+        self._start = time.monotonic()
+        self.done = done
 
     def tick(self, rows: int) -> None:
         self.done += rows
-        self._made += rows
-        left = (time.monotonic() - self._start) / self._made * (self._total - self.done)
+        left = (time.monotonic() - self._start) / (self.done - self._kept) * (self._total - self.done)
         self._reporter.progress(replace(self._shown, done=self.done, total=self._total, left_stage_s=left))
 
 

@@ -6,6 +6,7 @@ rolled back further, continued or scored.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -55,13 +56,13 @@ def _children(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
 
 
-def _last_stage(export: Path, folders: list[str]) -> int:
+def _last_stage(export: Path, folders: list[str]) -> float:
     """The last stage whose weights are in an export, by its record; one that cannot be read counts as the newest."""
     try:
         stages = read_json(export / EXPORT_RECORD)["stages"]
         return max(folders.index(name) + 1 for name in stages)
     except (StateError, KeyError, TypeError, ValueError):
-        return len(folders) + 1
+        return math.inf
 
 
 def _remove(path: Path) -> None:

@@ -172,6 +172,25 @@ def test_tokens_added_behind_the_text_are_left_out():
     assert sample.input_ids_T[0] == 1
 
 
+def test_values_per_token_end_with_the_tokens():
+    """A tokenizer that appends its end token has a type for it too: one value less must be left, one per token."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.post_processor = post.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    sample = Encoder(gemma3(tokenizer)).encode(row("Is it red?", "yes"))
+    assert (sample.input_ids_T == 2).sum() == 0
+    assert sample.pixels["token_type_ids"].tolist() == [0] * len(sample.input_ids_T)
+
+
+@pytest.mark.parametrize(("token", "expected"), [("<unk>", 3), (None, 6)])
+def test_pad_id_is_the_tokenizers_own_or_else_the_end_token(token, expected):
+    """Ids in the order of the special tokens: <unk> is 3, and <|im_end|>, which closes an answer, is 6."""
+    processor = make_processor("chatml")
+    processor.tokenizer = wrapped(byte_level_tokenizer(), pad_token=token)
+    encoder = Encoder(processor)
+    assert encoder.end_token_id == 6
+    assert encoder.pad_id == expected
+
+
 def test_answer_that_melts_into_its_prompt_is_refused():
     encoder = Encoder(make_processor("llava", kind="melting"))
     with pytest.raises(DataError, match="not a token prefix") as caught:
@@ -280,9 +299,9 @@ def idefics3():
     )
 
 
-def gemma3():
+def gemma3(tokenizer=None):
     """A placeholder that is not the image token, and a type per token."""
-    tokenizer = byte_level_tokenizer()
+    tokenizer = tokenizer or byte_level_tokenizer()
     tokenizer.add_special_tokens(["<boi>", "<eoi>", "<soft>"])
     fast = wrapped(
         tokenizer, extra_special_tokens={"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
@@ -347,6 +366,72 @@ def test_an_expansion_that_is_not_one_per_image_is_refused(monkeypatch, tmp_path
         encoder.encode(two)
 
 
+class Around:
+    """A processor whose calls are another function's, and which may lack attributes."""
+
+    def __init__(self, inner, call=None, *, without=()):
+        self.inner, self.call, self.without = inner, call or inner, without
+
+    def __call__(self, **settings):
+        return self.call(**settings)
+
+    def __getattr__(self, name):
+        if name in self.without:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def test_a_processor_that_expands_silently_is_refused(tmp_path):
+    """The placeholder grows by one character unsaid: only the end token (`</s>`, four characters) ends behind the text."""
+    inner = make_processor("llava")
+
+    def silent(*, images, text, return_text_replacement_offsets, **settings):
+        return inner.tokenizer([text[0].replace("<image>", "<image>!")], **settings)
+
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path)
+    with pytest.raises(DataError, match="Around does not say where") as caught:
+        Encoder(Around(inner, silent)).encode(one)
+    assert caught.value.where == "f.json:1:r1" and "return_text_replacement_offsets" in caught.value.fix
+
+
+def test_a_lost_image_token_is_noticed(tmp_path):
+    """Of the four image tokens of a picture one is taken out of the ids, as a truncation would."""
+    inner = make_processor("llava")
+
+    def losing(**settings):
+        out = inner(**settings)
+        at = out["input_ids"][0].index(inner.image_token_id)
+        for key in ("input_ids", "offset_mapping"):
+            del out[key][0][at]
+        return out
+
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path)
+    with pytest.raises(DataError, match="3 image tokens are left of 4") as caught:
+        Encoder(Around(inner, losing)).encode(one)
+    assert caught.value.where == "f.json:1:r1"
+
+
+def test_the_image_token_is_found_by_its_text_where_the_processor_does_not_say_its_id(tmp_path):
+    """<image> is the fifth special token: id 4, four times."""
+    one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path),), root=tmp_path)
+    sample = Encoder(Around(make_processor("llava"), without=("image_token_id",))).encode(one)
+    assert sample.image_T.tolist() == [i == 4 for i in sample.input_ids_T.tolist()]
+    assert int(sample.image_T.sum()) == 4
+
+
+def test_tokens_without_width_prove_nothing():
+    """A tokenizer that puts every token at one point: no token stands for the answer, and what was found is shown."""
+    inner = make_processor("llava")
+
+    def flat(**settings):
+        out = inner(**settings)
+        out["offset_mapping"] = [[(1, 1)] * len(out["input_ids"][0])]
+        return out
+
+    with pytest.raises(DataError, match="supervised tokens read '', the answer is ' ?yes</s>'"):
+        Encoder(Around(inner, flat)).encode(row("Is it red?", "yes"))
+
+
 def test_the_ignored_label_is_the_one_that_torch_ignores():
     assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE
 
@@ -383,6 +468,11 @@ def test_plain_text_truncation(encoders):
     assert len(started) == 11 and started[0] == encoder.processor.tokenizer.bos_token_id
     limited = Encoder(encoder.processor, max_length=20)
     assert len(limited.encode(plain_row(long)).input_ids_T) == 20  # a text is cut where a conversation is refused
+
+
+def test_two_tokens_are_enough_for_a_plain_text(encoders):
+    """The first token is given, the second predicted; x and z are tokens of their own."""
+    assert len(encoders["chatml", "bytes"].encode(plain_row("xz")).labels_T) == 2
 
 
 def test_plain_texts_that_cannot_be_used_are_named(encoders):

@@ -23,6 +23,16 @@ def test_cells_of_a_task_are_resampled_alike() -> None:
     assert (resampled_means([[v + 2 for v in a]], IDS)[0] == means[1]).all()
 
 
+def test_every_question_can_be_drawn() -> None:
+    """Two questions, 1 and 0: a resample is 11, 10, 01 or 00, so its mean is 1, 0.5 or 0, all of them in a hundred."""
+    assert set(resampled_means([[1.0, 0.0]], ["a", "b"], resamples=100)[0]) == {0.0, 0.5, 1.0}
+
+
+def test_intervals_are_of_a_thousand_resamples() -> None:
+    """Intervals in a stored score and those of a report must come from the same resamples to be comparable."""
+    assert resampled_means([[1.0], [0.0]], ["a"]).shape == (2, 1000)
+
+
 def test_width_of_a_proportion() -> None:
     """p = 0.5, n = 400: standard error 0.025, so the 95 % interval is about 0.5 +- 0.049."""
     values = [float(i % 2) for i in range(400)]

@@ -161,3 +161,4 @@ def test_general_f1_of_published_rows():
     assert general_f1(60.7155, 74.0817) == pytest.approx(66.7359, abs=5e-5)
     assert general_f1(66.2539, 64.4417) == pytest.approx(65.3352, abs=5e-5)
     assert general_f1(0.0, 0.0) == 0.0
+    assert general_f1(60.0, 60.0) == 60.0  # the mean of two equal scores is that score

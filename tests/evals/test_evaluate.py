@@ -13,7 +13,7 @@ from mcit.core import files
 from mcit.core.errors import Interrupted, StateError
 from mcit.core.files import read_json, sha256_file, write_json
 from mcit.core.schema import EvalConfig
-from mcit.core.types import TaskSpec
+from mcit.core.types import Progress, TaskSpec
 from mcit.data.build import build
 from mcit.data.encode import Encoder
 from mcit.data.folder import DataFolder
@@ -172,6 +172,19 @@ def test_progress_counts_rows_and_names_no_stage_unless_told(setting, tmp_path) 
     go(setting, tmp_path, tasks=setting.tasks[:1], config=EvalConfig(batch=8, rows=2), reporter=reporter)
     assert {(p.stage, p.stages, p.phase, p.name) for p in seen} == {(0, 0, "eval", setting.tasks[0].name)}
     assert (seen[-1].done, seen[-1].total) == (2, 2)
+    seen.clear()
+    evaluate(
+        setting.tasks[:1],
+        folder=tmp_path / "told",
+        model=setting.model,
+        encoder=setting.encoder,
+        config=EvalConfig(batch=8, rows=2),
+        device="cpu",
+        lineage="L",
+        reporter=reporter,
+        progress=Progress(3, 4, "stage", "eval", 0, 0),
+    )
+    assert {(p.stage, p.stages, p.name, p.done) for p in seen} == {(3, 4, setting.tasks[0].name, 2)}
 
 
 def test_a_task_without_test_rows_is_passed_over(setting, tmp_path) -> None:
@@ -233,6 +246,17 @@ def test_rescore_follows_the_plan(finished, setting) -> None:
     write_json(root / "plan.json", plan)
     rescore(root)
     assert read_json(root / "evals" / "after-01" / "letter" / "score.json")["scorer"]["name"] == "contains"
+
+
+def test_rescore_knows_the_base_and_every_planned_stage_and_no_more(finished) -> None:
+    """One stage is planned: base and after-01 are scored; after-02 is of no stage of this run and stays as it is."""
+    root = run_folder(finished)
+    for name in ("base", "after-02"):
+        shutil.copytree(root / "evals" / "after-01", root / "evals" / name)
+        (root / "evals" / name / "word" / "score.json").unlink()
+    assert rescore(root) == ["base/letter", "base/word", "after-01/letter", "after-01/word"]
+    assert (root / "evals" / "base" / "word" / "score.json").is_file()
+    assert not (root / "evals" / "after-02" / "word" / "score.json").exists()
 
 
 def test_rescore_refuses_edited_answers(finished) -> None:

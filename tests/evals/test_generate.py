@@ -154,7 +154,26 @@ def test_progress_counts_rows(model, encoder, rows, tmp_path) -> None:
     reporter = SimpleNamespace(progress=seen.append, line=print)
     run(model, encoder, rows, tmp_path, reporter=reporter, label="after-01/letter")
     assert [(s.phase, s.name, s.done, s.total) for s in seen] == [("eval", "after-01/letter", n, 5) for n in (2, 4, 5)]
+    assert {(s.stage, s.stages) for s in seen} == {(0, 0)}  # no stage: nobody said which
     assert seen[-1].left_stage_s == 0.0
+
+
+def test_time_left_follows_from_what_this_process_made(model, encoder, rows, tmp_path, monkeypatch) -> None:
+    """Batches of 2, 2 and 1 rows, 10 s each: after 2 rows 10/2 s a row for 3 more are 15 s, after 4 rows 20/4 x 1 = 5 s.
+
+    Continued after the first batch, with a batch in 6 s: of the 4 rows that are there 2 were made now: 6/2 x 1 = 3 s.
+    """
+    seen, asked = [], iter([True, False, False])
+    ticks = iter([100.0, 110.0, 200.0, 206.0, 220.0, 300.0, 310.0, 320.0, 330.0])
+    monkeypatch.setattr("mcit.evals.generate.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    reporter = SimpleNamespace(progress=seen.append, line=print)
+    with pytest.raises(Interrupted, match="2 of 5"):
+        run(model, encoder, rows, tmp_path / "cut", reporter=reporter, stop=lambda: next(asked))
+    run(model, encoder, rows, tmp_path / "cut", reporter=reporter)
+    assert [(s.done, s.left_stage_s) for s in seen] == [(2, 15.0), (4, 3.0), (5, 0.0)]
+    seen.clear()
+    run(model, encoder, rows, tmp_path / "whole", reporter=reporter)
+    assert [(s.done, s.left_stage_s) for s in seen] == [(2, 15.0), (4, 5.0), (5, 0.0)]
 
 
 def test_killed_at_every_write_gives_equal_bytes(model, encoder, rows, tmp_path, monkeypatch) -> None:

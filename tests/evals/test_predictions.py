@@ -1,5 +1,6 @@
 """Predictions on disk."""
 
+import hashlib
 import json
 
 import pytest
@@ -100,6 +101,16 @@ def test_edited_predictions_are_named_and_not_taken_for_finished(tmp_path) -> No
     with pytest.raises(StateError, match="checksum differs") as caught:
         p.read_predictions(tmp_path)
     assert caught.value.where == str(path)
+    was = json.loads((tmp_path / p.GENERATION).read_text())["sha256"]
+    now = hashlib.sha256(path.read_bytes()).hexdigest()  # both are told by their first twelve digits, as everywhere
+    assert caught.value.what.endswith(f": sha256 {now[:12]}…, expected {was[:12]}…")
+
+
+@pytest.mark.parametrize("gone", [p.PREDICTIONS, p.GENERATION])
+def test_answers_without_their_record_or_a_record_alone_are_not_finished(tmp_path, gone: str) -> None:
+    p.write_predictions(tmp_path, [line(0)], {})
+    (tmp_path / gone).unlink()
+    assert p.made_with(tmp_path) is None
 
 
 def test_missing_predictions(tmp_path) -> None:

@@ -93,6 +93,20 @@ def test_kappa() -> None:
     """(80 - 60)/(100 - 60) = 0.5; undefined against a perfect constant."""
     assert kappa(80, 60) == pytest.approx(0.5)
     assert kappa(100, 100) is None
+    assert kappa(99.75, 99.5) == pytest.approx(0.5)  # (99.75 - 99.5)/(100 - 99.5): nearly perfect is not perfect
+
+
+def test_constant_that_is_never_right() -> None:
+    """Gold letter F of two choices A and B: even the constant F is wrong, so the best constant answer is none at all,
+    worth 0 %, and nothing is taken off the accuracy: kappa (0 - 0)/100 = 0."""
+    part = score_predictions(made(["A"], ["F"], choices=["x", "y"]), scorer="choice", style="letter").score["strict"]
+    assert (part["constant"], part["constant_answer"], part["kappa"]) == (0.0, "", 0.0)
+
+
+def test_first_of_equally_good_constants_is_told() -> None:
+    """Gold a and b, one each: either is right in half of the rows, and a stands first."""
+    part = score_predictions(made(["a", "a"], ["a", "b"]), scorer="exact", style="word").score["strict"]
+    assert (part["constant"], part["constant_answer"]) == (50.0, "a")
 
 
 def test_interval_holds_the_accuracy() -> None:

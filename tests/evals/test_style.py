@@ -3,12 +3,15 @@
 import pytest
 
 from mcit.core.errors import ConfigError
-from mcit.evals.style import STYLES, format_valid
+from mcit.evals.style import STYLES, VERSION, format_valid
 
 CASES = {
     "letter": (["A", "D", "B."], ["E", "b", "(B)", "B. iron", "iron", "", "AB", "yes", "[0, 0, 1, 1]"]),
     "word": (["red", "Red.", "yes", "12", "x-ray"], ["a cat", "", "...", "[0,0,1,1]", "it is red"]),
-    "name": (["cat", "tabby cat", "big red car", "cat."], ["yes", "No.", "a very big cat", "[0, 0, 1, 1]", "B", "B."]),
+    "name": (
+        ["cat", "tabby cat", "big red car", "cat.", "ox"],
+        ["yes", "No.", "a very big cat", "[0, 0, 1, 1]", "B", "B."],
+    ),
     "phrase": (["in the left corner", "unanswerable", "a b c d e"], ["yes", "a b c d e f", "0.1, 0.2, 0.3, 0.4"]),
     "yes_no": (["yes", "No", "YES."], ["yes it is", "y", "maybe", ""]),
     "box": (
@@ -26,6 +29,11 @@ def test_table(style: str) -> None:
     assert [text for text in good if not format_valid(text, style, meta)] == []
     assert [text for text in bad if format_valid(text, style, meta)] == []
     assert STYLES - set(CASES) == {"", "yn", "mcq", "short", "brief", "detail"}
+
+
+def test_rules_have_the_version_that_stored_scores_name() -> None:
+    """Raise it together with a rule and only then: another number makes every stored score of every user be made again."""
+    assert VERSION == 1
 
 
 @pytest.mark.parametrize("text", ["It is red.", "It is red", "red\ncar", "Red. Blue", "two cats.", "who knows?"])

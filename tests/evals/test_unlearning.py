@@ -15,6 +15,12 @@ def test_no_drop_or_a_rise_is_zero_and_said():
     assert h_mean(0.0, 0.0) == 0 and h_mean(0.0, 50) == 0
 
 
+def test_h_mean_of_less_than_a_point():
+    """2 x 0.5 x 0.5 / (0.5 + 0.5) = 0.5; 2 x 0.5 x 2 / 2.5 = 0.8 either way round."""
+    assert h_mean(0.5, 0.5) == 0.5
+    assert h_mean(0.5, 2.0) == h_mean(2.0, 0.5) == pytest.approx(0.8)
+
+
 def test_what_was_not_measured_is_none():
     assert drop(None, 1) is drop(1, None) is h_mean(None, 1) is h_mean(1, None) is None
     assert resurgence(None, [1]) is resurgence(1, []) is resurgence(1, [None]) is None

@@ -13,10 +13,19 @@ def test_paths_are_those_of_the_architecture(tmp_path):
             "draft": layout.draft("02-textvqa"),
             "live": layout.live("02-textvqa", 400),
             "base": layout.evals(0),
+            "first": layout.evals(1),
             "after": layout.evals(12),
             "lock": layout.lock,
             "ledger": layout.ledger,
+            "config": layout.config,
             "resolved": layout.resolved,
+            "plan": layout.plan,
+            "environment": layout.environment,
+            "manifest": layout.manifest,
+            "blobs": layout.blobs,
+            "exports": layout.exports,
+            "logs": layout.logs,
+            "report": layout.report,
         }.items()
     }
     assert found == {
@@ -24,10 +33,19 @@ def test_paths_are_those_of_the_architecture(tmp_path):
         "draft": "stages/.02-textvqa.draft",
         "live": "stages/.02-textvqa.draft/live/000400",
         "base": "evals/base",
+        "first": "evals/after-01",
         "after": "evals/after-12",
         "lock": "lock",
         "ledger": "ledger.jsonl",
+        "config": "config.yaml",
         "resolved": "resolved.yaml",
+        "plan": "plan.json",
+        "environment": "environment.json",
+        "manifest": "manifest.json",
+        "blobs": "blobs",
+        "exports": "exports",
+        "logs": "logs",
+        "report": "report",
     }
 
 

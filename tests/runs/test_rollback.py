@@ -47,6 +47,18 @@ def test_what_goes_and_what_stays(tmp_path, keep):
     assert (last["event"], last["to_stage"], last["removed"]) == ("rollback", keep, names[keep:])
 
 
+@pytest.mark.parametrize("stages", [[], ["99-gone"], 3, None, "01-a"])
+def test_an_export_of_no_known_stages_goes_with_any_rollback(tmp_path, stages):
+    """And what is hidden or no folder is no export: it stays and is not told."""
+    run = whole(tmp_path, resolved(stages=STAGES))
+    write_json(run.layout.exports / "unknown" / "export.json", {"stages": stages})
+    write_json(run.layout.exports / ".hidden" / "export.json", {"stages": ["03-c"]})
+    write_text(run.layout.exports / "notes.txt", "mine")
+    with run.locked():
+        assert rollback(run, 3) == ["exports/unknown"]
+    assert sorted(p.name for p in run.layout.exports.iterdir()) == [".hidden", "notes.txt"]
+
+
 def test_a_draft_goes_and_the_run_ends_in_the_same_bytes_again(tmp_path):
     straight = whole(tmp_path / "straight", resolved(stages=STAGES))
     run = whole(tmp_path / "back", resolved(stages=STAGES))

@@ -36,6 +36,8 @@ def test_strict_keeps_its_defects() -> None:
     assert Choice().strict("E", {"answer": "E", "choices": [*CHOICES, "glass"]}) == 1
     assert Choice().strict("F", {"answer": "F", "choices": [*CHOICES, "glass", "clay"]}) == 0
     assert Choice().strict("", gold) == 0
+    assert Choice().strict("C. ", gold) == 1  # a letter, a full stop and a blank are enough
+    assert Choice().strict("C.", gold) == 0
 
 
 @pytest.mark.parametrize("text", ["B", "B.", "b", "(b)", "B) iron", "Answer: B", "The answer is B"])
@@ -53,6 +55,8 @@ def test_fixed_unanswered_is_wrong(text: str) -> None:
 def test_lenient_takes_the_words_of_one_choice() -> None:
     gold = {"answer": "B", "choices": CHOICES}
     assert Choice().lenient("It is iron.", gold) == 1
+    assert Choice().lenient("It is wood.", {"answer": "A", "choices": CHOICES}) == 1
+    assert Choice().lenient("B", gold) == 1  # right already: no words are needed
     assert Choice().lenient("iron or wood", gold) == 0
     assert Choice().lenient("stone", gold) == 0
     assert Choice().lenient("iron", {"answer": "B"}) == 0  # without choices there are no words to find

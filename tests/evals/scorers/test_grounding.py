@@ -44,6 +44,13 @@ def test_rounding_does_not_decide() -> None:
     assert Grounding().fixed("[0.1, 0.1, 0.3, 0.3]", {"box": [0.1, 0.1, 0.5, 0.3]}) == 1
 
 
+def test_overlap_is_compared_at_nine_decimals() -> None:
+    """Of the unit square: 0.4999999998 is 0.500000000 at nine decimals, 0.4999999990 is not."""
+    gold = {"box": [0, 0, 1, 1]}
+    assert Grounding().fixed("[0, 0, 1, 0.4999999998]", gold) == 1
+    assert Grounding().fixed("[0, 0, 1, 0.4999999990]", gold) == 0
+
+
 def test_gold_comes_from_the_answer_if_there_is_no_box() -> None:
     assert gold_box({"answer": "[0.1, 0.2, 0.3, 0.4]"}) == (0.1, 0.2, 0.3, 0.4)
     assert gold_box({"answer": "x", "box": ["0.1", "0.2", "0.3", "0.4"]}) == (0.1, 0.2, 0.3, 0.4)
