@@ -127,7 +127,7 @@ def test_blind_target_is_the_divergence_from_the_blind_reference():
 
 
 def test_blind_divergence_is_a_mean_over_the_pushed_tokens_of_the_step():
-    """0.130812 on each of 3 pushed tokens in 2 rows, of 6 in 4 rows of the step: omega 3 times 4 rows times 3 * 0.130812 / 6."""
+    """0.130812 on each of 3 tokens in 2 rows, of 6 in 4 rows of the step: omega 3 times 4 rows times 3 * 0.130812 / 6."""
     given = method(beta=0, target="blind", omega=3)
     out, ctx = output([1.0, 1.0], [1.0], vocabulary=2), step_context(rows=4, tokens=6)
     ctx.reference = lambda batch: dataclasses.replace(out, logits_NV=torch.tensor([[math.log(3), 0.0]] * 3))
@@ -454,8 +454,10 @@ def some_pairs():
 
 
 def test_sizes_of_groups_by_hand():
-    """Norm of A and B, then of the change 2 B A. By pair: (5, 24), (12, 0), (sqrt 2, 2), (1, 0), 0. By block: |(5, 12)| = 13 and
-    24; sqrt 3 and 2; 0, which is the one zero group."""
+    """Norm of A and B, then of the change 2 B A. By pair: (5, 24), (12, 0), (sqrt 2, 2), (1, 0), 0.
+
+    By block: |(5, 12)| = 13 and 24; sqrt 3 and 2; 0, which is the one zero group.
+    """
     ctx = SimpleNamespace(weights=some_pairs())
     for groups, norms, zero in (
         ("pair", {"p": [5, 24], "q": [12, 0], "r": [math.sqrt(2), 2], "h": [1, 0], "o": [0, 0]}, ["o"]),
