@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcit.core.config import load_yaml, parse
-from mcit.core.errors import DataError, PlanError, TrainingError
+from mcit.core.errors import DataError, PlanError, StateError, TrainingError
 from mcit.core.paths import shipped
 from mcit.core.types import Counts, ModelOutput, WeightUnit
 from mcit.methods.gs_lora import GSLoRA, _refused
@@ -330,6 +330,17 @@ def test_so_many_retained_rows_are_looked_at(settings, limit):
 def test_before_its_first_stage_a_method_has_no_state():
     empty = {"spare": [0, 0], "bounds": {}, "zero": [], "norms": {}, "targets": [], "push": 0.0}
     assert method().state_dict() == empty
+
+
+def test_state_goes_to_disk_and_back():
+    """As JSON; what a later version would have written beside it is refused."""
+    state = {"spare": [1, 2], "bounds": {"t/0": 3.0}, "zero": ["x"], "norms": {"x": [0.0, 0.0]}, "targets": ["dog"]}
+    state["push"] = 0.5
+    given = method()
+    given.load_state_dict(json.loads(json.dumps(state)))
+    assert given.state_dict() == state
+    with pytest.raises(StateError, match="unknown state .'more'"):
+        method().load_state_dict({**state, "more": 1})
 
 
 # ---- the penalty -----------------------------------------------------------------------------------------------------
