@@ -56,9 +56,9 @@ class Method:
         for name, value in vars(cls).items():
             looks = name.startswith(starts) or name.endswith(ends)
             if inspect.isfunction(value) and looks and not name.startswith("_") and name not in HOOKS:
-                near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.0)
+                near, *_ = difflib.get_close_matches(name, HOOKS, cutoff=0.0)
                 raise TypeError(
-                    f"{cls.__name__}.{name} is not a hook; did you mean '{near[0]}'? (hooks: {', '.join(HOOKS)})"
+                    f"{cls.__name__}.{name} is not a hook; did you mean '{near}'? (hooks: {', '.join(HOOKS)})"
                 )
 
     def __init__(self, config: Any) -> None:

@@ -322,7 +322,7 @@ class GeRe(Method):
 
     def after_step(self, ctx: StepContext) -> None:
         """Log the step's values over all ranks, and derive the next step's weight from them."""
-        if self._off or not self._sums:
+        if not self._sums:
             return
         zero = torch.zeros_like(next(iter(self._sums.values())))
         sums = ctx.all_sum(torch.stack([self._sums.get(name, zero) for name in ("task", STREAM, "added")]))

@@ -263,7 +263,7 @@ class GSLoRA(Method):
         if batch.stream != "forget":
             return None
         total = out.nll_N.new_zeros(())
-        rows = max(1, ctx.counts.rows.get("forget", 0))
+        rows = ctx.counts.of("forget", "rows")
         if c.reduction == "authors" and rows != len(batch.rows):
             what = (
                 f"reduction: authors is a loss of the whole batch, but this one holds {len(batch.rows)} of {rows} rows"
@@ -301,7 +301,7 @@ class GSLoRA(Method):
 
     def _step_tokens(self, ctx: StepContext) -> int:
         """Pushed tokens of the step over all ranks: every row spares equally many."""
-        rows, tokens = ctx.counts.rows.get("forget", 0), ctx.counts.tokens.get("forget", 0)
+        rows, tokens = ctx.counts.of("forget", "rows"), ctx.counts.of("forget", "tokens")
         return max(1, tokens - sum(self._spare) * rows)
 
     def _embed(self, out: ModelOutput, batch: Batch) -> Tensor:

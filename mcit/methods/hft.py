@@ -250,8 +250,12 @@ def _trains(stage: Stage) -> tuple[Any, ...]:
 
 
 def _outside(names: frozenset[str], ctx: NamesContext) -> list[Part]:
-    found = {part_name(n) for n in names if len(ctx.shapes[n]) > 1 and set(n.split(".")) & set(_OUTSIDE)}
-    return [Part(name, -1, name, "other", 0) for name in sorted(found)]
+    """Matrices outside the blocks, each a block of its own; the draw over all matrices looks at names alone."""
+    found = {part_name(n): n for n in sorted(names) if len(ctx.shapes[n]) > 1 and set(n.split(".")) & set(_OUTSIDE)}
+    return [
+        Part(part, place, part, "other", math.prod(ctx.shapes[name]))
+        for place, (part, name) in enumerate(sorted(found.items()))
+    ]
 
 
 def _block_units(ctx: StageContext) -> list[WeightUnit]:

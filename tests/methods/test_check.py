@@ -1,11 +1,12 @@
 import dataclasses
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from mcit.core.config import parse
 from mcit.core.schema import AdapterConfig, OptimConfig, RunConfig
-from mcit.core.types import MethodSpec, Plan, Stage
+from mcit.core.types import MethodSpec, Plan, Stage, TaskSpec
 from mcit.methods.check import check_stage, hook_table
 from mcit.methods.l2 import L2
 from mcit.methods.replay import Replay
@@ -37,6 +38,10 @@ class Full(Method):
 class Writer(Method):
     name = "writer"
     claims = Claims(slots=frozenset({"weights:edit"}))
+
+class Forgetter(Method):
+    name = "forgetter"
+    claims = Claims(streams=frozenset({"forget"}))
 """
 
 
@@ -46,7 +51,7 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def check(*names, adapter=None, epochs=1, order=(), base=None):
+def check(*names, adapter=None, epochs=1, order=(), base=None, forget=()):
     import importlib
 
     outside = importlib.import_module("outside_methods")
@@ -56,7 +61,7 @@ def check(*names, adapter=None, epochs=1, order=(), base=None):
         for n in names
     )
     config, _ = parse(RunConfig, {"name": "x", "base": base or {}, "stages": [{"recipe": "r"}]})
-    stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order))
+    stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order), forget)
     plan = Plan(config, (stage,), (), None, "d")
     return check_stage(stage, plan, where="stages[0]"), stage
 
@@ -117,3 +122,15 @@ def test_a_quantised_base_meets_neither_full_weights_nor_merging(dtype):
         assert f"needs dtype:full, but base.dtype is {dtype}" in found.what and "bf16" in found.fix
         assert check(name)[0] == []
     assert problems("l2", "replay", "Slot", carry="stack") == []
+
+
+def test_rows_to_forget_and_a_method_that_forgets_need_each_other():
+    """With both or neither there is no problem, beside another method or alone."""
+    task = (TaskSpec("f", "r", Path("f"), "d", {"train": 2}, "exact", "short", 8),)
+    assert check("Forgetter", forget=task)[0] == check("l2", "Forgetter", forget=task)[0] == check("l2")[0] == []
+    for names, index in ((("Forgetter",), 0), (("l2", "Forgetter"), 1)):
+        (found,) = check(*names)[0]
+        assert found.where == f"stages[0].methods[{index}] (forgetter)" and "names none to forget" in found.what
+    for names in ((), ("l2",), ("l2", "replay")):
+        (found,) = check(*names, forget=task)[0]
+        assert found.where == "stages[0].forget" and "no method of the stage forgets rows" in found.what

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mcit.core.errors import DataError, PlanError, StateError, TrainingError
-from mcit.core.types import Claims, Counts, LossSum, StreamSpec
+from mcit.core.types import Claims, Counts, LossSum, MethodSpec, StreamSpec
 from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
 from mcit.methods.l2 import L2
+from mcit.methods.replay import Replay
 from tests.fakes.steps import batch, context, output, rows
 
 
@@ -110,6 +111,20 @@ def test_state_round_trip_and_version_check(tmp_path):
     (tmp_path / "l2" / "state.json").write_text(json.dumps({**record, "state_version": 9}))
     with pytest.raises(StateError, match="version 9"):
         MethodSet([L2(L2.Config())]).load(tmp_path)
+
+
+def test_a_stage_takes_over_the_state_of_the_methods_that_had_one(tmp_path):
+    """L2 left an anchor in an earlier stage, Replay is new in this one; without earlier stages both start empty."""
+    earlier = L2(L2.Config())
+    earlier.tensors.put("anchor", "x", torch.ones(2))
+    MethodSet([earlier]).save(tmp_path)
+    specs = (MethodSpec("l2", L2.Config()), MethodSpec("replay", Replay.Config()))
+    stage = SimpleNamespace(methods=specs, gradient_order=())
+    took, new = MethodSet.build(stage, {"l2": tmp_path / "l2"}).methods
+    assert torch.equal(took.tensors.get("anchor", "x"), torch.ones(2)) and new.state_dict() == {"kept": []}
+    for inherited in (None, {}):
+        fresh, _ = MethodSet.build(stage, inherited).methods
+        assert fresh.tensors.get("anchor", "x") is None
 
 
 def test_slot_objective_task_replaces_the_task_loss():

@@ -12,7 +12,7 @@ import torch
 
 from mcit.core.errors import PlanError, StateError, TrainingError
 from mcit.core.tensorfile import load_tensors, save_tensors
-from mcit.core.types import Batch, Counts, ModelOutput
+from mcit.core.types import Batch, Counts, ModelOutput, PoolSize
 from mcit.engine.forward import run_model
 from mcit.methods.check import check_stage
 from mcit.methods.formulas.margin import row_margins
@@ -25,6 +25,7 @@ from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of
 from tests.fakes.rows import row
+from tests.fakes.settings import refused, shipped_config
 
 POOL = "general/tiny"
 HIGH, LOW = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[-1.0, -2.0, -0.5]])
@@ -178,6 +179,47 @@ def test_gradient_reaches_the_hidden_states():
     assert torch.allclose(hidden.grad[0], torch.tensor(expected))
 
 
+def test_divergence_by_hand_is_a_mean_over_the_tokens_of_the_step():
+    """Reference (3/4, 1/4), now (1/2, 1/2): 0.130812 on each of this batch's 4 tokens, of 8 tokens in 2 rows of the step:
+    4 * 0.130812 / 8 as the mean, times 2 rows as a sum over rows; under weight 3 three times that."""
+    blob = SimpleNamespace(index={"rows": {"r": [0, 4, 0]}, "types": []})
+    kept = {"ids": torch.tensor([[0, 1]] * 4).int(), "log_p": torch.tensor([[0.75, 0.25]] * 4).log()}
+    blob.rows = lambda name, start, stop: kept[name][start:stop]
+    ctx = step_context(Counts({"task": 10, "gere": 8}, {"task": 5, "gere": 2}), blob)
+    batch, out = general_batch("r")
+    method = GeRe(GeRe.Config(variant="kl", combine="sum", weight=3.0, temperature=1.0, top_k=2))
+    term = method.loss_term(out, batch, ctx)
+    assert term.per == "rows" and term.sum.item() / 2 == pytest.approx(4 * (3.2 + 3 * 0.130812) / 8, rel=1e-5)
+
+
+def test_rows_of_both_types_have_their_own_thresholds():
+    """Both positions are 0 in states "middle": type 0 has (-1, 1), no loss; type 1 has (0.5, 1) in each of 3 features: 0.5."""
+    from mcit.methods.formulas.margin import states
+
+    high, low = torch.ones(2, 3), torch.tensor([[-1.0] * 3, [0.5] * 3])
+    middle = states(torch.full((2, 3), 0.75), high, low)
+    for kinds, expected in (((0, 1), 0.5), ((1, 0), 0.5), ((0, 0), 0.0), ((1, 1), 1.0)):
+        blob = SimpleNamespace(index={"rows": {f"r{i}": [i, i + 1, kind] for i, kind in enumerate(kinds)}})
+        blob.get = {"high": high, "low": low}.get
+        blob.rows = lambda name, start, stop: middle[start:stop]
+        ctx = step_context(Counts({"task": 10, "gere": 4}, {"task": 5, "gere": 2}), blob)
+        batch, out = general_batch("r0", "r1", current=torch.zeros(2, 3))
+        term = GeRe(GeRe.Config(combine="sum", weight=1.0)).loss_term(out, batch, ctx)
+        assert term.sum.item() == pytest.approx(2 * 3.2 + expected), kinds
+
+
+def test_a_step_of_one_stream_is_that_streams_loss_alone():
+    """No task rows: the general loss in full, 3.2 + 0.375. No general rows: nothing is taken from the task loss."""
+    batch, out = general_batch("r")
+    alone = step_context(Counts({"gere": 4}, {"gere": 1}))
+    for combine in ("rows", "halves", "sum"):
+        method = GeRe(GeRe.Config(combine=combine, weight=1.0))
+        assert method.loss_term(out, batch, alone).sum.item() == pytest.approx(3.575)
+        ctx = step_context(Counts({"task": 4}, {"task": 5}))
+        assert method.loss_term(out, replace(batch, stream="task"), ctx) is None
+    assert method.loss_term(out, replace(batch, stream="replay"), step_context()) is None
+
+
 # ---- dynamic weight -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("combine", "ce"), [("halves", 2.0), ("rows", 3.2), ("sum", 3.2)])
 def test_dynamic_weight_is_of_the_previous_step(combine, ce):
@@ -223,6 +265,32 @@ def test_a_step_without_general_rows_leaves_the_weight():
     assert method.loss_term(out, batch, ctx) is None
     method.after_step(ctx)
     assert method.state_dict()["weight"] == 7.0 and not ctx.logged
+
+
+def test_the_weight_of_a_step_without_task_rows_is_of_the_general_loss():
+    """Under ``halves`` CE is the mean of both losses where both are there; alone it is 3.2, over 0.375."""
+    method, ctx = GeRe(GeRe.Config(weight="dynamic", combine="halves")), step_context(Counts({"gere": 4}, {"gere": 1}))
+    batch, out = general_batch("r")
+    method.loss_term(out, batch, ctx)
+    method.after_step(ctx)
+    assert method.state_dict()["weight"] == pytest.approx(3.2 / 0.375, rel=1e-6)
+
+
+def test_a_step_of_which_no_rank_has_general_rows_logs_nothing():
+    method, ctx = GeRe(GeRe.Config(weight="dynamic")), step_context(Counts({"task": 4}, {"task": 5}))
+    batch, out = general_batch("r", stream="task")
+    method.loss_term(out, batch, ctx)
+    method.after_step(ctx)
+    assert not ctx.logged and method.state_dict()["weight"] is None and method._sums == {}
+
+
+def test_the_weight_stops_at_the_documented_limit():
+    """CE 3.2 over TM 0.001 is 3,200; `weight_limit` says 1,000 where a config says nothing."""
+    method, ctx = GeRe(GeRe.Config(weight="dynamic")), step_context()
+    method.load_state_dict({"states": None, "weight": 7.0})
+    method._sums = {name: torch.tensor(value).double() for name, value in (("gere", 4 * 3.2), ("added", 0.001))}
+    method.after_step(ctx)
+    assert method.state_dict()["weight"] == 1000.0
 
 
 # ---- on the tiny model ----------------------------------------------------------------------------------------------
@@ -393,6 +461,97 @@ def test_a_replaced_task_loss_is_not_shared(tmp_path, monkeypatch):
     with pytest.raises(PlanError, match="which another method replaces"):
         plan_of(defaults={"methods": methods})
     assert problems(plan_of(defaults={"methods": [{**methods[0], "combine": "sum"}, methods[1]]})) == []
+
+
+def claimed(*, stages=(), pools=(), tasks=(), forget=(), index=2, **settings):
+    """What `check` says of a stage with these pools, in a plan of these stages and tasks."""
+    stage = SimpleNamespace(index=index, name="s", pools=pools, methods=(), optim=SimpleNamespace(batch=4))
+    config = SimpleNamespace(engine=SimpleNamespace(micro_batch=8))
+    made = SimpleNamespace(stages=stages, tasks=tasks, forget_tasks=forget, config=config)
+    return GeRe(GeRe.Config(recipe="g", **settings)).check(stage, made)
+
+
+def test_a_pool_must_have_rows_of_its_own():
+    """Tasks and rows to forget count alike; what another recipe's pool holds does not matter."""
+
+    def data(digest, rows=None, *, recipe="g"):
+        return SimpleNamespace(recipe=recipe, name="t", digest=digest, rows={"train": 1} if rows is None else rows)
+
+    assert claimed(pools=[data("d")], tasks=[data("e")], forget=[data("f")]) == []
+    assert claimed(pools=[data("d", {}, recipe="other")], tasks=[data("d")]) == []
+    for used in ({"tasks": [data("e"), data("d")]}, {"forget": [data("d")]}):
+        (one,) = claimed(pools=[data("d")], **used)
+        assert one.where == "stages[1].methods (gere)" and "the pool g is also task 't'" in one.what
+    for rows in ({}, {"train": 0}, {"test": 3}):
+        (one,) = claimed(pools=[data("d", rows)])
+        assert one.where == "stages[1].methods (gere)" and "no training rows" in one.what
+    assert claimed(pools=[data("d", {})], tasks=[data("d")], weight=0.0) == []
+
+
+def test_only_earlier_stages_with_states_bind_the_settings():
+    """Of stages 1 to 3 the second is checked: stage 3 is not earlier, a method that is off or another has no states."""
+
+    def stage(name, method="gere", **settings):
+        spec = SimpleNamespace(name=method, config=GeRe.Config(**{"recipe": "g", **settings}))
+        return SimpleNamespace(name=name, methods=(spec,))
+
+    mine, later = stage("mine"), stage("later", multiplier=3.0)
+    assert claimed(stages=[stage("off", multiplier=2.0, weight=0.0), mine, later]) == []
+    assert claimed(stages=[stage("other", "replay", multiplier=2.0), mine, later]) == []
+    for setting, other in (("multiplier", 2.0), ("max_length", 9), ("recipe", "h"), ("bos", True), ("variant", "l1")):
+        (one,) = claimed(stages=[stage("early", **{setting: other}), mine, later])
+        assert f"{setting} is " in one.what and f"in stage early it is {other}" in one.what
+
+
+def test_estimate_of_what_a_run_keeps_by_hand():
+    """10 rows of which two of 700 and 20 positions, 3 and 5 of them supervised, were looked at; 18 features.
+
+    Texts are cut at 563: (563 + 20) / 2 * 10 = 2,915 positions of 2 * 3 bytes (``tm``) or 18 features of 2 bytes; 40
+    supervised tokens of 64 kept tokens, each 4 + 4 bytes; labels are not kept.
+    """
+    pools = {"general/default": PoolSize(10, ((700, 3), (20, 5)))}
+    expected = {"tm": 2915 * 6, "l1": 2915 * 36, "l2": 2915 * 36, "kl": 40 * 64 * 8, "label": 0}
+    for variant, size in expected.items():
+        assert GeRe(GeRe.Config(variant=variant)).run_bytes(pools, hidden=18) == size, variant
+    assert GeRe(GeRe.Config(weight=0.0)).run_bytes(pools, hidden=18) == 0
+    assert (
+        GeRe(GeRe.Config(mix="natural")).mixed_rows({}) == 0
+    )  # a plan whose pool could not be built is told so elsewhere
+
+
+def test_runs_on_disk_know_their_states_by_this_fingerprint():
+    """A default or a version that changed would compute the states anew in the middle of a run, or refuse to go on."""
+    text = {"max_length": 563, "bos": False}
+    layer = "last hidden state after the final norm, text positions"
+    common = {"base": {"sha256": "b", "dtype": "fp32"}, "text": text, "layer": layer, "version": 1}
+    for variant, kept in (
+        ("tm", {"what": "states", "multiplier": 1.0}),
+        ("kl", {"what": "logits", "temperature": 2.0, "top_k": 64}),
+        ("l1", {"what": "hidden, bf16"}),
+    ):
+        found = GeRe(GeRe.Config(variant=variant))._fingerprint(step_context())
+        assert found == {**common, "pool": {"recipe": "general/default", "digest": "p"}, "kept": kept}
+
+
+def test_states_are_made_at_stage_start_where_they_are_needed():
+    """Not under label fitting, and not when the method is off."""
+    ctx, asked = step_context(), []
+    ctx.blob = lambda name, fingerprint, build: asked.append(name)
+    for settings in ({"variant": "label"}, {"weight": 0.0}):
+        GeRe(GeRe.Config(**settings)).on_stage_start(ctx)
+    assert asked == []
+    GeRe(GeRe.Config()).on_stage_start(ctx)
+    assert asked == ["gere"]
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: gere}`` and ``{use: gere}`` in a config are the same run; the least values are accepted, nothing below."""
+    assert GeRe.Config() == shipped_config(GeRe)
+    least = {"weight": 0, "weight_limit": 0.5, "per_step": 1, "multiplier": 0, "max_length": 2, "top_k": 1}
+    assert refused(GeRe, **least, temperature=0.5) == [] == refused(GeRe, weight=0.5, multiplier=0.5)
+    for key, below in (("weight_limit", 0), ("per_step", 0), ("multiplier", -0.5), ("max_length", 1), ("top_k", 0)):
+        assert refused(GeRe, **{key: below}) == [key]
+    assert refused(GeRe, temperature=0) == ["temperature"] and refused(GeRe, weight=-0.5) != []
 
 
 def test_off_opens_nothing():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcit.core.config import load_yaml, parse
-from mcit.core.errors import DataError, PlanError, TrainingError
+from mcit.core.errors import DataError, PlanError, StateError, TrainingError
 from mcit.core.paths import shipped
 from mcit.core.types import Counts, ModelOutput, WeightUnit
 from mcit.methods.gs_lora import GSLoRA, _refused
@@ -17,6 +17,7 @@ from mcit.models.adapterfile import AdapterFile, LoraPair, read_adapter
 from tests.fakes import steps
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.models import tiny_model
+from tests.fakes.settings import refused, shipped_config
 from tests.fakes.sharded import ShardedEngine
 
 PROX = {"name": "gs_lora", "per_step": 4, "treatment": "proximal", "alpha": 1e4}
@@ -125,6 +126,21 @@ def test_blind_target_is_the_divergence_from_the_blind_reference():
     assert not seen[0].pixels["pixel_values"].any()
 
 
+def test_blind_divergence_is_a_mean_over_the_pushed_tokens_of_the_step():
+    """0.130812 on each of 3 tokens in 2 rows, of 6 in 4 rows of the step: omega 3 times 4 rows times 3 * 0.130812 / 6."""
+    given = method(beta=0, target="blind", omega=3)
+    out, ctx = output([1.0, 1.0], [1.0], vocabulary=2), step_context(rows=4, tokens=6)
+    ctx.reference = lambda batch: dataclasses.replace(out, logits_NV=torch.tensor([[math.log(3), 0.0]] * 3))
+    assert given.loss_term(out, batch_of(2), ctx).sum.item() == pytest.approx(3 * 4 * 3 * 0.130812 / 6, abs=1e-5)
+
+
+def test_omega_zero_asks_for_no_reference():
+    """The passes through the reference are what the blind target costs."""
+    ctx = step_context(rows=1, tokens=1)
+    ctx.reference = None
+    assert method(beta=0, target="blind", omega=0).loss_term(output([1.0]), batch_of(1), ctx).sum.item() == 0
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 def test_refusals_replace_every_answer_and_are_drawn_once():
     rows = steps.rows("t", 40)
@@ -138,6 +154,10 @@ def test_refusals_replace_every_answer_and_are_drawn_once():
     assert [t.text for t in _refused(two, ["no"], 0).turns] == ["q", "no", "q", "no"]
     found = given.loss_term(output([1.0, 2.0]), batch_of(1, "refusal"), step_context())
     assert (found.sum.item(), found.per) == (6.0, "tokens")
+
+
+def test_a_refusal_of_ones_own_is_enough():
+    assert refused(GSLoRA, refusals=["no"]) == [] and refused(GSLoRA, refusals=[]) == ["refusals"]
 
 
 @pytest.mark.parametrize("settings", [{"bound": "ignorance"}, {"target": "blind"}])
@@ -224,6 +244,105 @@ def test_ignorance_is_the_blind_loss_plus_a_margin_at_most_uniform():
     assert given._bounds == pytest.approx({"t/0": 1.5, "t/1": math.log(8)}) and changed == [("forget", 0.0)]
 
 
+def test_a_target_is_an_answer_a_task_or_a_value_of_meta():
+    """Of one row with answer a, task t and kind 3: the name of its prototype."""
+    forget, task = seen("forget", [1.0, 2], answers=["a"]), seen("task", [4.0, 0], answers=["b"])
+    rows = tuple(dataclasses.replace(r, meta={"kind": 3}) for r in forget[0].rows)
+    forget = (dataclasses.replace(forget[0], rows=rows), forget[1])
+    elsewhere = tuple(dataclasses.replace(r, task="u", meta={"kind": 4}) for r in task[0].rows)
+    task = (dataclasses.replace(task[0], rows=elsewhere), task[1])
+    for by, names in (("answer", ["a", "b"]), ("task", ["t", "u"]), ("meta.kind", ["3", "4"])):
+        assert started(method(prototypes={"forget": 1, "by": by}), forget, task)._targets == names
+
+
+def test_retained_rows_alone_may_have_prototypes():
+    """forget 0, retain 0.5: cat stays at (4, 0), from which (4, 2) is 4 / 2 = 2 away in l2; half of that."""
+    p = {"retain": 0.5, "distance": "l2"}
+    forget, task = seen("forget", [1.0, 2], answers=["dog"]), seen("task", [4.0, 0], answers=["cat"])
+    given = started(method(beta=0, prototypes=p), forget, task)
+    kept = seen("task", [4.0, 2], answers=["cat"])
+    assert given.loss_term(kept[1], kept[0], step_context()).sum.item() == 1.0
+
+
+def test_what_is_retained_too_has_the_prototype_of_the_forgotten_rows():
+    """dog at (1, 2) among the rows to forget, at (5, 6) among the retained: one prototype, and a bound as given."""
+    both = seen("forget", [1.0, 2], answers=["dog"]), seen("task", [5.0, 6], answers=["dog"])
+    given = started(method(prototypes={"forget": 1, "bound": 3}), *both)
+    assert given._targets == ["dog"] and given._push == 3.0
+    assert given.tensors.get("prototype", "all").tolist() == [[1, 2]]
+
+
+def test_rows_without_a_prototype_or_an_answer_are_not_moved():
+    """dog at (1, 2), bound 20: of two dogs at (1, 4) the one that only keeps ranks in step, nothing supervised, adds nothing:
+    20 - 2. A bird has no prototype: 0, and hidden states get no gradient."""
+    p = {"forget": 1, "retain": 1, "distance": "l2", "bound": 20}
+    forget, task = seen("forget", [1.0, 2], answers=["dog"]), seen("task", [4.0, 0], answers=["cat"])
+    given = started(method(beta=0, prototypes=p), forget, task)
+    batch, out = seen("forget", [1.0, 4], [1.0, 4], answers=["dog", "dog"])
+    labels = batch.labels_BT.clone()
+    labels[1] = -100
+    found = given.loss_term(out, dataclasses.replace(batch, labels_BT=labels), step_context())
+    assert found.sum.item() == 18.0
+    for stream in ("forget", "task"):
+        batch, out = seen(stream, [1.0, 4], answers=["bird"])
+        out = dataclasses.replace(out, hidden_BTD=out.hidden_BTD.requires_grad_())
+        found = given.loss_term(out, batch, step_context())
+        assert found.sum.item() == 0.0 and not found.sum.requires_grad
+
+
+def answered(stream, *answers):
+    """Rows with these supervised tokens."""
+    out = output(*[[1.0] * len(answer) for answer in answers])
+    return batch_of(len(answers), stream), dataclasses.replace(out, targets_N=torch.tensor(sum(answers, [])))
+
+
+def test_what_every_answer_begins_and_ends_with_is_spared():
+    """Forgotten 5 1 9 and 5 2 9, retained 5 3 3 9: all begin with 5 and end with 9. Without sparing nothing is looked at."""
+    forget, task = answered("forget", [5, 1, 9], [5, 2, 9]), answered("task", [5, 3, 3, 9])
+    assert started(method(), forget, task)._spare == [1, 1]
+    assert started(method(), forget, answered("task", [5, 3, 3, 8]))._spare == [1, 0]
+    assert started(method(), forget, answered("task", [4, 3, 3, 9]))._spare == [0, 1]
+    ctx = step_context()
+    ctx.forward_pass = None
+    given = method(spare="none")
+    given.on_stage_start(ctx)
+    assert given._spare == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [({}, 64), ({"prototypes": {"forget": 1}}, 256), ({"prototypes": {"retain": 1}}, None)],
+)
+def test_so_many_retained_rows_are_looked_at(settings, limit):
+    """Prototypes and spared tokens come of these rows: a run that is made again has to look at as many. Held rows all count."""
+    ctx, asked = step_context(), {}
+    batches = {"forget": seen("forget", [1.0, 2], answers=["dog"]), "task": seen("task", [4.0, 0], answers=["cat"])}
+
+    def forward_pass(stream, **kw):
+        asked[stream] = kw
+        return iter([batches[stream]])
+
+    ctx.forward_pass = forward_pass
+    method(**settings).on_stage_start(ctx)
+    assert asked == {"forget": {}, "task": {"limit": limit}}
+
+
+def test_before_its_first_stage_a_method_has_no_state():
+    empty = {"spare": [0, 0], "bounds": {}, "zero": [], "norms": {}, "targets": [], "push": 0.0}
+    assert method().state_dict() == empty
+
+
+def test_state_goes_to_disk_and_back():
+    """As JSON; what a later version would have written beside it is refused."""
+    state = {"spare": [1, 2], "bounds": {"t/0": 3.0}, "zero": ["x"], "norms": {"x": [0.0, 0.0]}, "targets": ["dog"]}
+    state["push"] = 0.5
+    given = method()
+    given.load_state_dict(json.loads(json.dumps(state)))
+    assert given.state_dict() == state
+    with pytest.raises(StateError, match="unknown state .'more'"):
+        method().load_state_dict({**state, "more": 1})
+
+
 # ---- the penalty -----------------------------------------------------------------------------------------------------
 def block(name="layers.0", size=2):
     return WeightUnit(name, "block", {"a": f"{name}.a", "b": f"{name}.b"}, (size,), block=name)
@@ -296,6 +415,99 @@ def test_proximal_step_waits_and_weighs():
     assert weights.values["y"]["a"].tolist() == pytest.approx([2 - math.sqrt(1.5), 0, 0])
 
 
+def test_a_learning_rate_of_zero_shrinks_nothing():
+    """The first step of a warm-up: the threshold is 0, so the factor is 1 and no group counts as zero."""
+    given, ctx = method(treatment="proximal", alpha=10.0), step_context()
+    ctx.weights, ctx.lr = FakeWeights(x=[3.0, 4.0]), 0.0
+    given.after_step(ctx)
+    assert ctx.weights.values["x"]["a"].tolist() == [3, 4] and ctx.weights.forgotten == []
+    assert ctx.logged["gs_lora/zero_groups"] == 0
+
+
+def test_the_subgradient_treatment_leaves_the_weights_to_the_optimizer():
+    given, ctx = method(treatment="subgradient", alpha=10.0), step_context()
+    ctx.weights = FakeWeights(x=[3.0, 4.0])
+    given.after_step(ctx)
+    assert ctx.weights.values["x"]["a"].tolist() == [3, 4] and ctx.logged == {}
+
+
+class FakePairs(FakeWeights):
+    """LoRA pairs of scale 2 in blocks: {name: (block, {role: matrix})}."""
+
+    def __init__(self, pairs):
+        super().__init__()
+        self.pairs = {n: (home, {r: torch.tensor(v) for r, v in roles.items()}) for n, (home, roles) in pairs.items()}
+
+    def units(self, kind):
+        if kind == "block":
+            return [block(name) for name in dict.fromkeys(home for home, _ in self.pairs.values())]
+        return [WeightUnit(n, "lora", {r: r for r in v}, (1, 1), 2.0, home) for n, (home, v) in self.pairs.items()]
+
+    def gathered(self, unit):
+        return contextlib.nullcontext(self.pairs[unit.name][1])
+
+    @contextlib.contextmanager
+    def edit(self, unit):
+        yield {n + r: t for n, (home, v) in self.pairs.items() if unit.name in (n, home) for r, t in v.items()}
+
+
+def some_pairs():
+    """Of block x: (3, 4) and (0, 12); of y: (1, 1) and a B alone, 1, whose A another method froze; of z: zeros."""
+    return FakePairs(
+        {
+            "p": ("x", {"B": [[3.0]], "A": [[4.0]]}),
+            "q": ("x", {"B": [[0.0]], "A": [[12.0]]}),
+            "r": ("y", {"B": [[1.0]], "A": [[1.0]]}),
+            "h": ("y", {"B": [[1.0]]}),
+            "o": ("z", {"B": [[0.0]], "A": [[0.0]]}),
+        }
+    )
+
+
+def test_sizes_of_groups_by_hand():
+    """Norm of A and B, then of the change 2 B A. By pair: (5, 24), (12, 0), (sqrt 2, 2), (1, 0), 0.
+
+    By block: |(5, 12)| = 13 and 24; sqrt 3 and 2; 0, which is the one zero group.
+    """
+    ctx = SimpleNamespace(weights=some_pairs())
+    for groups, norms, zero in (
+        ("pair", {"p": [5, 24], "q": [12, 0], "r": [math.sqrt(2), 2], "h": [1, 0], "o": [0, 0]}, ["o"]),
+        ("block", {"x": [13, 24], "y": [math.sqrt(3), 2], "z": [0, 0]}, ["z"]),
+    ):
+        given = method(groups=groups)
+        given.on_stage_end(ctx)
+        state = given.state_dict()
+        assert list(state["norms"]) == list(norms) and state["zero"] == zero
+        for name, values in norms.items():
+            assert state["norms"][name] == pytest.approx(values, abs=1e-6)
+
+
+def test_pruning_is_after_the_last_step_alone():
+    """Changes 24, 2 and 0 at share 0.5: y and z are set to 0 after step 3 of 3, x stays."""
+    given, ctx = method(prune=0.5, alpha=0), step_context()
+    ctx.weights, ctx.total_steps = some_pairs(), 3
+
+    def values():
+        return {n: [t.item() for t in roles.values()] for n, (_, roles) in ctx.weights.pairs.items()}
+
+    before = values()
+    for ctx.step in (0, 1):
+        given.after_step(ctx)
+        assert values() == before and ctx.weights.forgotten == []
+    ctx.step = 2
+    given.after_step(ctx)
+    assert values() == {"p": [3, 4], "q": [0, 12], "r": [0, 0], "h": [0], "o": [0, 0]}
+    assert ctx.weights.forgotten == ["y", "z"] and ctx.logged == {}
+
+
+def test_nothing_is_pruned_unless_asked_for():
+    """The last step of a stage: a group of which nothing changed keeps the initial values of A."""
+    given, ctx = method(alpha=0), step_context()
+    ctx.weights = FakePairs({"p": ("x", {"B": [[0.0]], "A": [[4.0]]})})
+    given.after_step(ctx)
+    assert ctx.weights.pairs["p"][1]["A"].item() == 4.0
+
+
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def found(settings, **changes):
     plan_config = SimpleNamespace(engine=SimpleNamespace(micro_batch=4))
@@ -336,6 +548,19 @@ def test_a_stage_must_name_what_to_forget_and_how():
     with pytest.raises(PlanError, match="needs carry:merge"):
         adapter = {"rank": 4, "alpha": 8, "carry": "keep"}
         plan_of(defaults={"methods": gs, "adapter": adapter}, stages=STAGES[:1])
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: gs_lora}`` and ``{use: gs_lora}`` in a config are the same run."""
+    assert GSLoRA.Config() == shipped_config(GSLoRA)
+    assert refused(GSLoRA, beta=0.5, margin=0.5, per_step=1, alpha=0.5, alpha_epoch=0.5, omega=0.5, prune=0.5) == []
+    for key, wrong in (("beta", -0.5), ("margin", -0.5), ("alpha", -0.5), ("alpha_epoch", -0.5), ("omega", -0.5)):
+        assert refused(GSLoRA, **{key: wrong}) == [key]
+    assert refused(GSLoRA, per_step=0) == ["per_step"]
+    assert refused(GSLoRA, prune=0) == refused(GSLoRA, prune=1) == ["prune"]
+    assert refused(GSLoRA, prototypes={"forget": 0.5, "retain": 0.5}) == []
+    for key in ("forget", "retain"):
+        assert refused(GSLoRA, prototypes={key: -0.5}) == [f"prototypes.{key}"]
 
 
 def test_shipped_plus_plus_is_the_same_method_with_prototypes():

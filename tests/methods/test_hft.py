@@ -16,17 +16,20 @@ from mcit.core.errors import PlanError, StateError, TrainingError
 from mcit.core.files import read_json, write_json
 from mcit.core.schema import AdapterConfig, OptimConfig
 from mcit.core.tensorfile import load_tensors
-from mcit.core.types import WeightUnit
+from mcit.core.types import MethodSpec, WeightUnit
 from mcit.engine.plain import EngineSpec, PlainEngine
 from mcit.evals import continual
 from mcit.methods.compose import MethodSet
 from mcit.methods.formulas.halves import part_name
-from mcit.methods.hft import HFT
+from mcit.methods.hft import HFT, _outside
+from mcit.methods.l2 import L2
+from mcit.methods.replay import Replay
 from mcit.models import adapters
 from mcit.models.load import load_base
 from mcit.train.context import Names
 from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of
 from tests.fakes.models import tiny_model
+from tests.fakes.settings import shipped_config
 from tests.fakes.sharded import ShardedEngine
 
 NONE = {"kind": "none", "also_train": ["projector", "embeddings", "head"]}
@@ -175,6 +178,70 @@ def test_a_gradient_mask_alone_is_not_freezing(momentum, moved):
         assert model.weight.item() == (1.0 if frozen else pytest.approx(moved, abs=2e-5))
 
 
+class Values:
+    """Matrices of ones by name; the block is what comes before the last two parts."""
+
+    def __init__(self, *names, shape=(4, 2)):
+        self.values = {name: torch.ones(shape) for name in names}
+
+    def units(self, kind=None):
+        return [
+            WeightUnit(n, "tensor", {"weight": n}, tuple(v.shape), block=n.rpartition(".")[0].rpartition(".")[0])
+            for n, v in self.values.items()
+        ]
+
+    def gathered(self, unit):
+        return contextlib.nullcontext({"weight": self.values[unit.name].clone()})
+
+
+def started(method, weights, *, index=1, seed=1):
+    ctx = SimpleNamespace(stage=SimpleNamespace(index=index, name=f"s{index}"), seed=seed, weights=weights)
+    method.on_stage_start(ctx)
+    return ctx
+
+
+def masks_of(method):
+    return {name: method.tensors.get("frozen", name).tolist() for name in method.tensors.names("frozen")}
+
+
+@pytest.mark.parametrize("selection", ["row", "element"])
+def test_masks_are_of_the_longest_list_of_blocks(selection):
+    """Two decoder blocks against one block of a projector and a matrix in no block: those train whole and may change."""
+    decoder = ["m.layers.0.q.weight", "m.layers.1.q.weight"]
+    weights = Values("a.blocks.0.q.weight", *decoder, "norm.inner.weight")
+    method = HFT(HFT.Config(selection=selection))
+    ctx = started(method, weights)
+    assert sorted(masks_of(method)) == decoder == sorted(method.state_dict()["digests"])
+    for name in ("a.blocks.0.q.weight", "norm.inner.weight"):
+        weights.values[name].zero_()
+    method.on_stage_end(ctx)
+    shape = (4,) if selection == "row" else (4, 2)
+    assert all(tuple(method.tensors.get("frozen", n).shape) == shape for n in decoder)
+
+
+@pytest.mark.parametrize("selection", ["row", "element"])
+def test_masks_follow_the_schedule(selection):
+    """Stage 2, with another seed: another draw, the opposite, or the same; of 64 x 8 entries no two draws agree."""
+    after = {}
+    for schedule in ("independent", "complement", "fixed"):
+        method = HFT(HFT.Config(selection=selection, schedule=schedule))
+        weights = Values("m.layers.0.q.weight", shape=(64, 8))
+        started(method, weights)
+        first = method.tensors.get("frozen", "m.layers.0.q.weight").clone()
+        started(method, weights, index=2, seed=2)
+        after[schedule] = first, method.tensors.get("frozen", "m.layers.0.q.weight")
+    assert torch.equal(*after["fixed"]) and torch.equal(after["complement"][0], ~after["complement"][1])
+    assert not torch.equal(*after["independent"])
+    assert not torch.equal(after["independent"][0], ~after["independent"][1])
+
+
+def test_a_stage_that_starts_again_replaces_its_entry_in_the_log():
+    method = HFT(HFT.Config())
+    for index in (1, 2, 2):
+        started(method, Values("m.layers.0.q.weight"), index=index)
+    assert [entry["stage"] for entry in method.state_dict()["log"]] == [1, 2]
+
+
 def test_an_entry_that_moved_is_found_at_stage_end():
     method = HFT(HFT.Config(selection="row"))
     unit = WeightUnit("m.layers.0.q.weight", "tensor", {"weight": "m.layers.0.q.weight"}, (4, 2), block="m.layers.0")
@@ -245,6 +312,36 @@ def test_a_draw_again_is_the_same_and_trains_what_is_outside_the_decoder(selecti
     assert seen == ({True, False} if selection == "model" else {True})
 
 
+def test_a_schedule_follows_earlier_stages_alone():
+    """The log has stages 1 and 2. Stage 2, begun again, trains what 1 froze; stage 1, begun again, draws anew."""
+    names, first = tiny_names()
+    _, second = tiny_names(stage_seed=8, index=2)
+    method = HFT(HFT.Config(schedule="complement"))
+    drawn = method.select_trainable(names, first)
+    after(method, drawn, first)
+    after(method, method.select_trainable(names, second), second)
+    assert [entry["stage"] for entry in method.state_dict()["log"]] == [1, 2]
+    again = method.select_trainable(names, second)
+    everything, outside = {part_name(n) for n in names}, {n for n in names if ".language_model.layers." not in n}
+    assert {part_name(n) for n in again} == everything - {part_name(n) for n in drawn - outside}
+    assert method.select_trainable(names, first) == drawn
+
+
+def test_matrices_outside_the_blocks_by_name():
+    """Embeddings and head are one part each, a bias goes with its matrix; a lone vector and the projector are none."""
+    shapes = {
+        "m.embed_tokens.weight": (9, 4),
+        "m.layers.0.q.weight": (4, 4),
+        "m.projector.weight": (4, 4),
+        "lm_head.weight": (9, 4),
+        "lm_head.bias": (9,),
+        "m.wte.scale": (4,),
+    }
+    parts = _outside(frozenset(shapes), SimpleNamespace(shapes=shapes))
+    assert [(p.name, p.category) for p in parts] == [("lm_head", "other"), ("m.embed_tokens", "other")]
+    assert [p.name for p in _outside(frozenset({"lm_head.weight"}), SimpleNamespace(shapes=shapes))] == ["lm_head"]
+
+
 def test_a_schedule_that_leaves_nothing_is_refused():
     """One pair: stage 1 trains it, its complement is nothing."""
     names, ctx = tiny_names(LORA)
@@ -303,6 +400,78 @@ def test_a_schedule_that_cannot_follow_is_refused_by_the_plan():
         stages(
             {"adapter": NONE, "methods": {}}, {"adapter": NONE, "methods": {"selection": "row", "schedule": "fixed"}}
         )
+
+
+def stage_of(index, *others, adapter=None, **settings):
+    specs = (MethodSpec("hft", HFT.Config(**settings)), *(MethodSpec(m.name, m.Config()) for m in others))
+    kind = AdapterConfig(**(adapter or NONE))
+    return SimpleNamespace(index=index, name="abc"[index - 1], adapter=kind, methods=specs)
+
+
+def said(folder, *stages):
+    """What the method says of the last stage: place, level, words."""
+    made = SimpleNamespace(stages=stages, model_path=folder)
+    last = stages[-1]
+    return [(p.where, p.level, p.what) for p in HFT(last.methods[0].config).check(last, made)]
+
+
+def test_a_schedule_looks_at_the_stage_it_follows(tmp_path):
+    """Rows in stage a, entries in b, rows in c: ``fixed`` follows a, ``complement`` follows b, ``independent`` neither."""
+    a, b = stage_of(1, L2, selection="row"), stage_of(2, selection="element")
+    ((where, level, what),) = said(tmp_path, a, b, stage_of(3, selection="row", schedule="complement"))
+    assert (where, level) == ("stages[2].methods (hft)", "problem")
+    assert "follows stage b, which has selection: element, not row" in what
+    for schedule in ("fixed", "independent"):
+        assert said(tmp_path, a, b, stage_of(3, selection="row", schedule=schedule)) == []
+    later = SimpleNamespace(stages=(a, b), model_path=tmp_path)  # stage a is the first: b does not come before it
+    assert HFT(HFT.Config(selection="row", schedule="complement")).check(a, later) == []
+    whole = stage_of(1, selection="layer")
+    assert said(tmp_path, whole, stage_of(2, selection="category", schedule="complement")) == []
+    ((_, _, what),) = said(tmp_path, whole, stage_of(2, selection="row", schedule="complement"))
+    assert "has selection: layer, not row" in what
+
+
+def test_a_fixed_half_needs_the_same_adapter(tmp_path):
+    """One name or a list of it is the same; targets say nothing without pairs."""
+
+    def follows(first, second):
+        return [w for _, level, w in said(tmp_path, stage_of(1, adapter=first), second) if level == "problem"]
+
+    fixed = {"schedule": "fixed"}
+    pairs = {**LORA, "targets": ["q_proj", "v_proj"]}
+    assert follows(pairs, stage_of(2, adapter={**LORA, "targets": ["v_proj", "q_proj"]}, **fixed)) == []
+    assert follows({**NONE, "targets": ["q_proj"]}, stage_of(2, adapter=NONE, **fixed)) == []
+    for other in ({**LORA, "targets": ["q_proj"]}, NONE):
+        (what,) = follows(pairs, stage_of(2, adapter=other, **fixed))
+        assert "trains other adapter targets" in what
+    assert follows(pairs, stage_of(2, adapter=NONE, schedule="complement")) == []
+
+
+def test_notes_by_case(tmp_path):
+    """What freezes whole tensors beside a penalty is noted, and a full fine-tuning without embeddings; nothing else is."""
+    bare = {"kind": "none", "also_train": ["projector"]}
+
+    def notes(*others, **settings):
+        found = said(tmp_path, stage_of(1, *others, **settings))
+        assert all(where == "stages[0].methods (hft)" and level == "note" for where, level, _ in found)
+        return [what for _, _, what in found]
+
+    assert notes(Replay) == notes(adapter=LORA) == notes(adapter={"kind": "none", "also_train": ["embeddings"]}) == []
+    assert notes(L2, selection="row") == [] == notes(adapter={**NONE, "also_train": ["tower", "embeddings"]})
+    assert notes(L2) == ["l2: half of the decoder is frozen by hft in this stage"]
+    assert notes(adapter=bare) == ["the paper also trains embeddings and head, which are frozen here"]
+
+
+def test_estimate_of_the_masks_by_hand():
+    """3 x 2 and 5 numbers: a byte for each of 3 + 5 rows or of 6 + 5 entries; whole tensors have no masks."""
+    sizes = {"row": 8, "element": 11, "category": 0, "layer": 0, "model": 0}
+    for selection, size in sizes.items():
+        assert HFT(HFT.Config(selection=selection)).state_bytes({"a": (3, 2), "b": (5,)}, stages=2) == size
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: hft}`` and ``{use: hft}`` in a config are the same run."""
+    assert HFT.Config() == shipped_config(HFT)
 
 
 def test_notes_say_what_is_frozen_and_hooks_follow_the_settings():

@@ -3,6 +3,7 @@ import torch
 
 from mcit.core.types import WeightUnit
 from mcit.methods.l2 import L2
+from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import context, unit
 
 A, B = torch.tensor([[1.0, -2, 0.5], [0, 1, 2]]), torch.tensor([[2.0, 1], [-1, 3]])
@@ -36,3 +37,21 @@ def test_plain_tensor_by_hand():
 def test_no_anchor_or_no_weight_is_nothing():
     assert anchored(1.0).weight_penalty(unit(), {"A": A, "B": B}, context()) is None
     assert anchored(0.0, m__lora_A=A, m__lora_B=B).weight_penalty(unit(), {"A": A, "B": B}, context()) is None
+
+
+def test_half_a_pair_is_anchored_as_a_plain_tensor():
+    """Another method froze A, so B alone trains: |B|^2 = 4 + 1 + 1 + 9 = 15; weight 2 gives 2/2 * 15."""
+    half = WeightUnit("m", "lora", {"B": "m.lora_B"}, (), 2.0)
+    method = anchored(2.0, m__lora_B=torch.zeros(2, 2))
+    assert method.weight_penalty(half, {"B": B}, context()).item() == 15.0
+
+
+def test_estimate_of_the_anchor_by_hand():
+    """3 x 2 and 5 numbers of 4 bytes: 24 + 20, however many stages went before."""
+    assert L2(L2.Config()).state_bytes({"a": (3, 2), "b": (5,)}, stages=3) == 44
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: l2}`` and ``{use: l2}`` in a config are the same run: 1/2 |w - w0|^2."""
+    assert L2.Config() == shipped_config(L2)
+    assert refused(L2, weight=-0.1) == ["weight"] and refused(L2, weight=0.5) == []

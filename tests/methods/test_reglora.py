@@ -14,6 +14,7 @@ from mcit.methods.reglora import RegLoRA
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, LoraPair
 from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import context, unit
 
 A, B = torch.tensor([[1.0, -2, 0.5], [0, 1, 2]]), torch.tensor([[2.0, 1], [-1, 3]])
@@ -200,3 +201,23 @@ def test_the_first_stage_trains_as_without_it_and_leaves_keys(tmp_path):
     (files,), (plain,) = listed.values(), without.values()
     assert {f: sha for f, sha in files.items() if "methods/" not in f} == plain
     assert "methods/reglora/tensors.safetensors" in files
+
+
+def test_estimate_of_the_keys_by_hand():
+    """B 20 x 4 and A 4 x 80: 2 % of 1,600 are 32 positions of 4 bytes per stage, or 20 x 10 bytes of bits.
+
+    One stage: 128. Two: 256, more than 200. Counted, two stages take 2 planes (400, more than 256), eight take 4 (800, less
+    than 1,024). A second pair, 10 x 4 and 4 x 10: 2 positions, 8 bytes. A projector has no keys.
+    """
+    one = {"m.lora_B.default.weight": (20, 4), "m.lora_A.default.weight": (4, 80), "projector.weight": (9, 9)}
+    two = {**one, "n.lora_A.default.weight": (4, 10), "n.lora_B.default.weight": (10, 4)}
+    sets, counted = method(), method(count_repeats=True)
+    assert [sets.state_bytes(one, stages=n) for n in (1, 2)] == [128, 200]
+    assert [counted.state_bytes(one, stages=n) for n in (1, 2, 8)] == [128, 256, 800]
+    assert sets.state_bytes(two, stages=1) == 136 and sets.state_bytes({"projector.weight": (9, 9)}, stages=1) == 0
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: reglora}`` and ``{use: reglora}`` in a config are the same run, at the values of the authors' code."""
+    assert RegLoRA.Config() == shipped_config(RegLoRA)
+    assert refused(RegLoRA, weight=0.5, keep=1) == [] and refused(RegLoRA, weight=-0.5) == ["weight"]

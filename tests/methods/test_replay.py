@@ -3,6 +3,7 @@ import torch
 
 from mcit.core.errors import StateError
 from mcit.methods.replay import Replay
+from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import batch, context, output, rows
 
 
@@ -51,3 +52,23 @@ def test_every_task_of_a_joint_stage_keeps_at_least_one_row():
     method = Replay(Replay.Config(keep=2))
     method.on_stage_end(context(rows=rows("a", 5) + rows("b", 5) + rows("c", 5)))
     assert [len(ids) for _, ids in method.state_dict()["kept"]] == [1, 1, 1]
+
+
+def test_a_task_that_comes_again_replaces_what_was_kept_of_it():
+    method = Replay(Replay.Config(keep=2))
+    for task in "aba":
+        method.on_stage_end(context(rows=rows(task, 2)))
+    assert method.state_dict()["kept"] == [["b", ["b0", "b1"]], ["a", ["a0", "a1"]]]
+
+
+def test_weight_zero_opens_no_stream():
+    method = Replay(Replay.Config(weight=0.0))
+    method.on_stage_end(context(rows=rows("a", 2)))
+    assert method.streams(context(rows=rows("a", 2)).data) == {}
+
+
+def test_naming_it_alone_is_using_the_shipped_settings():
+    """``{name: replay}`` and ``{use: replay}`` in a config are the same run; one row of each is the least."""
+    assert Replay.Config() == shipped_config(Replay)
+    assert refused(Replay, weight=0.5, keep=1, per_step=1) == []
+    assert refused(Replay, weight=-0.5, keep=0, per_step=0) == ["weight", "keep", "per_step"]
