@@ -9,7 +9,7 @@ N supervised tokens of all rows, K likeliest tokens kept of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from mcit.methods.formulas.divergence import top_log_probs
 from mcit.methods.formulas.margin import Moments, merged, moments_of, states, thresholds
 
 TEXT, IMAGE_TEXT = "text", "image-text"
-HELD_BYTES = 1 << 30
+HELD_BYTES = 1 << 30  # speed: a pass through the base saved, for memory of the host
 """Hidden states up to this size are held between statistics and states; beyond it the base runs a second time."""
 
 Built = tuple[dict[str, Tensor], JsonDict]
@@ -64,24 +64,20 @@ def build_states(ctx: StepContext, rows: Sequence[Row], *, multiplier: float) ->
             if row_type(row) == name:
                 total = moments[place] if total is None else merged(total, moments[place])
         limits[name] = thresholds(_known(total, name), multiplier)
-    width = len(next(iter(limits.values()))[0])
+    high = torch.stack([limits[name][0] for name in types])
+    low = torch.stack([limits[name][1] for name in types])
     starts = _starts(counts)
-    codes = torch.zeros(starts[-1], 2, -(-width // 8), dtype=torch.uint8)
+    codes = torch.zeros(starts[-1], 2, -(-high.shape[-1] // 8), dtype=torch.uint8)
     for place, hidden_PD in hidden.second():
         high_D, low_D = limits[row_type(rows[place])]
         codes[starts[place] : starts[place + 1]] = states(hidden_PD, high_D, low_D)
-    tensors = {
-        "states": ctx.all_sum(codes),
-        "high": torch.stack([limits[name][0] for name in types]),
-        "low": torch.stack([limits[name][1] for name in types]),
-    }
-    return tensors, _index(rows, starts, types)
+    return {"states": ctx.all_sum(codes), "high": high, "low": low}, _index(rows, starts, types)
 
 
 def build_hidden(ctx: StepContext, rows: Sequence[Row]) -> Built:
     """``hidden`` (P, D), the base's last hidden states in bf16: for the feature losses."""
     hidden = _Hidden(ctx, rows)
-    counts, width = _lengths(ctx, rows, hidden)
+    counts, width = _shapes(ctx, rows, ((place, hidden_PD.shape) for place, hidden_PD in hidden.first()))
     starts = _starts(counts)
     values = torch.zeros(starts[-1], width, dtype=torch.bfloat16)
     for place, hidden_PD in hidden.second():
@@ -99,15 +95,10 @@ def build_logits(ctx: StepContext, rows: Sequence[Row], *, count: int, temperatu
         for k, place in enumerate(places):
             ids, log_p = top_log_probs(out.logits_NV[out.row_N == k], count, temperature)
             found[place] = (ids.cpu(), log_p.cpu())
-    sizes = torch.zeros(len(rows) + 1, dtype=torch.int64)
-    for place, (ids, _) in found.items():
-        sizes[place] = len(ids)
-        if place == 0:  # one rank says how many are kept of each
-            sizes[-1] = ids.shape[1]
-    sizes = ctx.all_sum(sizes)
-    starts = _starts(sizes[:-1].tolist())
-    all_ids = torch.zeros(starts[-1], int(sizes[-1]), dtype=torch.int32)
-    all_log_p = torch.zeros(starts[-1], int(sizes[-1]))
+    counts, width = _shapes(ctx, rows, ((place, ids.shape) for place, (ids, _) in found.items()))
+    starts = _starts(counts)
+    all_ids = torch.zeros(starts[-1], width, dtype=torch.int32)
+    all_log_p = torch.zeros(starts[-1], width)
     for place, (ids, log_p) in found.items():
         all_ids[starts[place] : starts[place + 1]] = ids
         all_log_p[starts[place] : starts[place + 1]] = log_p
@@ -145,30 +136,23 @@ class _Hidden:
                 yield place, row_hidden(out, mask_BT, k).float().cpu()
 
 
-def _lengths(ctx: StepContext, rows: Sequence[Row], hidden: _Hidden) -> tuple[list[int], int]:
-    sizes = torch.zeros(len(rows) + 1, dtype=torch.int64)
-    for place, hidden_PD in hidden.first():
-        sizes[place] = len(hidden_PD)
-        if place == 0:
-            sizes[-1] = hidden_PD.shape[1]
-    *counts, width = ctx.all_sum(sizes).tolist()
-    return counts, width
+def _shapes(ctx: StepContext, rows: Sequence[Row], found: Iterable[tuple[int, Sequence[int]]]) -> tuple[list[int], int]:
+    """Length of every row's entries and the width that all of them have, from the shapes of this rank's rows."""
+    shapes = torch.zeros(len(rows), 2, dtype=torch.int64)
+    for place, shape in found:
+        shapes[place] = torch.tensor(shape)
+    counts, widths = ctx.all_sum(shapes).T.tolist()
+    return counts, max(widths, default=0)
 
 
 def _row_moments(ctx: StepContext, rows: Sequence[Row], hidden: _Hidden) -> tuple[list[int], list[Moments]]:
     """Positions and moments of every row, the same on all ranks."""
     found = {place: moments_of(hidden_PD) for place, hidden_PD in hidden.first()}
-    width = torch.zeros(1, dtype=torch.int64)
-    if 0 in found:
-        width[0] = len(found[0].mean_D)
-    size = int(ctx.all_sum(width))
-    counts = torch.zeros(len(rows), dtype=torch.int64)
-    table = torch.zeros(len(rows), 2, size, dtype=torch.float64)
+    counts, width = _shapes(ctx, rows, ((place, (m.count, len(m.mean_D))) for place, m in found.items()))
+    table = torch.zeros(len(rows), 2, width, dtype=torch.float64)
     for place, moments in found.items():
-        counts[place] = moments.count
-        table[place, 0], table[place, 1] = moments.mean_D, moments.m2_D
-    counts, table = ctx.all_sum(counts), ctx.all_sum(table)
-    return counts.tolist(), [Moments(int(n), m[0], m[1]) for n, m in zip(counts, table, strict=True)]
+        table[place] = torch.stack([moments.mean_D, moments.m2_D])
+    return counts, [Moments(n, *both) for n, both in zip(counts, ctx.all_sum(table).unbind(), strict=True)]
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

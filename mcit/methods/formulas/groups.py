@@ -49,5 +49,7 @@ def change_norm2(B_OR: Tensor, A_RI: Tensor, scale: float) -> Tensor:
 
 def negligible(changes: Mapping[str, float], share: float) -> list[str]:
     """Groups whose change of the weights is below `share` of the largest one; sorted. Zeros always are."""
-    largest = max(changes.values(), default=0.0)
+    if not changes:
+        return []
+    largest = max(changes.values())
     return sorted(name for name, norm in changes.items() if norm == 0 or norm < share * largest)

@@ -57,7 +57,7 @@ def decoder_container(names: Iterable[str]) -> str | None:
         for home in homes:
             depth = len(home.split(".")) if home else 0
             if ".".join(parts[:depth]) == home and len(parts) > depth + 2 and parts[depth + 1].isdigit():
-                found[".".join(parts[: depth + 1])] += 1
+                found.update([".".join(parts[: depth + 1])])
     return min(found, key=lambda c: (-found[c], c)) if found else None
 
 

@@ -31,8 +31,8 @@ class Moments:
 
     @property
     def std_D(self) -> Tensor:
-        """Population standard deviation, float64."""
-        return (self.m2_D / max(1, self.count)).sqrt()
+        """Population standard deviation, float64; of nothing 0."""
+        return (self.m2_D / self.count if self.count else self.m2_D).sqrt()
 
 
 def moments_of(hidden_PD: Tensor) -> Moments:
@@ -47,9 +47,11 @@ def moments_of(hidden_PD: Tensor) -> Moments:
 
 def merged(one: Moments, other: Moments) -> Moments:
     """Moments of two sets together (Chan, Golub, LeVeque 1979): no difference of large squares."""
+    if not one.count:
+        return other
+    if not other.count:
+        return one
     count = one.count + other.count
-    if not one.count or not other.count:
-        return one if one.count else other
     step = other.mean_D - one.mean_D
     mean = one.mean_D + step * (other.count / count)
     return Moments(count, mean, one.m2_D + other.m2_D + step.square() * (one.count * other.count / count))

@@ -35,6 +35,13 @@ def test_kl_baseline_of_gere_has_no_factor_of_the_temperature():
     assert distillation_kl(student, torch.zeros(1, 2), 2.0).item() == pytest.approx(0.480458, abs=5e-7)
 
 
+def test_the_temperature_flattens_what_is_kept():
+    """Logits (2 ln 3, 0) at T = 2 are (ln 3, 0): probabilities 3/4 and 1/4."""
+    ids, log_p = top_log_probs(torch.tensor([[2 * math.log(3), 0.0]]), 2, 2.0)
+    assert ids.tolist() == [[0, 1]]
+    assert log_p.tolist()[0] == pytest.approx([math.log(3 / 4), math.log(1 / 4)], rel=1e-6)
+
+
 def test_kept_tokens_bound_the_divergence_from_below():
     """The rest of the vocabulary counts as one token; with all tokens kept it is the whole divergence."""
     generator = torch.Generator().manual_seed(0)

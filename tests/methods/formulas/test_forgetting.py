@@ -84,6 +84,11 @@ def test_shared_ends():
     assert shared_ends([], leave=[]) == (0, 0)
 
 
+def test_two_answers_suffice_to_tell_content_from_frame():
+    """7 _ _ 9: the second token is 1 or 3, the last but one 2 or 4, so one token is shared at each end."""
+    assert shared_ends([[7, 1, 2, 9], [7, 3, 4, 9]], leave=[[0] * 9]) == (1, 1)
+
+
 def test_pictures_are_blanked_and_nothing_else():
     from dataclasses import replace
 

@@ -20,7 +20,7 @@ from mcit.methods.formulas.general import (
 from mcit.methods.formulas.margin import unpack
 from tests.fakes.rows import row
 
-D, V = 5, 7
+D, V = 9, 7  # D is one feature more than a byte of states holds
 ROWS = [row("q", "a", id="t0"), row("q", "a", id="i0", images=("x.png",)), row("q", "a", id="t1")]
 LENGTHS = {"t0": 3, "i0": 6, "t1": 5}
 SLOTS = 2
@@ -74,7 +74,7 @@ def test_states_and_thresholds_of_each_type():
         std = values.double().std(0, unbiased=False)
         assert torch.allclose(tensors["high"][kind].double(), values.double().mean(0) + std, rtol=1e-6)
         assert torch.allclose(tensors["low"][kind].double(), values.double().mean(0) - std, rtol=1e-6)
-    assert tensors["states"].shape == (12, 2, 1) and tensors["states"].dtype == torch.uint8
+    assert tensors["states"].shape == (12, 2, 2) and tensors["states"].dtype == torch.uint8
     bits = unpack(tensors["states"], D)
     for place, item in enumerate(ROWS):
         start, end, kind = index["rows"][item.id]
@@ -113,10 +113,25 @@ def test_large_pools_run_the_base_twice(monkeypatch):
     assert (once.passes, twice.passes) == (1, 2) and all(torch.equal(held[k], again[k]) for k in held)
 
 
+def test_hidden_states_are_held_up_to_the_limit_and_no_further(monkeypatch):
+    """12 text positions of 9 features in fp32 are 432 bytes: held at a limit of 432, computed again at 431."""
+    for limit, passes in ((432, 1), (431, 2)):
+        monkeypatch.setattr(general, "HELD_BYTES", limit)
+        base = Base()
+        build_hidden(base, ROWS)
+        assert base.passes == passes
+
+
 def test_hidden_is_kept_in_bf16():
     tensors, index = build_hidden(Base(), ROWS)
     assert torch.equal(tensors["hidden"], torch.cat([text_hidden(p) for p in range(3)]).bfloat16())
-    assert index["rows"]["t1"][:2] == [7, 12]
+    assert index == {"rows": {"t0": [0, 3, 0], "i0": [3, 7, 0], "t1": [7, 12, 0]}, "types": []}  # one kind for all
+
+
+def test_an_empty_pool_has_no_entries():
+    """No rows: no positions, and no width either, as nothing says how wide they would be."""
+    tensors, index = build_hidden(Base(), [])
+    assert tensors["hidden"].shape == (0, 0) and index == {"rows": {}, "types": []}
 
 
 def test_logits_keep_the_likeliest_tokens():
@@ -147,6 +162,8 @@ def test_masks():
     labels = torch.full_like(batch.labels_BT, -100)
     labels[0, 0] = 1  # the first position is predicted by nothing
     assert real_rows(Batch("gere", batch.rows, labels, labels, labels, {}, 0)) == []
+    labels[0, 1] = 1  # the second by the first: a one-token answer counts
+    assert real_rows(Batch("gere", batch.rows, labels, labels, labels, {}, 1)) == [0]
     with pytest.raises(TrainingError, match="no hidden states"):
         row_hidden(SimpleNamespace(hidden_BTD=None), constrained(batch), 0)
 

@@ -184,6 +184,29 @@ def test_layer_and_model_draws():
     assert len({draw_model(parts, seed=s) for s in range(5)}) == 5
 
 
+def test_a_seed_draws_what_it_always_drew():
+    """Three blocks, seeds 0 to 3: whole blocks; FFN matrices of each block; norms; rows of three.
+
+    Recorded once, not derived: the complement of each is as good a half, but a seed in a published recipe, and a run that a
+    later version continues, must train the half that they began with.
+    """
+    parts = parts_of(llama(3, 8, 24, 32))
+
+    def drawn(seed):
+        layer, category, model = (draw(parts, seed=seed) for draw in (draw_layer, draw_category, draw_model))
+        count = Counter(p.block for p in parts if p.name in category and p.category == "ffn")
+        norms = [(p.block, NORMS.index(p.member)) for p in parts if p.name in model and p.category == "norm"]
+        blocks, rows = {p.block for p in parts if p.name in layer}, row_mask(3, seed=seed).tolist()
+        return blocks, [count[i] for i in range(3)], norms, rows
+
+    assert [drawn(seed) for seed in range(4)] == [
+        ({2}, [1, 2, 2], [(0, 0), (0, 1), (1, 1)], [False, True, False]),
+        ({0, 2}, [1, 2, 2], [(0, 1), (1, 0), (2, 1)], [True, True, False]),
+        ({1}, [2, 1, 1], [(0, 1), (2, 0), (2, 1)], [True, False, False]),
+        ({1, 2}, [2, 1, 2], [(1, 1), (2, 0), (2, 1)], [True, False, True]),
+    ]
+
+
 def test_the_decoder_is_found_beside_tower_and_projector():
     shapes = llama(2, 8, 24, 32, prefix="model.language_model.")
     shapes |= {f"model.vision_tower.encoder.layers.{i}.mlp.fc{k}.weight": (4, 4) for i in range(30) for k in (1, 2)}
@@ -192,6 +215,20 @@ def test_the_decoder_is_found_beside_tower_and_projector():
     flat = {**llama(2, 8, 24, 32), "model.mm_projector.0.weight": (4, 4), "model.visual.blocks.0.fc.weight": (4, 4)}
     assert decoder_container(flat) == "model.layers"
     assert decoder_container(["net.0.weight"]) is None
+
+
+def test_blocks_are_numbered_modules_beside_the_embeddings():
+    """Embeddings at the top have their blocks at the top. A block may have a parameter of its own, three names deep below
+    nothing; numbered parameters without a module between, such as a list of scales, are no blocks."""
+    assert decoder_container(llama(2, 8, 24, 32, prefix="")) == "layers"
+    assert decoder_container(["embed_tokens.weight", "layers.0.weight"]) == "layers"
+    assert decoder_container(["embed_tokens.weight", "scales.0", "scales.1"]) is None
+
+
+def test_only_members_of_numbered_blocks_are_parts():
+    """Below the container a number, below that a name: neither a shared module without a number nor a block's own matrix."""
+    shapes = {"layers.0.fc.weight": (2, 3), "layers.shared.fc.weight": (2, 3), "layers.1.weight": (2, 3)}
+    assert [(p.name, p.block, p.member, p.size) for p in block_parts(shapes, "layers")] == [("layers.0.fc", 0, "fc", 6)]
 
 
 def test_names():

@@ -66,6 +66,16 @@ def test_rows_are_means_of_their_own_violations():
     assert row_margins(losses(REFERENCE), [1, 1]).tolist() == [0, 0]
 
 
+def test_what_violates_nothing_divides_by_epsilon():
+    """0 / (0 + 1e-8) is +0 and its derivative by every element +1e8: with 0 - 1e-8 it would be -0 and -1e8."""
+    for reduced in (lambda l: row_margins(l, [2]).sum(), batch_margin):
+        none = torch.zeros(2, 3, requires_grad=True)
+        value = reduced(none)
+        value.backward()
+        assert value.item() == 0 and not value.signbit()
+        assert none.grad.flatten().tolist() == pytest.approx([1e8] * 6, rel=1e-6)
+
+
 def test_4_identity():
     current = REFERENCE.clone().requires_grad_()
     loss = row_margins(losses(current), [2]).sum()
@@ -113,6 +123,9 @@ def test_shares_by_rows_are_the_mean_over_one_row_batches():
     """60 task rows and 6 general ones: 10/11 and 1/11; the sum leaves both whole."""
     assert shares(60, 6, "rows") == pytest.approx((10 / 11, 1 / 11))
     assert shares(60, 6, "sum") == (1, 1) and shares(60, 0, "sum") == (1, 0) and shares(0, 3, "rows") == (0, 1)
+    assert (
+        shares(1, 1, "sum") == (1, 1) and shares(1, 0, "rows") == (1, 0) and shares(0, 1, "rows") == (0, 1)
+    )  # one row
 
 
 def test_9_dynamic_weight_is_bounded():
@@ -219,6 +232,17 @@ def test_moments_merge_to_those_of_the_whole(seed, first, second):
     assert both.count == whole.count
     assert torch.allclose(both.mean_D, whole.mean_D, rtol=1e-10, atol=1e-12)
     assert torch.allclose(both.m2_D, whole.m2_D, rtol=1e-10, atol=1e-12)
+
+
+def test_moments_of_nothing():
+    """No positions of three features: three zeros each, a deviation of 0 and not 0 / 0; added to a set they change no bit."""
+    nothing, something = moments_of(torch.zeros(0, 3)), moments_of(torch.tensor([[-0.0, 0.1, 0.3], [-0.0, 0.2, 0.7]]))
+    assert nothing.count == 0 and nothing.mean_D.tolist() == nothing.m2_D.tolist() == nothing.std_D.tolist() == [
+        0,
+        0,
+        0,
+    ]
+    assert merged(nothing, something) is something and merged(something, nothing) is something
 
 
 def test_a_large_mean_keeps_its_digits():
