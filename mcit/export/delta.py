@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from pathlib import Path
+from typing import Any
 
 from mcit.core.types import Batch, JsonDict
-from mcit.export.adapter import reloaded, write_folder
+from mcit.export.adapter import reloaded, settled, write_folder
 from mcit.export.source import Source, fold_live, require_adapter, state_names, with_siblings
-from mcit.export.verify import difference, logits, require_equal, stated
+from mcit.export.verify import difference, logits, stated
 from mcit.models.adapterfile import AdapterFile, concat, negated
 
 
@@ -33,11 +35,9 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     gc.collect()
     relative = {"relative_to": source.below(source.stage - 1).digest if source.stage > 1 else "base"}
     unnamed = write_folder(source, folder, file, names=names, note=relative)
-    below = source.model(source.stage - 1)
-    fold_live(below)
-    found = reloaded(below, folder, batch, source=source)
+    found = reloaded(below(source), folder, batch, source=source)
     apart = difference(expected, found)
-    require_equal(apart, bf16=source.bf16, what="delta")
+    agreed = settled(source, folder, batch, apart, below=functools.partial(below, source), what="delta")
     record: JsonDict = {
         **relative,
         "relative_to_stages": [delta.folder.name for delta in source.lineage.deltas[:-1]],
@@ -45,10 +45,18 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         "largest_logit": apart.scale,
         "difference_share": apart.share,
         "not_in_peft": unnamed,
+        **agreed,
     }
     if quantised:
         record.update(stated(quantised_logits, found, trained_on=trained_on, written=source.base.dtype))
     return record
+
+
+def below(source: Source) -> Any:
+    """The merged weights that the stage began with."""
+    model = source.model(source.stage - 1)
+    fold_live(model)
+    return model
 
 
 def alone(source: Source) -> AdapterFile:

@@ -54,17 +54,25 @@ def probe(processor: Any) -> Batch:
 
 
 @torch.no_grad()
-def logits(model: Any, batch: Batch, *, device: torch.device, autocast: bool = False) -> Tensor:
-    """Logits at every position that is not padding, (positions, V) in fp32 on the CPU."""
+def logits(model: Any, batch: Batch, *, device: torch.device, autocast: bool = False, float64: bool = False) -> Tensor:
+    """Logits at every position that is not padding, (positions, V) in fp32 on the CPU.
+
+    With `float64` the model itself becomes float64, and so do the logits.
+    """
     model.eval()
+    kind = torch.float64 if float64 else torch.float32
+    pixels = {name: value.to(device) for name, value in batch.pixels.items()}
+    if float64:
+        model.double()
+        pixels = {name: value.double() if value.is_floating_point() else value for name, value in pixels.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         out_BTV = model(
             input_ids=batch.input_ids_BT.to(device),
             attention_mask=batch.attention_BT.to(device),
             use_cache=False,
-            **{name: value.to(device) for name, value in batch.pixels.items()},
+            **pixels,
         ).logits
-    return out_BTV.float().cpu()[batch.attention_BT.bool()]
+    return out_BTV.to(kind).cpu()[batch.attention_BT.bool()]
 
 
 def difference(expected: Tensor, found: Tensor) -> Difference:
@@ -89,10 +97,15 @@ def stated(expected: Tensor, found: Tensor, *, trained_on: str, written: str) ->
     }
 
 
+def is_equal(found: Difference, *, bf16: bool) -> bool:
+    """Whether rounding explains the difference."""
+    return found.share <= TOLERANCE_BF16 if bf16 else found.absolute / found.scale <= TOLERANCE
+
+
 def require_equal(found: Difference, *, bf16: bool, what: str) -> None:
     """Raise StateError when the reloaded model is further from the trained one than rounding explains."""
     far, allowed = (found.share, TOLERANCE_BF16) if bf16 else (found.absolute / found.scale, TOLERANCE)
-    if not far <= allowed:
+    if not is_equal(found, bf16=bf16):
         raise StateError(
             f"the reloaded {what} differs from the trained model by {found.absolute:.2e} on logits up to "
             f"{found.scale:.3g}: a share of {far:.2e}, allowed is {allowed:.0e}",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -87,6 +89,34 @@ def test_the_starting_adapter_of_the_run_is_part_of_it(tmp_path):
     run, files = make_run(tmp_path, ("merge",), base={"adapter": str(tmp_path / "start")})
     done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
     assert torch.allclose(peft_logits(done.folder), expected([start, *files], ("merge", "merge")), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "delta"])
+def test_where_fp32_rounds_too_much_float64_decides(tmp_path, monkeypatch, kind):
+    """A tolerance below fp32's rounding: the files are right, so float64 agrees. A wrong file differs in both."""
+    import mcit.export.adapter
+    import mcit.export.delta
+    from mcit.export import verify
+
+    run, files = make_run(tmp_path, ("merge", "merge"))
+    whole = export_stage(run, stage=2, kind=kind, out=tmp_path / "whole").record
+    assert "difference_in_float64" not in whole
+    share = whole["difference"] / whole["largest_logit"]
+    monkeypatch.setattr(verify, "TOLERANCE", 0.9 * share)
+    done = export_stage(run, stage=2, kind=kind, out=tmp_path / "out")
+    assert 0 < done.record["difference_in_float64"] < 0.9 * share * done.record["largest_logit"]
+    module = getattr(mcit.export, kind)
+    inner = module.write_folder
+
+    def wrong(source, folder, file, **rest):
+        name, pair = next(iter(file.lora.items()))
+        worse = {**file.lora, name: dataclasses.replace(pair, scale=1.01 * pair.scale)}
+        return inner(source, folder, dataclasses.replace(file, lora=worse), **rest)
+
+    monkeypatch.setattr(module, "write_folder", wrong)
+    with pytest.raises(StateError, match="differs from the trained model"):
+        export_stage(run, stage=2, kind=kind, out=tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_full_fine_tuning_is_no_adapter(tmp_path):
