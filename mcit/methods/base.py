@@ -74,6 +74,12 @@ class Method:
         """The subset of `names` that may train; intersected over methods."""
         return names
 
+    def foresee(self, trained: frozenset[str], ctx: NamesContext) -> None:
+        """Planning only: take into `state_dict` what a stage that trains these tensors will leave of names and shapes.
+
+        The next stage's `select_trainable` is then asked with that state, so that what would fail later is refused now.
+        """
+
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """Streams to read beside ``task``, by name."""
         return {}

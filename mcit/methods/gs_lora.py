@@ -26,7 +26,8 @@ Ours too, for a language model: the bound per token (or per row) instead of per 
 how it is cut (``reduction: authors`` is their form, on one rank and in one micro-batch); tokens that all answers of the
 stage begin or end with are not pushed; ``bound: ignorance``, the loss of the stage-start model without the picture,
 plus a margin; refusals or the stage-start model's blind answers as something to say instead. Not taken over: choosing
-the checkpoint by test scores, EMA weights that are never saved, recomputing norms over the first six blocks only.
+the checkpoint by test scores, swapping roles where there are more batches to forget than to retain (``per_step`` says how
+many), EMA weights that are never saved, recomputing norms over the first six blocks only.
 """
 
 from __future__ import annotations
@@ -185,6 +186,12 @@ class GSLoRA(Method):
         if c.treatment == "proximal" and stage.optim.weight_decay:
             what = f"optim.weight_decay: {stage.optim.weight_decay:g} shrinks the same matrices as the penalty"
             out.append(Problem(where, what, "set optim.weight_decay: 0", "note"))
+        if c.reduction == "authors" and c.spare == "shared":
+            what = "reduction: authors bounds the mean over all tokens, so none is spared"
+            out.append(Problem(where, what, "set spare: none to say so, or reduction: tokens", "note"))
+        if stage.adapter.also_train:
+            what = f"{' and '.join(stage.adapter.also_train)} train too: they forget without the penalty on groups"
+            out.append(Problem(where, what, "set adapter.also_train: [], as the authors freeze all but LoRA", "note"))
         if c.target == "refusal":
             what = "refusals without rows that ask the same about other pictures teach refusing in general"
             out.append(Problem(where, what, "put such rows into the stage's recipe, with their usual answers", "note"))
@@ -199,6 +206,9 @@ class GSLoRA(Method):
                 raise DataError(what, where=row.where, fix="use bound: uniform and another target")
             if c.prototypes.forget or c.prototypes.retain:
                 _target(row, c.prototypes.by)
+            if c.spare == "shared" and sum(turn.role == "assistant" for turn in row.turns) > 1:
+                what = "has several answers, and only the ends of the whole row would be spared"
+                raise DataError(what, where=row.where, fix="give one question per row to forget, or set spare: none")
         opened = {"forget": StreamSpec(rows, c.per_step)}
         if c.target == "refusal":
             opened["refusal"] = StreamSpec([_refused(row, c.refusals, ctx.seed) for row in rows], c.per_step)

@@ -160,6 +160,14 @@ class HFT(Method):
         frozen = {part.name for part in parts} - chosen
         return frozenset(n for n in names if part_name(n) not in frozen)
 
+    def foresee(self, trained: frozenset[str], ctx: NamesContext) -> None:
+        """Log the stage as it will be logged at its start."""
+        self._record(sorted(trained), ctx.stage)
+
+    def _record(self, trained: list[str], stage: Stage) -> None:
+        entry = {"stage": stage.index, "name": stage.name, "trained": trained, "sha256": digest_of(trained)}
+        self._log = [e for e in self._log if e["stage"] < stage.index] + [entry]
+
     def _scheduled(self, parts: list[Part], ctx: NamesContext) -> frozenset[str]:
         log = [entry for entry in self._log if entry["stage"] < ctx.stage.index]
         if self.config.schedule == "independent" or not log:
@@ -171,9 +179,7 @@ class HFT(Method):
     # ---- stage boundaries -------------------------------------------------------------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:
         """Log what trains; draw the masks of entries and remember what they protect."""
-        trained = sorted(name for unit in ctx.weights.units() for name in unit.params.values())
-        entry = {"stage": ctx.stage.index, "name": ctx.stage.name, "trained": trained, "sha256": digest_of(trained)}
-        self._log = [e for e in self._log if e["stage"] < ctx.stage.index] + [entry]
+        self._record(sorted(name for unit in ctx.weights.units() for name in unit.params.values()), ctx.stage)
         self._digests = {}
         if not self._masks_entries:
             return

@@ -7,7 +7,8 @@ Hooks: loss_term (every micro-batch of stream ``task``).
 State: none; the reference is the engine's.
 Shapes: N supervised tokens, V vocabulary.
 
-Differs from the paper: it keeps one head per old task and distils each; here there is one vocabulary and one head.
+Differs from the paper: it keeps one head per old task and distils each; here there is one vocabulary and one head. The loss
+has the factor T^2 of Hinton et al. (arXiv:1503.02531), which keeps its gradient's size; LwF's own code has none.
 Temperature 2 is the paper's (section 3, after equation 4).
 """
 

@@ -62,11 +62,7 @@ class RegLoRA(Method):
 
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """All of `names`. Raises StateError if the adapter lacks a unit of the state or has it in another shape."""
-        have = {}
-        for name in names:
-            unit, found, rest = name.partition(".lora_B.")
-            if found:
-                have[unit] = [ctx.shapes[name][0], ctx.shapes[f"{unit}.lora_A.{rest}"][1]]
+        have = _pairs(names, ctx)
         for unit, shape in self._shapes.items():
             if have.get(unit) != shape:
                 there = f"is {have[unit]} in this stage" if unit in have else "is not adapted in this stage"
@@ -76,6 +72,10 @@ class RegLoRA(Method):
                     fix="use the base and adapter.targets of the earlier stages, or start a new run",
                 )
         return names
+
+    def foresee(self, trained: frozenset[str], ctx: NamesContext) -> None:
+        """Every pair that trains will have keys."""
+        self._shapes |= _pairs(trained, ctx)
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """Raises PlanError if another method freezes one half of a LoRA pair: the product needs both."""
@@ -116,3 +116,13 @@ class RegLoRA(Method):
         """Take back the shapes. Raises StateError for keys it does not know."""
         super().load_state_dict({k: v for k, v in state.items() if k != "shapes"})
         self._shapes = {unit: list(shape) for unit, shape in state.get("shapes", {}).items()}
+
+
+def _pairs(names: frozenset[str], ctx: NamesContext) -> dict[str, list[int]]:
+    """Shape [O, I] of the update of each LoRA pair, by unit."""
+    found = {}
+    for name in names:
+        unit, is_b, rest = name.partition(".lora_B.")
+        if is_b:
+            found[unit] = [ctx.shapes[name][0], ctx.shapes[f"{unit}.lora_A.{rest}"][1]]
+    return found

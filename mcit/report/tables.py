@@ -230,8 +230,8 @@ def render_terminal(report: JsonDict) -> list[Any]:
     forget = Table(title="forgetting on request", title_justify="left")
     for name in titles:
         forget.add_column(name, justify="left" if name == HEAD[0] else "right")
-    for line in lines:
-        forget.add_row(*line)
+    for measure in lines:
+        forget.add_row(*measure)
     return [matrix, numbers, forget]
 
 

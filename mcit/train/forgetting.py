@@ -64,7 +64,10 @@ def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[t
 
 
 def _keys(row: Row) -> Iterable[object]:
-    return ("turns", tuple((t.role, " ".join(t.text.split())) for t in row.turns)), ("where", row.where)
+    """What rows must have in common beside their pictures; a place of origin is relative to a recipe and says little alone."""
+    yield "turns", tuple((t.role, " ".join(t.text.split())) for t in row.turns)
+    if row.images:
+        yield "where", row.where
 
 
 def _pictures(row: Row) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.seeds import seed_for
-from mcit.core.types import Plan, Stage
+from mcit.core.types import JsonDict, Plan, Stage
 from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
@@ -15,8 +15,12 @@ from mcit.train.context import Names
 
 
 def selection_problems(plan: Plan, model: Any) -> list[Problem]:
-    """Stages in which methods together freeze everything, or what one of them needs. `model` is a skeleton."""
-    return [problem for stage in narrowed(plan) for problem in stage_problems(stage, model)]
+    """Stages in which methods together freeze everything, or what one of them needs, or do not fit their own state.
+
+    `model` is a skeleton. Methods go from stage to stage with the state that they foresee.
+    """
+    known: dict[str, JsonDict] = {}
+    return [problem for stage in narrowed(plan) for problem in stage_problems(stage, model, known)]
 
 
 def narrowed(plan: Plan) -> list[Stage]:
@@ -28,17 +32,26 @@ def _narrows(method: Method) -> bool:
     return method.overrides("select_trainable")
 
 
-def stage_problems(stage: Stage, model: Any) -> list[Problem]:
-    """The same for one stage; the skeleton gets the stage's adapter and loses it again."""
+def stage_problems(stage: Stage, model: Any, known: dict[str, JsonDict]) -> list[Problem]:
+    """The same for one stage; the skeleton gets the stage's adapter and loses it again.
+
+    `known` is the state of each method by its name, from the stages before; what this one will leave is put there.
+    """
     where = f"stages[{stage.index - 1}].methods"
     lora = stage.adapter.kind == "lora"
     try:
         if lora:
             adapters.add_lora(model, stage.adapter, seed=seed_for(stage.seed, "adapter"))
         shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
-        methods = MethodSet.build(stage)
+        methods, ctx = MethodSet.build(stage), Names(stage, stage.seed, shapes)
+        for method in methods.methods:
+            if method.name in known:
+                method.load_state_dict(known[method.name])
         names = adapters.candidates(model, stage.adapter)
-        chosen = methods.select_trainable(names, Names(stage, stage.seed, shapes))
+        chosen = methods.select_trainable(names, ctx)
+        for method in methods.methods:
+            method.foresee(chosen, ctx)
+            known[method.name] = method.state_dict()
     except McitError as error:
         return [Problem(f"{where} ({p.where})", p.what, p.fix) for p in error.problems]
     finally:

@@ -29,9 +29,8 @@ def method(**settings):
 
 
 def stage(*, rows=480, batch=48, steps=100, index=2):
-    return SimpleNamespace(
-        index=index, name="s", rows=rows, steps=steps, optim=SimpleNamespace(batch=batch, weight_decay=0.0)
-    )
+    optim, adapter = SimpleNamespace(batch=batch, weight_decay=0.0), SimpleNamespace(also_train=[])
+    return SimpleNamespace(index=index, name="s", rows=rows, steps=steps, optim=optim, adapter=adapter)
 
 
 def step_context(*, rows=2, tokens=3, step=0, **stage_settings):
@@ -668,3 +667,27 @@ def adapter_config():
     from mcit.core.schema import AdapterConfig
 
     return AdapterConfig(rank=2, alpha=4, also_train=[])
+
+
+def test_what_the_authors_reduction_and_a_projector_mean_is_noted():
+    """Their bound is on the mean of all tokens, so `spare` has no effect; they freeze all but LoRA."""
+    plan = SimpleNamespace(config=SimpleNamespace(engine=SimpleNamespace(micro_batch=8)))
+    given = stage()
+    given.adapter.also_train = ["projector", "head"]
+    notes = [p for p in method(reduction="authors").check(given, plan) if p.level == "note"]
+    assert ["none is spared" in p.what for p in notes] == [True, False]
+    assert notes[1].what.startswith("projector and head train too")
+    given.adapter.also_train = []
+    assert not [p for p in method(reduction="authors", spare="none").check(given, plan)]
+
+
+def test_a_row_to_forget_has_one_answer():
+    """Two answers: the first one's end marker would be pushed, for ends are those of the whole row."""
+    (one,) = steps.rows("t", 1)
+    one = dataclasses.replace(one, images=("p.png",))
+    two = dataclasses.replace(one, turns=one.turns * 2)
+    method().streams(SimpleNamespace(forget_rows=lambda: [one], seed=5))
+    with pytest.raises(DataError, match="several answers") as error:
+        method().streams(SimpleNamespace(forget_rows=lambda: [one, two], seed=5))
+    assert error.value.where == two.where
+    assert method(spare="none").streams(SimpleNamespace(forget_rows=lambda: [two], seed=5))

@@ -71,6 +71,17 @@ def test_what_makes_rows_the_same(pair):
     assert pair(bytes_b=b"q", source_b="a.json:7") == []
 
 
+def test_texts_without_pictures_are_the_same_by_their_turns_alone(monkeypatch):
+    """Two recipes may each have a line 1 of rows.json; only equal turns make these rows the same."""
+
+    def row(question):
+        return Row("0", (), (Turn("user", question), Turn("assistant", "yes")), "t", "rows.json:1")
+
+    rows = [row("A?"), row("B?"), row(" A? ")]
+    monkeypatch.setattr(forgetting, "_rows", lambda tasks: [rows[k] for k in tasks])
+    assert overlap((0,), (1,)) == [] and len(overlap((0,), (2,))) == 1
+
+
 def test_training_on_it_later_is_noted():
     plan = plan_of(
         stages=[*STAGES, {"name": "again", "recipe": "tiny/word-retain"}, {"name": "back", "recipe": "tiny/word"}]

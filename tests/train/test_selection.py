@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from mcit.core.errors import PlanError
 from mcit.core.types import Claims, MethodSpec
 from mcit.methods.base import Method
 from mcit.train.preflight import skeleton
@@ -68,3 +69,29 @@ def test_pairs_that_another_method_needs():
 def test_half_a_pair():
     (problem,) = problems_of(Pairs, OnlyA)
     assert problem.where == "stages[1].methods (pairs)" and "only-a freezes one half of 'model.language" in problem.what
+
+
+TARGETS = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
+
+
+def two_stages(methods, first, second):
+    recipes = ("tiny/letter", "tiny/yesno")
+    return [
+        {"recipe": recipe, "methods": methods, "adapter": {**TARGETS, "targets": targets}}
+        for recipe, targets in zip(recipes, (first, second), strict=True)
+    ]
+
+
+def test_an_adapter_without_units_that_the_state_will_speak_of():
+    """RegLoRA records keys of every pair of stage 1; stage 2 adapts q_proj alone. More than before is allowed."""
+    with pytest.raises(PlanError, match="down_proj.*is not adapted in this stage"):
+        plan_of(stages=two_stages([{"name": "reglora"}], ["q_proj", "down_proj"], ["q_proj"]))
+    plan_of(stages=two_stages([{"name": "reglora"}], ["q_proj"], ["q_proj", "down_proj"]))
+
+
+def test_a_schedule_that_will_leave_nothing():
+    """One pair of the first block trains in stage 1, so its complement is nothing in stage 2."""
+    target = ["layers.0.self_attn.q_proj"]
+    complement = {"name": "hft", "schedule": "complement"}
+    with pytest.raises(PlanError, match="schedule: complement leaves no part of the decoder to train"):
+        plan_of(stages=two_stages([complement, {"name": "reglora"}], target, target))

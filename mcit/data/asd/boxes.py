@@ -42,9 +42,12 @@ def wrong_boxes(gold: str, others: Sequence[str], count: int, draw: random.Rando
     """`count` different boxes that overlap the right one by less than 0.3, written with as many decimals.
 
     Boxes of other questions about the picture come first, in a drawn order; then boxes of the right one's size at
-    drawn places, made smaller by a fifth after every 20 places that do not fit. None where rounding leaves no room.
+    drawn places, made smaller by a fifth after every 20 places that do not fit. None where rounding leaves no room, and
+    for a box that is not between 0 and 1, such as one in pixels.
     """
     right, places = read(gold), decimals(gold)
+    if not _inside(right):
+        return None
     pool = sorted({write(read(other), places) for other in others})
     draw.shuffle(pool)
     found = [box for box in pool if _fits(box, right)][:count]
@@ -63,8 +66,11 @@ def wrong_boxes(gold: str, others: Sequence[str], count: int, draw: random.Rando
 
 def _fits(text: str, right: Box) -> bool:
     box = read(text)
-    inside = 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
-    return inside and overlap(box, right) < MOST_OVERLAP
+    return _inside(box) and overlap(box, right) < MOST_OVERLAP
+
+
+def _inside(box: Box) -> bool:
+    return 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
 
 
 def _area(box: Box) -> float:

@@ -89,7 +89,9 @@ def among(style: str, gold: str, pool: Sequence[str], draw: random.Random) -> Co
 
 # ---- ScienceQA ------------------------------------------------------------------------------------------------------
 def other_choice(row: Row, exchange: Exchange, corpus: Corpus, draw: random.Random) -> Content | None:
-    """Propose another choice of the row."""
+    """Propose another choice of the row; no choice between yes and no, which would ask whether "no" is right."""
+    if exchange.is_yes_no:
+        return None
     others = [option for option in exchange.options if option != exchange.answer]
     return Content(distractors=(draw.choice(others),)) if others else None
 

@@ -1,4 +1,4 @@
-"""Pure functions that compare output distributions. Shapes: N positions, V vocabulary."""
+"""Pure functions that compare output distributions, in fp32 (float64 stays so). Shapes: N positions, V vocabulary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def distillation_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float =
 
     The factor T^2 keeps the size of the gradient independent of T (Hinton et al. 2015, arXiv:1503.02531, section 2.1).
     """
-    log_p_NV = F.log_softmax(teacher_NV.float() / temperature, dim=-1)
-    log_q_NV = F.log_softmax(student_NV.float() / temperature, dim=-1)
+    log_p_NV = F.log_softmax(_wide(teacher_NV) / temperature, dim=-1)
+    log_q_NV = F.log_softmax(_wide(student_NV) / temperature, dim=-1)
     return temperature**2 * (log_p_NV.exp() * (log_p_NV - log_q_NV)).sum(-1)
 
 
@@ -22,7 +22,7 @@ def top_log_probs(logits_NV: Tensor, count: int, temperature: float) -> tuple[Te
 
     Ordered by descending probability; K is `count` or the whole vocabulary.
     """
-    log_p_NV = F.log_softmax(logits_NV.detach().float() / temperature, dim=-1)
+    log_p_NV = F.log_softmax(_wide(logits_NV.detach()) / temperature, dim=-1)
     values, ids = log_p_NV.topk(min(count, logits_NV.shape[-1]), dim=-1)
     return ids.int(), values
 
@@ -32,7 +32,7 @@ def top_kl(student_NV: Tensor, ids_NK: Tensor, log_p_NK: Tensor, temperature: fl
 
     All tokens that the teacher's K likeliest leave out count as one: a lower bound, exact when K is the vocabulary.
     """
-    log_q_NV = F.log_softmax(student_NV.float() / temperature, dim=-1)
+    log_q_NV = F.log_softmax(_wide(student_NV) / temperature, dim=-1)
     log_q_NK = log_q_NV.gather(-1, ids_NK.long())
     kl_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1)
     if ids_NK.shape[-1] == student_NV.shape[-1]:
@@ -41,3 +41,7 @@ def top_kl(student_NV: Tensor, ids_NK: Tensor, log_p_NK: Tensor, temperature: fl
     rest_p_N = (1 - log_p_NK.exp().sum(-1)).clamp_min(tiny)
     left_NV = log_q_NV.scatter(-1, ids_NK.long(), -torch.inf)  # as a sum, not 1 - sum: no cancellation
     return kl_N + rest_p_N * (rest_p_N.log() - left_NV.logsumexp(-1))
+
+
+def _wide(logits_NV: Tensor) -> Tensor:
+    return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()

@@ -7,9 +7,11 @@ in plane p is bit p of the count of position (o, i). Sets need one plane: one bi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ def lowrank_entries(B_OR: Tensor, A_RI: Tensor, positions_K: Tensor, *, chunk: i
 # ---- choosing and packing positions ---------------------------------------------------------------------------------
 def key_count(shape: tuple[int, ...], share: float) -> int:
     """Positions that are `share` (0 to 1) of an (O, I) matrix, rounded down, at least 1."""
-    return max(1, int(share * shape[0] * shape[1]))
+    return max(1, math.floor(Fraction(str(share)) * shape[0] * shape[1]))
 
 
 def top_positions(D_OI: Tensor, count: int) -> Tensor:

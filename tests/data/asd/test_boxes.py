@@ -49,3 +49,9 @@ def test_annotated_boxes_come_first_unless_they_overlap():
 def test_no_room_after_rounding():
     """With whole numbers only [0, 0, 1, 1] is a box, and it is the right one."""
     assert wrong_boxes("[0, 0, 1, 1]", [], 3, random.Random(0)) is None
+
+
+@pytest.mark.parametrize("gold", ["[100, 200, 300, 400]", "[0.1, 0.2, 1.5, 0.4]", "[0.5, 0.1, 0.2, 0.9]"])
+def test_a_box_that_is_not_between_0_and_1_has_no_wrong_ones(gold):
+    """Pixels, an edge outside, and corners the wrong way round: nothing drawn between 0 and 1 would be plausible."""
+    assert wrong_boxes(gold, ["[0.1, 0.1, 0.2, 0.2]"], 1, random.Random(0)) is None

@@ -22,6 +22,13 @@ def named(*names, **fields):
     return [row("What is it?", name, id=name, style="name", meta={"class": name, **fields}) for name in names]
 
 
+def test_a_choice_between_yes_and_no_is_not_proposed():
+    """The card leaves yes/no rows out of `yn`: "Is the correct answer "no"?" could be answered without the picture."""
+    rows = [row("Is 2 even?\nA. yes\nB. no", "A")]
+    assert apply("choices", "yn", rows, native="mcq") is None
+    assert apply("choices", "short", rows, native="mcq").text == "yes"
+
+
 def test_scienceqa_choices():
     rows = [row("Which?\nA. iron\nB. wood\nC. salt", "A", style="letter")]
     wrong = {apply("choices", "yn", rows, native="mcq", seed=k).distractors[0] for k in range(20)}

@@ -311,3 +311,8 @@ def test_the_order_is_worked_out_once_and_for_one_shape(monkeypatch):
     assert lowrank._order(keys, (300, 300)) is first
     other = lowrank._order(keys, (400, 250))
     assert other is not first and other.row_starts.tolist()[-1] == 3 and len(other.column_starts) == 250
+
+
+def test_a_share_is_taken_as_it_is_written():
+    """0.29 of 100 x 100 is 2900; in floating point 0.29 * 100 * 100 is 2899.9999999999995. 0.02 of 5 x 9 is 0.9: one."""
+    assert key_count((100, 100), 0.29) == 2900 and key_count((5, 9), 0.02) == 1 and key_count((10, 10), 0.999) == 99

@@ -11,6 +11,8 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 _COMMENT = re.compile(rf"({_STRING})|//[^\n]*|/\*.*?\*/", re.DOTALL)
 _TRAILING = re.compile(rf"({_STRING})|,(?=\s*[\]}}])", re.DOTALL)
 _MOST_COMMAS = 20
+_START = re.compile(r'\{(?=\s*["}]|\s*$)|\[(?=\s*(?:["{\[\]\d-]|true\b|false\b|null\b|$))')
+"""A bracket that JSON may begin with; one in prose (``[JSON below]``) is followed by something else."""
 
 
 def read_lenient(text: str) -> Any:
@@ -18,10 +20,10 @@ def read_lenient(text: str) -> Any:
     fenced = _FENCE.search(text)
     body = fenced.group(1) if fenced else text
     body = _TRAILING.sub(lambda m: m.group(1) or "", _COMMENT.sub(lambda m: m.group(1) or "", body))
-    starts = [at for at in (body.find("{"), body.find("[")) if at >= 0]
-    if not starts:
+    start = _START.search(body)
+    if start is None:
         raise ValueError("no JSON object or array")
-    body = body[min(starts) :]
+    body = body[start.start() :]
     for _ in range(_MOST_COMMAS):
         try:
             value, _ = json.JSONDecoder().raw_decode(body)

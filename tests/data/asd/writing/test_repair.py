@@ -38,3 +38,8 @@ def test_a_list_of_objects_with_missing_commas():
 def test_beyond_repair(text):
     with pytest.raises(ValueError):
         read_lenient(text)
+
+
+@pytest.mark.parametrize("before", ["Sure [JSON below]: ", "As {asked}: ", "```json\n[no fence] "])
+def test_brackets_in_prose_before_it(before):
+    assert read_lenient(before + '{"a": 1}') == {"a": 1}
