@@ -1,12 +1,13 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from mcit.core.errors import StateError
 from mcit.runs.run import Run, find_runs, open_existing
-from tests.fakes.run_dir import environment, killed_at, opened, plan_content, resolved, train, whole
+from tests.fakes.run_dir import Saver, Streams, environment, killed_at, opened, plan_content, resolved, train, whole
 
 
 def test_a_new_run_has_its_files_and_opening_it_again_changes_nothing(tmp_path):
@@ -234,6 +235,27 @@ def test_status_questions(tmp_path):
     assert run.committed() == ["01-a"] and run.live_step("01-a") is None and not run.finished()
     train(run, "02-b")
     assert run.finished()
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 2), (1, 1)])
+def test_of_several_ranks_only_rank_0_writes_the_ledger(tmp_path, rank, lines):
+    """The line of the creation is there; another one comes from rank 0 alone, however the run got its ranks."""
+    ranks = SimpleNamespace(rank=lambda: rank, size=lambda: 2)
+    shared = opened(tmp_path / "shared")
+    shared.share(ranks)
+    given = Run(opened(tmp_path / "given").layout.root, ranks=ranks)
+    for run in (shared, given):
+        run.ledger.append("eval", after=1)
+        assert len(run.ledger.events()) == lines
+
+
+def test_a_draft_keeps_two_checkpoints_unless_told(tmp_path):
+    """So that a damaged newest one still leaves one to go on from, at the disk space of two: of 1, 2, 3 stay 2 and 3."""
+    run = opened(tmp_path)
+    with run.draft("01-a") as draft:
+        for step in (1, 2, 3):
+            draft.checkpoint(step, Saver(), Saver(), Streams())
+    assert sorted(p.name for p in run.layout.lives("01-a").iterdir()) == ["000002", "000003"]
 
 
 def test_a_foreign_run_with_the_same_short_digest_is_refused(tmp_path):
