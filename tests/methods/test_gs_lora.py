@@ -521,8 +521,14 @@ def found(settings, **changes):
     [
         ({"treatment": "proximal", "groups": "matrix"}, "groups: matrix"),
         ({"size_weights": True, "groups": "pair"}, "weighs blocks only"),
-        ({"reduction": "authors", "bound": "ignorance", "per_step": 4}, "one bound for the whole batch"),
-        ({"reduction": "authors", "per_step": 5}, "the 5 rows to forget in one micro-batch, which holds 4"),
+        (
+            {"reduction": "authors", "bound": "ignorance", "per_step": 4, "spare": "none"},
+            "one bound for the whole batch",
+        ),
+        (
+            {"reduction": "authors", "per_step": 5, "spare": "none"},
+            "the 5 rows to forget in one micro-batch, which holds 4",
+        ),
         ({"alpha_epoch": 10}, "not reached in 100 steps"),
     ],
 )
