@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         stop = common.StopFlag(quiet=team.started_by_mcit())
         stop.install()
         with team.joined(EngineConfig(timeout=_COLLECTIVE_S)) as ranks:
+            first = ranks.rank() == 0
             if args.job:
                 work(args.job, stop=stop)
                 return 0
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             ranks.barrier()
             outcomes = finished(args, folder, everything(args, ranks.size()), ranks=ranks.size())
             ranks.barrier()
-        if ranks.rank() == 0:
+        if first:
             shutil.rmtree(folder, ignore_errors=True)
             return told(args, collected(args), outcomes)
         return 0 if all(o.passed for o in outcomes) else FAILED

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from mcit.train.plan import read_config
 
     config, _ = read_config(args.config, args.set)  # schema and references first, without torch
-    refuse(config, nproc=args.nproc)
+    refuse(config, nproc=args.nproc, here=not args.gpu_memory)  # a stated device memory asks about another machine
     memory = _size(args.gpu_memory)
     from mcit.cli.common import runs_dir, start_torch
 

@@ -68,7 +68,7 @@ def go(
     from mcit.train.sequence import run_sequence
 
     with team.joined(engine) as ranks:
-        out = common.reporter()
+        first, out = ranks.rank() == 0, common.reporter()
         try:
             plan = team.same_plan(ranks, lambda: planned(out))
 
@@ -95,7 +95,7 @@ def go(
             close = getattr(out, "close", None)
             if close:
                 close()
-    if ranks.rank() == 0:
+    if first:
         show(opened.layout.root, paths, as_json=as_json)
     return 0
 

@@ -23,6 +23,7 @@ from mcit.cli.common import STOPPING
 from mcit.core.errors import Interrupted, McitError, PlanError, Problem
 from mcit.core.ranks import ONE, Ranks, agreed, error_from, is_agreed, on_all, on_first
 from mcit.core.schema import EngineConfig, RunConfig
+from mcit.core.types import JsonDict
 from mcit.engine import board as boards
 from mcit.engine import launch
 from mcit.engine.board import Board
@@ -56,9 +57,9 @@ def started(args: argparse.Namespace, config: RunConfig) -> int | None:
     return outcome.code
 
 
-def refuse(config: RunConfig, *, nproc: int | None) -> None:
-    """Raise PlanError with everything that cannot work with this number of ranks and this launcher."""
-    found = launch.problems(config, nproc=nproc, env=os.environ)
+def refuse(config: RunConfig, *, nproc: int | None, here: bool = True) -> None:
+    """Raise PlanError with everything that cannot work with this number of ranks and this launcher; `here`: on this machine."""
+    found = launch.problems(config, nproc=nproc, env=os.environ, here=here)
     if found:
         raise PlanError.of(found)
 
@@ -98,6 +99,14 @@ class Team:
             logs.mkdir(parents=True)
 
         on_first(self.ranks, clean)
+        if not all(self.ranks.gather_objects(logs.is_dir())):
+            raise agreed(
+                PlanError(
+                    f"{root} is not on a file system that all nodes see",
+                    where="--runs-dir",
+                    fix="give a folder that every node has mounted at the same place",
+                )
+            )
         self._logs, early = logs, self.log
         self.log = logs / early.name
         if self.place.rank:
@@ -135,7 +144,7 @@ class Team:
         if kind == "echo" and self.board and (first := self.board.wait_for_first(_ECHO_WAIT_S)):
             return int(first["exit"])
         record = boards.record_of(error, rank=self.place.rank, log=self.log)
-        to_tell = self.board.post({**record, "kind": kind}) if self.board else True
+        to_tell = self._post({**record, "kind": kind})
         if to_tell and not self.parent:
             _tell(error_from(record), as_json=as_json)
         return int(record["exit"])
@@ -148,13 +157,19 @@ class Team:
         with contextlib.suppress(Exception):
             self.ranks.barrier()
         if self.place.rank == 0:
-            if self.board:
-                self.board.post(record)
+            self._post(record)
             if not self.parent:
                 _tell(error_from(record), as_json=as_json)
         with contextlib.suppress(Exception):
             self.ranks.barrier()
         return int(record["exit"])
+
+    def _post(self, record: JsonDict) -> bool:
+        """Put an error on the board; whether it is this rank that tells it. A board that cannot be written is none."""
+        try:
+            return self.board.post(record) if self.board else True
+        except (McitError, OSError):
+            return True
 
     def _keep_traceback(self, error: BaseException) -> None:
         lines = "".join(traceback.format_exception(error))

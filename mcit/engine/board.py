@@ -52,10 +52,15 @@ class Board:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"error-rank-{self._rank:03d}.json"
         write_json(path, {**record, "time": time.time()})
+        first = self.folder / "first.json"
         try:
-            os.link(path, self.folder / "first.json")  # whole or absent, and once
+            os.link(path, first)  # whole or absent, and once
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links: the smallest rank's claim may be read twice, none is lost
+            if first.exists():
+                return False
+            write_json(first, read_json(path))
         return True
 
     def first(self) -> JsonDict | None:

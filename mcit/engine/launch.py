@@ -49,16 +49,23 @@ def launch_of(env: Env) -> Launch | None:
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
-def problems(config: RunConfig, *, nproc: int | None, env: Env) -> list[Problem]:
-    """Everything about number of processes, launcher and engine that cannot work; nothing is started or loaded yet."""
+def problems(config: RunConfig, *, nproc: int | None, env: Env, here: bool = True) -> list[Problem]:
+    """Everything about number of processes, launcher and engine that cannot work; nothing is started or loaded yet.
+
+    Without `here` this machine's devices are not asked: the plan is for another one.
+    """
     inside = launch_of(env)
     size = inside.size if inside else nproc or 1
     found = _launcher_problems(nproc, inside, env)
-    if not inside:
+    if not inside and here:
         found += device_problems(config.engine, nproc=nproc or 1)
     if found:
         return found
-    return [*engine_problems(config.engine), *batch_problems(config, size), *accelerate_problems(config, env)]
+    return [
+        *engine_problems(config.engine, here=here),
+        *batch_problems(config, size),
+        *accelerate_problems(config, env),
+    ]
 
 
 def _launcher_problems(nproc: int | None, inside: Launch | None, env: Env) -> list[Problem]:
@@ -112,9 +119,14 @@ def device_problems(engine: EngineConfig, *, nproc: int) -> list[Problem]:
     ]
 
 
-def engine_problems(engine: EngineConfig) -> list[Problem]:
-    """Engine settings that exclude each other."""
+def engine_problems(engine: EngineConfig, *, here: bool = True) -> list[Problem]:
+    """Engine settings that exclude each other, or a device that is not there."""
     out = []
+    if engine.device == "cuda" and here and devices(engine)[0] != "GPUs":
+        what = "is cuda, but torch finds no GPU here"
+        out.append(
+            Problem("engine.device", what, "set engine.device: auto, or install a torch with CUDA and its driver")
+        )
     if engine.offload != "none" and engine.kind == "plain":
         out.append(
             Problem(
@@ -161,7 +173,7 @@ def accelerate_problems(config: RunConfig, env: Env) -> list[Problem]:
     precision = env["ACCELERATE_MIXED_PRECISION"].lower()
     if precision not in ("no", "fp32") and not (precision == "bf16" and base.dtype != "fp32"):
         pairs.append(("mixed_precision", precision, "base.dtype", base.dtype))
-    if _true(env, "ACCELERATE_USE_CPU") and engine.device == "cuda":
+    if _true(env, "ACCELERATE_USE_CPU") and (engine.device == "cuda" or devices(engine)[0] == "GPUs"):
         pairs.append(("use_cpu", "true", "engine.device", engine.device))
     for kind in ("FSDP", "MEGATRON_LM"):
         if _true(env, f"ACCELERATE_USE_{kind}"):
@@ -338,10 +350,10 @@ def outcome_of(codes: Mapping[int, int], board: Board, *, forced: bool = False) 
     record = board.wait_for_first(0.2 if killed else 1.0)
     if killed and (record is None or record.get("kind") == "echo"):
         rank, number = next(iter(killed.items()))
-        what = (
-            f"was killed by {signal.Signals(number).name} (by hand, by the machine's out-of-memory guard, or by a crash); "
-            "the other ranks were ended"
-        )
+        who = "by hand, by the machine's out-of-memory guard, or by a crash"
+        if number == signal.SIGABRT:
+            who = "by a crash, or by NCCL after engine.timeout: then another rank hung"
+        what = f"was killed by {signal.Signals(number).name} ({who}); the other ranks were ended"
         fix = "run the same command again to continue from the last checkpoint"
         return Outcome(128 + number, TrainingError(what, where=f"rank {rank}", fix=fix))
     if record is None:

@@ -41,18 +41,24 @@ def lr_factor(step: int, total: int, config: OptimConfig) -> float:
 
 
 def build_optimizer(
-    named: Mapping[str, nn.Parameter], config: OptimConfig, *, is_projector: Callable[[str], bool]
+    named: Mapping[str, nn.Parameter],
+    config: OptimConfig,
+    *,
+    is_projector: Callable[[str], bool],
+    is_vision: Callable[[str], bool] = lambda name: False,
 ) -> torch.optim.Optimizer:
     """AdamW over groups {projector, rest} x {decay, no decay}; vectors (biases, norms) have no weight decay.
+
+    What only images reach is in groups of its own, which an engine that steps by group can leave alone in a step without.
 
     Kinds other than ``adamw`` are bitsandbytes'; 8-bit moments: Dettmers et al., ICLR 2022, arXiv:2110.02861.
     Raises PlanError for a paged kind on parameters in host memory, ConfigError without bitsandbytes.
     """
-    groups: dict[tuple[bool, bool], list[str]] = {}
+    groups: dict[tuple[bool, bool, bool], list[str]] = {}
     for name, parameter in named.items():
-        groups.setdefault((is_projector(name), parameter.ndim > 1), []).append(name)
+        groups.setdefault((is_projector(name), parameter.ndim > 1, is_vision(name)), []).append(name)
     settings = []
-    for (projector, decays), names in sorted(groups.items()):
+    for (projector, decays, _), names in sorted(groups.items()):
         lr = config.lr if config.lr_projector is None or not projector else config.lr_projector
         settings.append(
             {

@@ -50,7 +50,9 @@ class PlainEngine:
         self._tokens = 0
         self._call: Callable[..., Any] | None = None
         set_modes(model, checkpointing=spec.checkpointing)
-        self._optimizer = build_optimizer(self._named, spec.optim, is_projector=spec.is_projector)
+        self._optimizer = build_optimizer(
+            self._named, spec.optim, is_projector=spec.is_projector, is_vision=spec.is_vision
+        )
         self._setup()
         self._start = self._copy_start() if "reference:stage_start" in spec.needs else None
 

@@ -17,6 +17,9 @@ from torch import Tensor
 from mcit.core.errors import PlanError
 from mcit.core.files import canonical_json
 
+_timeout: timedelta | None = None
+"""Of collectives; None is torch's default."""
+
 
 def rank() -> int:
     """This process's rank; 0 when nothing is distributed."""
@@ -40,12 +43,20 @@ def init(timeout: float = 1800.0, *, cpu: bool = False) -> None:
     NCCL for their tensors and gloo for everything in host memory; `cpu` leaves GPUs out. Raises PlanError when fewer
     processes came together than WORLD_SIZE says.
     """
+    global _timeout
     if dist.is_initialized() or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return
     cuda = torch.cuda.is_available() and not cpu
     if cuda:
+        if local_rank() >= torch.cuda.device_count():
+            raise PlanError(
+                f"is {local_rank()}, but this machine has {torch.cuda.device_count()} GPUs",
+                where="LOCAL_RANK",
+                fix="start at most one process per GPU",
+            )
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+    _timeout = timedelta(seconds=timeout)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_timeout)
     asked = int(os.environ["WORLD_SIZE"])
     if size() != asked:
         raise PlanError(
@@ -53,6 +64,11 @@ def init(timeout: float = 1800.0, *, cpu: bool = False) -> None:
             where="WORLD_SIZE",
             fix="start all of them with one launcher",
         )
+
+
+def new_group(ranks: list[int]) -> Any:
+    """A process group of some ranks with the time-out that `init` was given."""
+    return dist.new_group(ranks, timeout=_timeout)
 
 
 def alone(device: torch.device) -> None:

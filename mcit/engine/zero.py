@@ -86,6 +86,8 @@ class ZeroEngine(PlainEngine):
 
     def _backward_over_ranks(self, loss: Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)
+        if self._offload != "none" and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # gradients go to host memory asynchronously, and ours are read next
 
     def _add_gradient(self, name: str, gradient: Tensor) -> None:
         self._touched.add(name)
@@ -237,6 +239,7 @@ def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[
     backend = "nccl" if device.type == "cuda" else "gloo"
     with contextlib.redirect_stdout(sys.stderr):
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        deepspeed.comm.comm.cdb.new_group = world.new_group  # its own has torch's default time-out, whatever was set
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 

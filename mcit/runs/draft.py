@@ -75,12 +75,12 @@ class StageDraft:
         """What the restored checkpoint was given as `extra`; empty when nothing was restored."""
 
     def __enter__(self) -> Self:
-        if self._layout.stage(self._folder).exists():
-            raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)))
         on_first(self._ranks, self._begin)
         return self
 
     def _begin(self) -> None:
+        if self._layout.stage(self._folder).exists():
+            raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)))
         self._new = not self.path.is_dir()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import torch
 from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter
 from mcit.core.schema import CheckpointConfig
+from mcit.core.seeds import seed_for
 from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
 from mcit.data.streams import StageStreams
 from mcit.engine import world
@@ -52,8 +53,11 @@ def train_stage(
     """
     stage, engine, methods, ctx = work.stage, work.engine, work.methods, work.ctx
     first = draft.restore(engine, methods, work.streams)
+    for note in engine.notes:
+        reporter.line(f"note: {note}")
     meter = Meter(work, first, **draft.extra)
     if first == 0:
+        torch.manual_seed(seed_for(stage.seed, "rng", 0, world.rank()))  # dropout: the same whether or not restarted
         if stage.steps:
             engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
         methods.on_stage_start(ctx)

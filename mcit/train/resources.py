@@ -329,12 +329,14 @@ def memory_problems(plan: Plan, found: RunEstimate, here: Machine) -> list[Probl
         fix = suggestion(plan, found, memory=here.device, host=here.host)
         problems.append(Problem("engine", what, fix, _level(row.device - slack, here.device)))
     each = max(row.host, stage.loading) if here.device is not None else row.host + row.device
-    if each * found.nproc > here.host:
-        text = f"{size_text(each * found.nproc)} of host memory with {row.name} on {found.nproc} process(es)"
+    local = min(found.nproc, int(os.environ.get("LOCAL_WORLD_SIZE", found.nproc)))  # others are on other machines
+    once = row.once if plan.config.checkpoint.every else 0
+    if each * local + once > here.host:
+        text = f"{size_text(each * local + once)} of host memory with {row.name} on {local} process(es)"
         what = f"{where} {text}, the machine has {size_text(here.host)}"
         fix = "use fewer processes per machine, less offload, a smaller micro_batch or gradient_checkpointing"
         sure = each - (slack if here.device is None else 0)
-        problems.append(Problem("engine", what, fix, _level(sure * found.nproc, here.host)))
+        problems.append(Problem("engine", what, fix, _level(sure * local + once, here.host)))
     return problems
 
 

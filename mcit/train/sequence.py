@@ -94,7 +94,7 @@ def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[],
     elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets: what was there before
         score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
     for stage in plan.stages:
-        if not run.is_committed(stage.folder):
+        if not on_first(run.ranks, lambda stage=stage: run.is_committed(stage.folder)):  # type: ignore[misc]
             train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
         score(session, stage.index, reporter=reporter, stop=stop)
 
@@ -111,7 +111,7 @@ def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[
     model = session.model_after(stage.index - 1)
     material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
     with run.draft(stage.folder, keep=plan.config.checkpoint.keep) as draft:
-        work = build_stage(stage, material, inherited=inherited_state(plan, run, stage))
+        work = build_stage(stage, material, inherited=shared_state(plan, run, stage))
         reporter.line(
             f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
         )
@@ -126,6 +126,12 @@ def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[
         work.engine.finish()
         draft.commit(lambda folder: write_stage(folder, work, material), progress)
     session.trained(stage)
+
+
+def shared_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
+    """`inherited_state` as rank 0 sees it: a shared file system may show a new folder later on other nodes."""
+    found = on_first(run.ranks, lambda: {k: str(v) for k, v in inherited_state(plan, run, stage).items()})
+    return {name: Path(folder) for name, folder in found.items()}
 
 
 def inherited_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:

@@ -140,6 +140,24 @@ def test_rank_0_opens_the_run_for_all(tmp_path):
     assert len(Run(first).ledger.events("problem")) == 1
 
 
+def test_a_run_directory_that_other_nodes_do_not_see(tmp_path):
+    """Rank 1 looks into a folder of its own: both are told, and nothing hangs."""
+
+    def work(ranks):
+        member = SimpleNamespace(ranks=ranks, place=SimpleNamespace(rank=ranks.rank()))
+        team.Team.in_run(member, tmp_path / f"node-{ranks.rank()}")
+
+    assert ["not on a file system that all nodes see" in str(e) for e in on_ranks(2, work)] == [True, True]
+
+
+def test_an_error_is_told_where_the_board_cannot_be_written():
+    def post(record):
+        raise OSError("No space left on device")
+
+    assert team.Team._post(SimpleNamespace(board=SimpleNamespace(post=post)), {}) is True
+    assert team.Team._post(SimpleNamespace(board=None), {}) is True
+
+
 def test_a_process_alone_is_no_team(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -203,8 +221,10 @@ def test_an_error_of_one_rank_is_one_message_with_its_code_and_the_run_goes_on(t
 
 
 @pytest.mark.distributed
-def test_a_rank_that_hangs_is_named_with_the_time_out(tmp_path, cache):
-    path = config(tmp_path, how="hang", timeout=20.0)
+@pytest.mark.parametrize("kind", ["plain", "zero2"])
+def test_a_rank_that_hangs_is_named_with_the_time_out(kind, tmp_path, cache):
+    """Also where the others wait in a group that DeepSpeed made."""
+    path = config(tmp_path, how="hang", timeout=20.0, engine={"kind": kind})
     failed = mcit("run", path, "--nproc", "2", "--runs-dir", tmp_path / "runs", cache=cache)
     assert failed.code == 1
     assert "engine.timeout = 20 s" in failed.err and "no sign of rank 1" in failed.err

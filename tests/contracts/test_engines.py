@@ -149,6 +149,11 @@ def test_steps_without_images_leave_the_projector(engine, results):
         assert found["unmoved"] and found["change"] < 1e-5
 
 
+def test_steps_without_images_leave_a_trained_tower(engine, results):
+    for found in results(engine, "steps_without_images_leave_a_trained_tower"):
+        assert found["vision"] > 20 and (found["moved"], found["others still"]) == (0, 0)
+
+
 def test_a_rank_without_rows_takes_part(engine, results):
     for found in results(engine, "a_rank_without_rows_takes_part"):
         assert found["gradient"] < ROUNDING and found["rows"] == found["expected rows"]

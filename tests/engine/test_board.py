@@ -24,6 +24,18 @@ def test_one_error_is_the_first_and_a_cleared_board_is_empty(tmp_path):
     assert a.first() is None and a.posted() == [] and a.pids() == {}
 
 
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def no_link(*_):
+        raise OSError("links are not supported")
+
+    monkeypatch.setattr(os, "link", no_link)
+    a, b = Board(tmp_path, 0), Board(tmp_path, 1)
+    assert (
+        b.post(record_of(DataError("bad"), rank=1)) is True and a.post(record_of(DataError("worse"), rank=0)) is False
+    )
+    assert a.first()["rank"] == 1
+
+
 def test_records_name_the_rank_unless_all_agree():
     error = DataError("bad", where="f:1", fix="mend")
     assert record_of(error, rank=2)["problems"][0]["where"] == "rank 2: f:1"

@@ -102,7 +102,9 @@ def test_a_launcher_that_started_fewer_or_others_is_named():
         ),
     ],
 )
-def test_an_accelerate_setting_that_contradicts_names_both_values(env, changes, parts):
+def test_an_accelerate_setting_that_contradicts_names_both_values(env, changes, parts, monkeypatch):
+    if "cuda" in parts:
+        monkeypatch.setattr(launch, "devices", lambda engine: ("GPUs", 2))
     (found,) = told(env={**ACCELERATE, **env}, **changes)
     assert all(part in found for part in parts), found
 
@@ -214,3 +216,23 @@ def test_starting_leaves_no_environment_and_no_folder(monkeypatch):
     assert launch.start_ranks(["run", "tiny"], 2) == launch.Outcome(0)
     assert seen["parent"] == str(os.getpid()) and seen["threads"] == "4"
     assert not os.path.exists(seen["folder"]) and not {FOLDER, PARENT, "OMP_NUM_THREADS"} & set(os.environ)
+
+
+def test_a_device_that_is_not_there_unless_the_plan_is_for_another_machine(monkeypatch):
+    monkeypatch.setattr(launch, "devices", lambda engine: ("CPU cores", 2))
+    assert told(engine={"device": "cuda"}) == ["engine.device is cuda, but torch finds no GPU here"]
+    for_others = config(engine={"device": "cuda"})
+    assert problems(for_others, nproc=4, env={}, here=False) == []
+    assert len(problems(for_others, nproc=4, env={})) == 1
+
+
+def test_accelerates_cpu_contradicts_gpus_that_would_be_used(monkeypatch):
+    env = {**ACCELERATE, "ACCELERATE_USE_CPU": "true"}
+    assert told(env=env) == []
+    monkeypatch.setattr(launch, "devices", lambda engine: ("GPUs", 2))
+    assert told(env=env) == ["accelerate use_cpu is true, but engine.device of the run config is auto"]
+
+
+def test_an_abort_may_be_a_time_out(tmp_path):
+    found = outcome_of({1: -signal.SIGABRT}, Board(tmp_path, 0))
+    assert found.code == 128 + signal.SIGABRT and "engine.timeout" in str(found.error)

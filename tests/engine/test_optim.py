@@ -40,6 +40,13 @@ def test_groups_projector_and_decay():
     assert sorted({g["lr"] for g in optimizer.param_groups}) == [0.05, 0.5]
 
 
+def test_what_only_images_reach_has_groups_of_its_own():
+    named = {n: nn.Parameter(torch.ones(2, 2)) for n in ("tower.x", "projector.x", "language.x")}
+    seen = {"is_projector": lambda n: "projector" in n, "is_vision": lambda n: "language" not in n}
+    groups = build_optimizer(named, OptimConfig(lr=1.0, lr_projector=0.1), **seen).param_groups
+    assert sorted((g["lr"], len(g["params"])) for g in groups) == [(0.1, 1), (1.0, 1), (1.0, 1)]
+
+
 def sized():
     return {"large": nn.Parameter(torch.ones(64, 64)), "below": nn.Parameter(torch.ones(SMALLEST - 1))}
 

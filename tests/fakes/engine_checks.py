@@ -342,6 +342,23 @@ def steps_without_images_leave_the_projector(kit):
 
 
 @check
+def steps_without_images_leave_a_trained_tower(kit):
+    """An image step gives the tower moments; a text step then moves nothing that only images reach, and everything else."""
+    model, engine = kit.build(adapter={"also_train": ("projector", "tower")})
+    step(engine, mine(toy_batch(model, seed=1), 2))
+    before = weights(engine)
+    step(engine, mine(toy_batch(model, seed=2, images=False), 2))
+    after = weights(engine)
+    engine.finish()
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    return {
+        "vision": sum(map(is_vision, before)),
+        "moved": sum(map(is_vision, moved)),
+        "others still": sum(not is_vision(n) for n in before.keys() - moved),
+    }
+
+
+@check
 def a_rank_without_rows_takes_part(kit):
     """Rank 0 has an unsupervised row (N = 0): the gradient is that of the other ranks' rows."""
     model, engine = kit.build()

@@ -11,7 +11,7 @@ from mcit.models.load import base_digest, load_base
 from mcit.train.loop import train_stage
 from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, audit_lines, build_stage
-from tests.fakes.bench import Draft, plan_of
+from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
 
 
 def work_of(plan, stage=0, **kwargs):
@@ -123,6 +123,28 @@ def test_ranks_share_the_validation_split(size, monkeypatch):
         work.validate()
         assert len(passes) == -(-once // size)
     assert whole[2] > 0 and torch.stack(sums).sum(0).tolist() == pytest.approx(whole.tolist(), rel=1e-9)
+
+
+def test_dropout_does_not_depend_on_what_the_process_did_before(tmp_path):
+    """Two processes, as after a restart between stages: the random state at a stage's start is the stage's own."""
+    plan = plan_of(defaults={"adapter": {"rank": 4, "alpha": 8, "dropout": 0.3}, "max_steps": 2})
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append(tensors_of(run_plan(plan, tmp_path / str(seed))))
+    assert results[0] == results[1]
+    without = plan_of(defaults={"adapter": {"rank": 4, "alpha": 8}, "max_steps": 2})
+    assert tensors_of(run_plan(without, tmp_path / "without")) != results[0]
+
+
+def test_notes_of_a_restored_checkpoint_are_told(tmp_path):
+    work, _ = work_of(plan_of())
+    told = []
+    reporter = Silent()
+    reporter.line = told.append
+    work.engine.notes.append("of another number of ranks")
+    train_stage(work, draft(tmp_path), reporter=reporter)
+    assert told == ["note: of another number of ranks"]
 
 
 def test_method_shares_are_logged(tmp_path):

@@ -207,3 +207,16 @@ def test_plan_of_a_folder_model_with_absent_data_says_so(tmp_path, capsys):
     )
     assert main(["plan", str(config)]) in (2, 4)
     assert "absent" in capsys.readouterr().err
+
+
+def test_ranks_of_other_machines_do_not_count_here(monkeypatch):
+    """Eight ranks, two of them here: host memory of two, and what rank 0 gathers for a checkpoint."""
+    plan, _ = of(checkpoint={"every": 5})
+    found = estimate(plan, nproc=8, cuda=False)
+    row = found.worst.rows[0]
+    need = 2 * (row.host + row.device) + row.once
+    assert row.once > 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory_problems(plan, found, Machine(need, None)) == []
+    (problem,) = memory_problems(plan, found, Machine(need - 1, None))
+    assert "on 2 process(es)" in problem.what

@@ -103,6 +103,10 @@ class EngineBytes:
     reference: int = 0
     reserve: int = 0
     host: int = 0
+    whole: int = 0
+    """ZeRO-3: on the device while the whole model is on it, which is when it is loaded, scored and handed over."""
+    once: int = 0
+    """In host memory of rank 0 alone: what it gathers for a checkpoint, and the largest file that is made of it."""
 
     @property
     def name(self) -> str:
@@ -116,8 +120,11 @@ class EngineBytes:
 
     @property
     def device(self) -> int:
-        """Bytes on one device."""
-        return sum(getattr(self, f.name) for f in fields(self) if f.type == "int" and f.name != "host")
+        """Bytes on one device: of a step, or with the whole model on it if that is more."""
+        apart = {"host", "whole", "once"}
+        return max(
+            self.whole, sum(getattr(self, f.name) for f in fields(self) if f.type == "int" and f.name not in apart)
+        )
 
     def json(self) -> dict[str, int | str]:
         """All parts and the sum."""
@@ -164,7 +171,14 @@ def _plain(shape: StageShape, nproc: int, base: dict[str, int]) -> EngineBytes:
         reference=base["reference"],
         reserve=base["reserve"],
         host=base["host"] + (moments if paged else 0),
+        once=_checkpoint(shape, copied=shape.cuda),
     )
+
+
+def _checkpoint(shape: StageShape, *, copied: bool) -> int:
+    """Host bytes of writing a live checkpoint: copies of weights and moments, and the larger file while it is made."""
+    weights, moments = 4 * shape.trained, moment_bytes([shape.trained], shape.optimizer)
+    return (weights + moments if copied else 0) + max(weights, moments)
 
 
 def _zero(
@@ -191,6 +205,10 @@ def _zero(
     if offload == "parameters":
         host += device["frozen"] + device["trained"]
         device |= {"frozen": 0, "trained": 0}
+    whole = 0
+    if kind == "zero3":
+        held_then = device["frozen"] + device["trained"] + device["optimizer"]
+        whole = frozen + 4 * P + held_then + base["reserve"]
     step = _step_bytes(shape, part) + 4 * part if offload == "none" else 0
     return EngineBytes(
         kind,
@@ -201,6 +219,8 @@ def _zero(
         reference=-(-base["reference"] // nproc) if kind == "zero3" else base["reference"],
         reserve=base["reserve"],
         host=host,
+        whole=whole,
+        once=_checkpoint(shape, copied=True),
     )
 
 
@@ -243,6 +263,6 @@ def cheapest(
     by_pair = {(row.kind, row.offload): row for row in rows}
     for pair in SUGGESTED:
         row = by_pair.get(pair)
-        if row is not None and row.device <= device and (host is None or row.host * nproc <= host):
+        if row is not None and row.device <= device and (host is None or row.host * nproc + row.once <= host):
             return row
     return None

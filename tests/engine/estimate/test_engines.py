@@ -78,10 +78,27 @@ def test_the_cheapest_engine_that_fits_comes_first():
     assert cheapest(rows, device=device["plain"] - 1).name == "zero1"
     assert cheapest(rows, device=device["zero1"] - 1).name == "zero2"
     assert cheapest(rows, device=device["zero2"] - 1).name == "zero2 + offload optimizer"
-    assert cheapest(rows, device=device["zero2"] - 1, host=4 * 40_006, nproc=4).name == "zero3"
-    assert cheapest(rows, device=device["zero3"] - 1, host=4 * 32_006, nproc=4) is None
+    once = 160_000  # rank 0: weights and moments, 96,000, and the file of the moments, 64,000
+    assert {row.once for row in rows if row.kind != "plain"} == {once} and rows[0].once == 64_000
+    assert cheapest(rows, device=device["zero2"] - 1, host=4 * 40_007 + once - 1, nproc=4).name == "zero3"
+    assert cheapest(rows, device=device["zero3"] - 1, host=4 * 32_007 + once - 1, nproc=4) is None
     assert cheapest(rows, device=device["zero3 + offload parameters"]).name == "zero3 + offload parameters"
     assert cheapest(rows, device=1) is None
+
+
+def test_zero3_holds_the_whole_model_when_it_is_loaded_and_handed_over():
+    """Whole weights 20,000 + 32,000 beside what a rank of four holds, 5,000 + 8,000 + 24,000: 89,000, more than a small step.
+
+    On CUDA the reserve of 1 GiB comes on top; copies for a checkpoint are made of plain's weights there too.
+    """
+    from dataclasses import replace
+
+    row = engine_bytes(SHAPE, "zero3", nproc=4, zero=ZERO)
+    assert row.whole == 89_000 and row.device == 190_400
+    small = engine_bytes(replace(SHAPE, activations=Activations(0, 10)), "zero3", nproc=4, zero=ZERO)
+    assert small.device == max(89_000, 190_400 - 100_000 + small.activations)
+    assert engine_bytes(replace(SHAPE, cuda=True), "zero3", nproc=4, zero=ZERO).whole == 89_000 + (1 << 30)
+    assert engine_bytes(replace(SHAPE, cuda=True), "plain", nproc=4).once == 160_000
 
 
 def test_settings_are_those_of_the_engine():
