@@ -559,6 +559,21 @@ def test_states_are_made_at_stage_start_where_they_are_needed():
     assert asked == ["gere"]
 
 
+def test_each_variant_keeps_what_its_loss_compares_with(monkeypatch):
+    """States with thresholds, distributions of the likeliest tokens, or the features themselves; with the method's settings."""
+    for name in ("build_states", "build_logits", "build_hidden"):
+        monkeypatch.setattr(f"mcit.methods.gere.{name}", lambda ctx, rows, name=name, **given: (name, given))
+    ctx = step_context()
+    ctx.blob = lambda name, fingerprint, build: build()
+    for variant, built in (
+        ("tm", ("build_states", {"multiplier": 1.5})),
+        ("kl", ("build_logits", {"count": 3, "temperature": 0.5})),
+        ("l1", ("build_hidden", {})),
+        ("l2", ("build_hidden", {})),
+    ):
+        assert GeRe(GeRe.Config(variant=variant, multiplier=1.5, top_k=3, temperature=0.5))._blob(ctx) == built
+
+
 def test_naming_it_alone_is_using_the_shipped_settings():
     """``{name: gere}`` and ``{use: gere}`` in a config are the same run; the least values are accepted, nothing below."""
     assert GeRe.Config() == shipped_config(GeRe)
