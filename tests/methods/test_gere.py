@@ -503,6 +503,21 @@ def test_only_earlier_stages_with_states_bind_the_settings():
         assert f"{setting} is " in one.what and f"in stage early it is {other}" in one.what
 
 
+def test_rows_of_a_step_by_mixing():
+    """A step of 4 task rows, micro-batches of 8, 24 rows in the pool. Inserted rows come on top, and up to 8 of them fit the
+    authors' reduction; mixed ones are counted by the plan, and no step has more of them than rows: 4."""
+    fits = {"combine": "sum", "reduction": "authors"}
+    assert claimed(per_step=8, **fits) == claimed(per_step=9, mix="natural", **fits) == claimed(per_step=9) == []
+    (one,) = claimed(per_step=9, **fits)
+    assert one.where == "stages[1].methods (gere)" and "needs all 9 general rows" in one.what
+    ctx = SimpleNamespace(pool=lambda recipe: [row("q", "a")])
+    for mix, rows, per_step, mixed in (("natural", 24, 0, True), ("insert", 0, 6, False)):
+        method = GeRe(GeRe.Config(recipe="g", mix=mix))
+        spec = method.streams(ctx)["gere"]
+        assert (method.mixed_rows({"g": 24, "h": 3}), spec.per_step, spec.mixed) == (rows, per_step, mixed)
+    assert GeRe(GeRe.Config(recipe="g", mix="natural", weight=0.0)).mixed_rows({"g": 24}) == 0
+
+
 def test_estimate_of_what_a_run_keeps_by_hand():
     """10 rows of which two of 700 and 20 positions, 3 and 5 of them supervised, were looked at; 18 features.
 
@@ -542,6 +557,21 @@ def test_states_are_made_at_stage_start_where_they_are_needed():
     assert asked == []
     GeRe(GeRe.Config()).on_stage_start(ctx)
     assert asked == ["gere"]
+
+
+def test_each_variant_keeps_what_its_loss_compares_with(monkeypatch):
+    """States with thresholds, distributions of the likeliest tokens, or the features themselves; with the method's settings."""
+    for name in ("build_states", "build_logits", "build_hidden"):
+        monkeypatch.setattr(f"mcit.methods.gere.{name}", lambda ctx, rows, name=name, **given: (name, given))
+    ctx = step_context()
+    ctx.blob = lambda name, fingerprint, build: build()
+    for variant, built in (
+        ("tm", ("build_states", {"multiplier": 1.5})),
+        ("kl", ("build_logits", {"count": 3, "temperature": 0.5})),
+        ("l1", ("build_hidden", {})),
+        ("l2", ("build_hidden", {})),
+    ):
+        assert GeRe(GeRe.Config(variant=variant, multiplier=1.5, top_k=3, temperature=0.5))._blob(ctx) == built
 
 
 def test_naming_it_alone_is_using_the_shipped_settings():
