@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ _KEPT = 1 << 17  # speed: up to so many positions of a one-tile matrix their ord
 _BAGS = 256  # speed: columns whose gradient is summed at a time
 _CHUNK = 4096  # speed: positions gathered at a time
 _INT32 = torch.iinfo(torch.int32).max
-_BITS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8)
+_BITS = torch.tensor(list(product((0, 1), repeat=8)), dtype=torch.uint8).flip(1)
+"""(256, 8): the bits of every byte, the lowest first."""
 
 
 def product_distance2(B_OR: Tensor, A_RI: Tensor, B0_OR: Tensor, A0_RI: Tensor) -> Tensor:
@@ -132,18 +134,18 @@ class _KeyMean(torch.autograd.Function):
         dB_OR, sums, counts, waiting = torch.zeros_like(B_OR), [], [], []
         if _sparse_allowed(B_OR, A_RI, dense):
             A_IR = A_RI.T.contiguous()
-            for start, stop, rows, columns, times in _tiles(keys, B_OR, A_RI, dense):
-                if rows is not None and columns is not None:
-                    total, signs = _sparse_rows(B_OR[start:stop], A_IR, rows, columns, times, dB_OR[start:stop])
+            for start, stop, places, times in _tiles(keys, B_OR, A_RI, dense):
+                if places is not None:
+                    total, signs = _sparse_rows(B_OR[start:stop], A_IR, *places, times, dB_OR[start:stop])
                     sums.append(total)
                     waiting.append(signs.to(torch.int16))
             del A_IR  # A's copy and A's gradient are never held together: a second pass over the keys is cheaper
         dA_IR, signs_of = B_OR.new_zeros(A_RI.shape[::-1]), iter(waiting)
-        for start, stop, rows, columns, times in _tiles(keys, B_OR, A_RI, dense):
+        for start, stop, places, times in _tiles(keys, B_OR, A_RI, dense):
             if times is not None and keys.dim() == 3:
                 counts.append(times.sum())
-            if rows is not None and columns is not None:
-                _sparse_columns(B_OR[start:stop], rows, columns, next(signs_of).to(B_OR.dtype), dA_IR)
+            if places is not None:
+                _sparse_columns(B_OR[start:stop], *places, next(signs_of).to(B_OR.dtype), dA_IR)
             elif times is not None:
                 sums.append(_dense_tile(B_OR[start:stop], A_RI, times, dB_OR[start:stop], dA_IR))
         number = torch.stack(counts).sum() if counts else len(keys)
@@ -175,9 +177,9 @@ class _Order:
 
 def _is_kept(B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> bool:
     area = len(B_OR) * A_RI.shape[1]
-    small = keys.dim() == 1 and 0 < len(keys) <= _KEPT and area <= _TILE
-    share = 1.0 if dense is not None else _DENSE_SHARE
-    return small and _sparse_allowed(B_OR, A_RI, dense) and len(keys) <= share * area
+    small = keys.dim() == 1 and len(keys) <= _KEPT and area <= _TILE
+    sparse = _sparse_allowed(B_OR, A_RI, dense) and len(keys) <= _sparse_share(dense) * area
+    return small and sparse and bool(len(keys))
 
 
 def _order(keys: Tensor, shape: tuple[int, int]) -> _Order:
@@ -215,7 +217,7 @@ def _entries(row_starts: Tensor, columns: Tensor, B_TR: Tensor, A_IR: Tensor) ->
         warnings.simplefilter("ignore", UserWarning)
         zeros = B_TR.new_zeros(len(columns))
         pattern = torch.sparse_csr_tensor(row_starts, columns, zeros, (len(B_TR), len(A_IR)), check_invariants=False)
-        return torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T, beta=0.0).values()
+        return torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T).values()
 
 
 def _bag_sums(picked: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
@@ -224,18 +226,18 @@ def _bag_sums(picked: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) 
 
 
 # ---- tiles ----------------------------------------------------------------------------------------------------------
-_Tile = tuple[int, int, Tensor | None, Tensor | None, Tensor | None]
+_Tile = tuple[int, int, tuple[Tensor, Tensor] | None, Tensor | None]
 
 
 def _tiles(keys: Tensor, B_OR: Tensor, A_RI: Tensor, dense: bool | None) -> Iterator[_Tile]:
-    """First and last row, and the keys between: row in the tile, column, count (None: 1); or None, None, counts (rows, I).
+    """First and last row, and the keys between: (row in the tile, column), count (None: 1); or None, counts (rows, I).
 
     Keys stay where they are and are moved to the device of B one tile at a time.
     """
     O, I, device = len(B_OR), A_RI.shape[1], B_OR.device
     height = max(1, _TILE // I)
     starts = list(range(0, O, height))
-    most = 1.0 if dense is not None else _DENSE_SHARE  # share of keys up to which a tile may be sparse
+    most = _sparse_share(dense)
     sparse = _sparse_allowed(B_OR, A_RI, dense)
     cuts = _cuts(keys, [start * I for start in [*starts, O]]) if keys.dim() == 1 else []
     for n, start in enumerate(starts):
@@ -245,7 +247,7 @@ def _tiles(keys: Tensor, B_OR: Tensor, A_RI: Tensor, dense: bool | None) -> Iter
             flat = keys[cuts[n] : cuts[n + 1]].to(device) - start * I
             if sparse and len(flat) <= most * area:
                 rows = flat // I
-                yield start, stop, rows, flat.sub_(rows * I), None
+                yield start, stop, (rows, flat.sub_(rows * I)), None
                 continue
             times = torch.zeros(area, dtype=torch.int32, device=device)
             times = times.scatter_add_(0, flat.long(), torch.ones_like(flat)).view(-1, I)
@@ -253,15 +255,20 @@ def _tiles(keys: Tensor, B_OR: Tensor, A_RI: Tensor, dense: bool | None) -> Iter
             times = _counts(keys[:, start:stop].to(device), I)
             if sparse and int(times.count_nonzero()) <= most * area:
                 rows, columns = times.nonzero(as_tuple=True)
-                yield start, stop, rows.int(), columns.int(), times[rows, columns]
+                yield start, stop, (rows.int(), columns.int()), times[rows, columns]
                 continue
-        yield start, stop, None, None, times
+        yield start, stop, None, times
 
 
 def _sparse_allowed(B_OR: Tensor, A_RI: Tensor, dense: bool | None) -> bool:
     if dense is not None:
         return not dense
     return B_OR.device.type == "cpu" and len(B_OR) * A_RI.shape[1] > _SMALL
+
+
+def _sparse_share(dense: bool | None) -> float:
+    """Share of keys up to which a tile is sparse where it may be."""
+    return 1.0 if dense is not None else _DENSE_SHARE
 
 
 def _cuts(keys: Tensor, edges: list[int]) -> list[int]:
@@ -283,7 +290,7 @@ def _sparse_rows(
 ) -> tuple[Tensor, Tensor]:
     """Sum of |B A| times count from the entries at the keys alone, and their signs times count; sets the gradient of B."""
     if not len(rows):
-        return B_TR.new_zeros(()), B_TR.new_zeros(0)
+        return B_TR.new_zeros(()), B_TR.new_zeros(len(rows))
     first = torch.searchsorted(rows, torch.arange(len(B_TR) + 1, dtype=torch.int32), out_int32=True)
     entries = _entries(first, columns, B_TR, A_IR)
     signs = entries.sign() if times is None else entries.sign().mul_(times)
@@ -296,9 +303,9 @@ def _sparse_columns(B_TR: Tensor, rows: Tensor, columns: Tensor, signs: Tensor, 
     if not len(rows):
         return
     columns, order = columns.sort(stable=True)
-    bags = torch.searchsorted(columns, torch.arange(len(dA_IR) + 1, dtype=torch.int32), out_int32=True)
+    bags = torch.searchsorted(columns, torch.arange(len(dA_IR), dtype=torch.int32), out_int32=True)
     rows, signs = rows[order], signs[order]
-    cuts = bags.tolist()
+    cuts = [*bags.tolist(), len(columns)]
     for start in range(0, len(dA_IR), _BAGS):
         stop = min(len(dA_IR), start + _BAGS)
         keys = slice(cuts[start], cuts[stop])

@@ -96,6 +96,13 @@ def test_the_smaller_form_is_taken():
     assert pack_keys(torch.arange(129), shape=(64, 64)).shape == (1, 64, 8)
 
 
+def test_a_position_too_large_for_its_integer_is_a_bit(monkeypatch):
+    """3 x 10: position 1 is 4 bytes, a mask 6. Where only positions up to 29 of 30 had an integer the mask would be taken."""
+    assert pack_keys(torch.tensor([1]), shape=(3, 10)).tolist() == [1]
+    monkeypatch.setattr(lowrank, "_INT32", 29)
+    assert pack_keys(torch.tensor([1]), shape=(3, 10)).tolist() == [[[2, 0], [0, 0], [0, 0]]]
+
+
 def test_sizes_for_a_7b_model():
     """O15: 2 % of 4096 x 4096 is 335,544, of 4096 x 11008 901,775; (4 * 335,544 + 3 * 901,775) * 32 = 129,520,032 a stage;
     one bit per weight of (4 * 4096^2 + 3 * 4096 * 11008) * 32 weights is 809,500,672 bytes."""
@@ -273,7 +280,7 @@ def test_a_tile_is_sparse_only_where_few_positions_are_kept(dense, sparse_at):
     for share in (0.02, 0.5):
         keys = torch.arange(0, 300 * 300, round(1 / share), dtype=torch.int32)
         tiles = list(lowrank._tiles(keys, b, a, dense))
-        assert {rows is not None for _, _, rows, _, _ in tiles} == {share in sparse_at}
+        assert {places is not None for _, _, places, _ in tiles} == {share in sparse_at}
 
 
 def test_a_tile_of_a_bit_mask_is_sparse_only_below_the_same_share():
@@ -282,7 +289,31 @@ def test_a_tile_of_a_bit_mask_is_sparse_only_below_the_same_share():
     for share, sparse in ((0.1, True), (0.5, False)):
         keys = pack_keys(torch.arange(0, 300 * 300, round(1 / share)), shape=(300, 300))
         assert keys.dim() == 3
-        assert {rows is not None for _, _, rows, _, _ in lowrank._tiles(keys, b, a, None)} == {sparse}
+        assert {places is not None for _, _, places, _ in lowrank._tiles(keys, b, a, None)} == {sparse}
+
+
+def test_small_matrices_and_other_devices_are_dense():
+    """100 x 100 is below 65,536 weights: dense even for one key, as is any size off the CPU; `dense` has the last word."""
+    small, large = ((torch.zeros(n, 1), torch.zeros(1, n)) for n in (100, 300))
+    assert [places for _, _, places, _ in lowrank._tiles(torch.tensor([7], dtype=torch.int32), *small, None)] == [None]
+    assert [lowrank._sparse_allowed(*pair, None) for pair in (small, large)] == [False, True]
+    elsewhere = [t.to("meta") for t in large]
+    assert [lowrank._sparse_allowed(*elsewhere, dense) for dense in (None, True, False)] == [False, False, True]
+
+
+@pytest.mark.parametrize(("columns", "tiles"), [(20, [(0, 2), (2, 3)]), (50, [(0, 1), (1, 2), (2, 3)])])
+@pytest.mark.usefixtures("small_tiles")
+def test_a_tile_holds_as_many_rows_as_fit_and_at_least_one(columns, tiles):
+    """Tiles of 40: two rows of 20; of 50, one row too large for it, and never a second one on top."""
+    keys = torch.tensor([1], dtype=torch.int32)
+    found = lowrank._tiles(keys, torch.zeros(3, 1), torch.zeros(1, columns), None)
+    assert [(start, stop) for start, stop, _, _ in found] == tiles
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_no_keys_have_no_mean(dense):
+    """0 / 0 is NaN on either way: a mean over nothing is never taken for a penalty of 0."""
+    assert key_mean(B, A, torch.zeros(0, dtype=torch.int32), dense=dense).isnan()
 
 
 @pytest.mark.parametrize("repeats", [False, True])

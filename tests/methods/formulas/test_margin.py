@@ -123,9 +123,8 @@ def test_shares_by_rows_are_the_mean_over_one_row_batches():
     """60 task rows and 6 general ones: 10/11 and 1/11; the sum leaves both whole."""
     assert shares(60, 6, "rows") == pytest.approx((10 / 11, 1 / 11))
     assert shares(60, 6, "sum") == (1, 1) and shares(60, 0, "sum") == (1, 0) and shares(0, 3, "rows") == (0, 1)
-    assert (
-        shares(1, 1, "sum") == (1, 1) and shares(1, 0, "rows") == (1, 0) and shares(0, 1, "rows") == (0, 1)
-    )  # one row
+    one_row = [shares(1, 1, "sum"), shares(1, 0, "rows"), shares(0, 1, "rows")]
+    assert one_row == [(1, 1), (1, 0), (0, 1)]
 
 
 def test_9_dynamic_weight_is_bounded():
@@ -237,11 +236,8 @@ def test_moments_merge_to_those_of_the_whole(seed, first, second):
 def test_moments_of_nothing():
     """No positions of three features: three zeros each, a deviation of 0 and not 0 / 0; added to a set they change no bit."""
     nothing, something = moments_of(torch.zeros(0, 3)), moments_of(torch.tensor([[-0.0, 0.1, 0.3], [-0.0, 0.2, 0.7]]))
-    assert nothing.count == 0 and nothing.mean_D.tolist() == nothing.m2_D.tolist() == nothing.std_D.tolist() == [
-        0,
-        0,
-        0,
-    ]
+    assert nothing.count == 0
+    assert [t.tolist() for t in (nothing.mean_D, nothing.m2_D, nothing.std_D)] == [[0, 0, 0]] * 3
     assert merged(nothing, something) is something and merged(something, nothing) is something
 
 
