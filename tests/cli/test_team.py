@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from mcit.cli import team
 from mcit.cli.main import main
 from mcit.core.errors import PlanError, StateError
 from mcit.core.files import sha256_file
+from mcit.core.tensorfile import load_tensors
 from mcit.engine.board import FOLDER, Board
 from mcit.runs.run import Run
 from tests.fakes.ranks import on_ranks
@@ -274,3 +276,55 @@ def test_accelerate_that_starts_one_process_of_two_is_an_error(tmp_path, cache):
     done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode != 0 and "was asked for several processes and started one" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.distributed
+def test_accelerate_with_deepspeed_starts_two_ranks(undisturbed, tmp_path, cache):
+    """accelerate's DeepSpeed settings only start the processes; the engine is ours, so one may start what another began."""
+    path = config(tmp_path, stages=2, engine={"kind": "zero2"})
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_deepspeed", "--zero_stage", "2"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["-m", "mcit", "run", str(path), "--runs-dir", str(tmp_path / "runs")]
+    env = {k: v for k, v in environment(cache, DS_ACCELERATOR="cpu").items() if k != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    run = the_run(tmp_path / "runs")
+    assert run.finished() and json.loads(run.layout.environment.read_text())["ranks"] == 2
+    assert done.stdout.count("run: ") == 1 and run.layout.root.name == undisturbed.run.layout.root.name
+
+
+@pytest.mark.distributed
+def test_two_nodes_under_torchrun_make_one_run(undisturbed, tmp_path, cache):
+    """Two agents with one process each, a run directory that both see: the bytes of two ranks under one agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = []
+    for node in range(2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node)]
+        command += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        command += ["-m", "mcit", "run", str(undisturbed.path), "--runs-dir", str(tmp_path / "runs")]
+        given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        agents.append(subprocess.Popen(command, env=environment(cache), **given))
+    said = [agent.communicate(timeout=LIMIT_S) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert kept(the_run(tmp_path / "runs")) == kept(undisturbed.run)
+    assert sum(out.count("run: ") for out, _ in said) == 1
+
+
+@pytest.mark.distributed
+def test_an_export_of_a_zero3_run_is_whole(tmp_path, cache):
+    """No empty tensor, and sizes and checksums of the written files are those that export.json says."""
+    path = config(tmp_path, engine={"kind": "zero3"})
+    done = mcit("run", path, "--nproc", "2", "--runs-dir", tmp_path / "runs", cache=cache)
+    assert done.code == 0, done.err
+    root = the_run(tmp_path / "runs").layout.root
+    for kind in ("adapter", "merged"):
+        out = tmp_path / kind
+        made = mcit("export", root, "--stage", "1", "--as", kind, "--out", out, cache=cache)
+        assert made.code == 0, made.err
+        record = json.loads((out / "export.json").read_text())
+        for name, known in record["files"].items():
+            assert ((out / name).stat().st_size, sha256_file(out / name)) == (known["bytes"], known["sha256"])
+        tensors = load_tensors(next(out.glob("*.safetensors")))
+        assert len(tensors) > 20 and all(t.numel() > 0 and bool(t.isfinite().all()) for t in tensors.values())
