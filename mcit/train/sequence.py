@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[],
     elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets: what was there before
         score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
     for stage in plan.stages:
-        if not on_first(run.ranks, lambda stage=stage: run.is_committed(stage.folder)):  # type: ignore[misc]
+        if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
             train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
         score(session, stage.index, reporter=reporter, stop=stop)
 
