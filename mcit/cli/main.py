@@ -81,4 +81,13 @@ def show_error(error: McitError, *, as_json: bool) -> None:
 
 def entry() -> None:
     """Console script."""
-    sys.exit(main())
+    from mcit.engine.launch import launch_of
+
+    code = main()
+    if launch_of(os.environ) is None:
+        sys.exit(code)
+    # A rank has said and written all it has to. Libraries with threads of their own (gloo, DeepSpeed) may abort while the
+    # interpreter takes itself apart, and that would be taken for a failure of the command.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -345,7 +345,7 @@ def outcome_of(codes: Mapping[int, int], board: Board, *, forced: bool = False) 
     if forced:
         return Outcome(75, None)
     killed = {rank: -code for rank, code in sorted(codes.items()) if code < 0}
-    if len(killed) < len(codes):  # the agent sends SIGTERM to the rest, and one that has just begun dies of it
+    if any(code != -signal.SIGTERM for code in codes.values()):  # the agent sends SIGTERM to the rest of the ranks
         killed = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
     record = board.wait_for_first(0.2 if killed else 1.0)
     if killed and (record is None or record.get("kind") == "echo"):

@@ -236,3 +236,9 @@ def test_accelerates_cpu_contradicts_gpus_that_would_be_used(monkeypatch):
 def test_an_abort_may_be_a_time_out(tmp_path):
     found = outcome_of({1: -signal.SIGABRT}, Board(tmp_path, 0))
     assert found.code == 128 + signal.SIGABRT and "engine.timeout" in str(found.error)
+
+
+def test_the_rank_that_ended_by_itself_is_the_cause_and_not_those_the_agent_ended(tmp_path):
+    codes = {0: -signal.SIGTERM, 1: -signal.SIGSEGV}
+    assert "rank 1" in str(outcome_of(codes, Board(tmp_path, 0)).error)
+    assert outcome_of({0: -signal.SIGTERM, 1: -signal.SIGTERM}, Board(tmp_path, 0)).code == 128 + signal.SIGTERM
