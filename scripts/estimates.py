@@ -15,7 +15,7 @@ from mcit.engine.estimate.activations import activations
 from mcit.engine.estimate.engines import StageShape, all_engines
 from mcit.engine.estimate.llava import llava_batch, llava_skeleton
 from mcit.models import adapters
-from mcit.train.resources import weights_of
+from mcit.plan.resources import weights_of
 
 LORA = AdapterConfig(kind="lora", rank=128, alpha=256, also_train=["projector"])
 FULL = AdapterConfig(kind="none", carry="none", also_train=["projector", "embeddings", "head"])

@@ -6,7 +6,15 @@ from pathlib import Path
 import mcit
 
 ROOT = Path(mcit.__file__).parent
-ORDER = [{"cli"}, {"train", "export", "report"}, {"methods", "evals"}, {"engine", "models", "data", "runs"}, {"core"}]
+ORDER = [
+    {"cli"},
+    {"selftest"},
+    {"train", "export", "report"},
+    {"plan"},
+    {"methods", "evals"},
+    {"engine", "models", "data", "runs"},
+    {"core"},
+]
 LEVEL = {package: i for i, packages in enumerate(ORDER) for package in packages}
 TORCH = {"torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes"}
 ENGINE_ONLY = {"accelerate", "deepspeed"}

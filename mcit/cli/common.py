@@ -204,7 +204,7 @@ def _time(seconds: float) -> str:
 def config_of_run(run: Run) -> RunConfig:
     """The stored resolved config of an existing run. Raises StateError if it no longer resolves."""
     from mcit.core.errors import StateError
-    from mcit.train.plan import parse_run
+    from mcit.plan.plan import parse_run
 
     config, problems = parse_run(run.config())
     if config is None:
@@ -214,7 +214,7 @@ def config_of_run(run: Run) -> RunConfig:
 
 def plan_of_run(run: Run) -> Plan:
     """The plan of an existing run. Raises StateError if its stored config no longer resolves."""
-    from mcit.train.plan import make_plan
+    from mcit.plan.plan import make_plan
 
     return make_plan(config_of_run(run))
 

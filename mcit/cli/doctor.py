@@ -20,7 +20,7 @@ from mcit.core.types import JsonDict
 
 if TYPE_CHECKING:
     from mcit.core.schema import RunConfig
-    from mcit.train.selftest import Item, Outcome
+    from mcit.selftest.selftest import Item, Outcome
 
 FAILED = 3
 """Exit code when a check of the self-test did not pass."""
@@ -159,7 +159,7 @@ def scratch(runs_dir: str) -> Iterator[Path]:
 
 def everything(args: argparse.Namespace, ranks: int) -> list[Item]:
     """All checks that were asked for."""
-    from mcit.train.selftest import items_for
+    from mcit.selftest.selftest import items_for
 
     return items_for(args.engine, ranks=ranks)
 
@@ -181,7 +181,7 @@ def work(folder: Path, *, stop: Callable[[], bool] = lambda: False) -> None:
     common.start_torch()
     from mcit.core.schema import EngineConfig
     from mcit.export.export import export_stage
-    from mcit.train.selftest import CHECK_S, Item, run_items
+    from mcit.selftest.selftest import CHECK_S, Item, run_items
 
     listed = read_json(folder / "work.json")
     run_items(
@@ -211,7 +211,7 @@ def on_ranks(args: argparse.Namespace, folder: Path) -> list[Outcome]:
     Raises Interrupted after a signal.
     """
     from mcit.engine import launch
-    from mcit.train.selftest import died, outcome_of
+    from mcit.selftest.selftest import died, outcome_of
 
     items, lost, ranks = everything(args, args.nproc), dict[Any, Any](), args.nproc
     left, deadline = items, time.time() + args.limit
@@ -243,7 +243,7 @@ def finished(
     args: argparse.Namespace, folder: Path, items: Sequence[Item], *, ranks: int, lost: dict[Any, Any] | None = None
 ) -> list[Outcome]:
     """One outcome per check."""
-    from mcit.train.selftest import not_run, outcome_of
+    from mcit.selftest.selftest import not_run, outcome_of
 
     out = []
     for item in items:
@@ -254,7 +254,7 @@ def finished(
 
 def told(args: argparse.Namespace, report: JsonDict, outcomes: Sequence[Outcome]) -> int:
     """Print everything; returns the exit code."""
-    from mcit.train.selftest import summary
+    from mcit.selftest.selftest import summary
 
     found = summary(outcomes)
     if args.json:
@@ -272,7 +272,7 @@ def table(outcomes: Sequence[Outcome]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mcit.train.selftest import result_of
+    from mcit.selftest.selftest import result_of
 
     shown = Table()
     for title in ("engine", "check", "result", "number", "s", "what"):

@@ -14,7 +14,7 @@ from mcit.core.errors import PlanError
 from mcit.core.types import Plan
 
 if TYPE_CHECKING:
-    from mcit.train.resources import RunEstimate
+    from mcit.plan.resources import RunEstimate
 
 
 def add_parser(verbs: Any) -> None:
@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; what is not in the cache yet is named instead of being fetched."""
-    from mcit.train.plan import read_config
+    from mcit.plan.plan import read_config
 
     config, _ = read_config(args.config, args.set)  # schema and references first, without torch
     refuse(config, nproc=args.nproc, here=not args.gpu_memory)  # a stated device memory asks about another machine
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     start_torch(computes=False)
     from mcit.core.fetch import NeedsDownload, without_network
     from mcit.models.load import pending
-    from mcit.train.plan import make_plan, plan_json
+    from mcit.plan.plan import make_plan, plan_json
 
     waiting = None if args.fetch else pending(config.base)
     plan = None
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         note = f"schema and references are in order; the rest needs a download first: {waiting} (mcit plan --fetch)"
         print(json.dumps({"name": config.name, "needs_download": waiting, "notes": [note]}) if args.json else note)
         return 0
-    from mcit.train.resources import estimate, resource_problems, suggestion
+    from mcit.plan.resources import estimate, resource_problems, suggestion
 
     cuda = True if memory else None  # a stated device memory asks about such a device, whatever this machine has
     found = estimate(plan, nproc=args.nproc or 1, cuda=cuda)
@@ -93,7 +93,7 @@ def show(plan: Plan, content: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mcit.train.preflight import skeleton, trained_parameters
+    from mcit.plan.preflight import skeleton, trained_parameters
 
     console = Console()
     model = skeleton(plan)

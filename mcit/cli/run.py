@@ -28,7 +28,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, then everything that is not done yet."""
-    from mcit.train.plan import read_config
+    from mcit.plan.plan import read_config
 
     config, text = read_config(args.config, args.set)  # schema and references first, without torch
     code = team.started(args, config)
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         return code
 
     def planned(out: Any) -> Plan:
-        from mcit.train.plan import make_plan
+        from mcit.plan.plan import make_plan
 
         return make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
 
@@ -63,8 +63,8 @@ def go(
     stop = StopFlag(quiet=team.started_by_mcit())
     stop.install()
     common.start_torch()
+    from mcit.plan import plan as planning
     from mcit.runs.run import Run, open_run
-    from mcit.train import plan as planning
     from mcit.train.sequence import run_sequence
 
     with team.joined(engine) as ranks:

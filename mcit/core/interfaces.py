@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Progress, Row, Stage, WeightUnit
 
@@ -78,13 +78,6 @@ class Blob(Protocol):
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """A part of a tensor's first axis, read now."""
-
-
-class MetricSink(Protocol):
-    """Takes scalars by name; syncs with the device once per logging interval."""
-
-    def log(self, name: str, value: Tensor | float) -> None:
-        """Record one value of the current step."""
 
 
 class DataContext(Protocol):
@@ -241,6 +234,3 @@ class Silent:
 
     def line(self, text: str) -> None:
         """Ignore."""
-
-
-JsonMap = MutableMapping[str, Any]

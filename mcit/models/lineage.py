@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mcit.core.errors import StateError
@@ -18,7 +17,6 @@ from mcit.core.tensorfile import load_tensors
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, read_adapter
 from mcit.models.quant import is_quantised
-from mcit.models.units import base_parameters
 
 
 @dataclass(frozen=True)
@@ -135,25 +133,3 @@ def apply_delta(model: nn.Module, file: AdapterFile, *, carry: str, index: int) 
         adapters.attach(model, file, name=adapters.ACTIVE)
     else:
         adapters.merge(model, file)
-
-
-def finish_stage(model: nn.Module, file: AdapterFile, *, carry: str, index: int) -> None:
-    """After a stage's commit: take the trained adapter off and apply its delta exactly as a restart would."""
-    if file.lora:
-        adapters.remove(model)
-    apply_delta(model, file, carry=carry, index=index)
-
-
-def checksum(tensor: torch.Tensor) -> str:
-    """Hex sha256 of a tensor's bytes, any dtype and shape."""
-    import hashlib
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
-
-
-def frozen_checksums(model: nn.Module) -> dict[str, str]:
-    """Checksums of every buffer and frozen parameter, by the names they have without adapters."""
-    out = {f"buffer:{n}": checksum(b) for n, b in model.named_buffers()}
-    out.update({n: checksum(p) for n, p in base_parameters(model).items() if not p.requires_grad})
-    return out

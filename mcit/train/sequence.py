@@ -20,11 +20,11 @@ from mcit.models import adapters
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
 from mcit.models.load import base_digest
 from mcit.models.quant import runs_bf16
+from mcit.plan.forgetting import forget_due
+from mcit.plan.preflight import make_encoder
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
-from mcit.train.forgetting import forget_due
 from mcit.train.loop import train_stage
-from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
 
 

@@ -19,6 +19,7 @@ from mcit.core.types import Plan, Row, Stage
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.data.ghost import Ghost
+from mcit.data.rowbook import RowBook
 from mcit.data.streams import StageStreams, Stream, mix
 from mcit.engine import world
 from mcit.engine.base import Engine, EngineSpec
@@ -30,9 +31,10 @@ from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Lineage, delta_digest, lineage_record
 from mcit.models.quant import runs_bf16
 from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
+from mcit.plan.selection import Names
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
 from mcit.train.blobs import Blobs
-from mcit.train.context import Context, Names, RowBook
+from mcit.train.context import Context
 from mcit.train.loop import StageWork, validation
 
 

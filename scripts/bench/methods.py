@@ -77,8 +77,8 @@ def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder
     from mcit.models import adapters
     from mcit.models.lineage import Lineage
     from mcit.models.load import base_digest, load_base
-    from mcit.train.plan import make_plan, parse_run
-    from mcit.train.preflight import make_encoder
+    from mcit.plan.plan import make_plan, parse_run
+    from mcit.plan.preflight import make_encoder
     from mcit.train.stage import Material, build_stage
 
     first = {

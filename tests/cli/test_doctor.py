@@ -12,8 +12,8 @@ from mcit.cli.main import main
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.engine import launch
 from mcit.engine.gradients import LocalGradients
-from mcit.train import selftest
-from mcit.train.selftest import Outcome
+from mcit.selftest import selftest
+from mcit.selftest.selftest import Outcome
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

@@ -119,10 +119,10 @@ def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys):
 
 def test_a_changed_version_or_recipe_is_refused_by_name_and_can_be_accepted(finished, capsys, monkeypatch):
     import mcit.cli.common
-    import mcit.train.plan
+    import mcit.plan.plan
 
     root, _ = finished
-    here, record = mcit.cli.common.environment(), mcit.train.plan.plan_json
+    here, record = mcit.cli.common.environment(), mcit.plan.plan.plan_json
     old = {**here, "versions": {**here["versions"], "peft": "0.1.0"}}
     with monkeypatch.context() as patch:
         patch.setattr(mcit.cli.common, "environment", lambda: old)
@@ -130,7 +130,7 @@ def test_a_changed_version_or_recipe_is_refused_by_name_and_can_be_accepted(fini
     assert "peft" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(
-            mcit.train.plan,
+            mcit.plan.plan,
             "plan_json",
             lambda plan: {**record(plan), "recipes": {**record(plan)["recipes"], "tiny/word": "0"}},
         )

@@ -7,7 +7,7 @@ import pytest
 
 from mcit.core.files import canonical_json
 from mcit.core.paths import shipped
-from mcit.train.plan import read_config, resolved
+from mcit.plan.plan import read_config, resolved
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(p.stem for p in shipped("configs").glob("*.yaml"))

@@ -13,7 +13,7 @@ from mcit.engine.estimate.activations import Activations
 from mcit.engine.estimate.engines import StageShape, engine_bytes
 from mcit.engine.estimate.measured import measured_bytes
 from mcit.engine.make import make_engine
-from mcit.train.resources import weights_of
+from mcit.plan.resources import weights_of
 from tests.fakes.measure import place
 from tests.fakes.models import tiny_model
 from tests.fakes.toy import toy_batch

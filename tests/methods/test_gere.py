@@ -19,9 +19,9 @@ from mcit.methods.formulas.margin import row_margins
 from mcit.methods.gere import GeRe
 from mcit.models.lineage import Lineage
 from mcit.models.load import base_digest, load_base
+from mcit.plan.preflight import make_encoder
 from mcit.train import context
 from mcit.train.blobs import Blobs
-from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of
 from tests.fakes.rows import row

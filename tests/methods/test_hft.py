@@ -26,7 +26,7 @@ from mcit.methods.l2 import L2
 from mcit.methods.replay import Replay
 from mcit.models import adapters
 from mcit.models.load import load_base
-from mcit.train.context import Names
+from mcit.plan.selection import Names
 from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of
 from tests.fakes.models import tiny_model
 from tests.fakes.settings import shipped_config

@@ -10,7 +10,7 @@ from mcit.data.encode import Encoder
 from mcit.models.families.tiny import byte_tokenizer
 from mcit.models.load import load_base, load_processor
 from mcit.models.text import TextProcessor, auto_class
-from mcit.train.plan import make_plan, parse_run
+from mcit.plan.plan import make_plan, parse_run
 from tests.fakes.bench import TINY, run_plan, tensors_of
 
 TEMPLATE = (

@@ -6,8 +6,8 @@ import torch
 from mcit.engine import world
 from mcit.models.lineage import Lineage
 from mcit.models.load import base_digest, load_base
+from mcit.plan.preflight import make_encoder
 from mcit.train.basemodel import BATCH, base_identity, load_run_base
-from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import plan_of
 

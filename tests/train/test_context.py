@@ -5,7 +5,7 @@ from mcit.core.errors import DataError
 from mcit.methods.formulas.forgetting import without_pictures
 from mcit.models.lineage import Lineage
 from mcit.models.load import base_digest, load_base
-from mcit.train.preflight import make_encoder
+from mcit.plan.preflight import make_encoder
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import plan_of
 

@@ -8,8 +8,8 @@ from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
 from mcit.models.lineage import Lineage
 from mcit.models.load import base_digest, load_base
+from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage
-from mcit.train.preflight import make_encoder
 from mcit.train.stage import Material, audit_lines, build_stage
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
 

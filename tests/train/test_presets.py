@@ -11,7 +11,7 @@ from mcit.core.errors import DataError
 from mcit.core.paths import shipped
 from mcit.data.recipe import find_recipe
 from mcit.models.families.tiny import TEMPLATE, byte_tokenizer
-from mcit.train.plan import make_plan, read_config
+from mcit.plan.plan import make_plan, read_config
 from tests.models.test_text import TEMPLATE as LLAMA_TEMPLATE
 
 LLAMA_7B = LlamaConfig(

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mcit.core.interfaces import Silent
-from mcit.models.lineage import frozen_checksums
+from mcit.models.frozen import frozen_checksums
+from mcit.plan.plan import plan_json, resolved
 from mcit.runs.run import open_run
-from mcit.train.plan import plan_json, resolved
 from mcit.train.sequence import Session, due, inherited_state, run_sequence
 from tests.fakes.bench import plan_of
 

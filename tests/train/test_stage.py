@@ -4,7 +4,7 @@ from mcit.core.errors import PlanError
 from mcit.core.files import read_json
 from mcit.models.lineage import Lineage, read_lineage
 from mcit.models.load import base_digest, load_base
-from mcit.train.preflight import make_encoder
+from mcit.plan.preflight import make_encoder
 from mcit.train.stage import Material, build_stage, write_stage
 from tests.fakes.bench import plan_of, run_plan
 

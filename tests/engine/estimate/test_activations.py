@@ -106,7 +106,7 @@ def test_a_model_that_asks_for_values_gets_a_rough_count_that_says_so():
 )
 def test_embedded_model_within_a_tenth(kind, dtype, rows, checkpointing):
     path = materialize(BaseConfig(family="embedded"))
-    from mcit.train.plan import make_plan, read_config
+    from mcit.plan.plan import make_plan, read_config
 
     plan = make_plan(read_config("demo", [])[0])
     real = list(DataFolder.open(plan.tasks[0].folder).rows("train"))[:rows]

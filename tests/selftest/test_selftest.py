@@ -5,9 +5,9 @@ import time
 import pytest
 
 from mcit.core.errors import Interrupted, StateError
-from mcit.train import selftest, selftest_checks
-from mcit.train.selftest import Item, Outcome, died, items_for, not_run, outcome_of, result_of, run_items, summary
-from mcit.train.selftest_checks import Finding
+from mcit.selftest import checks, selftest
+from mcit.selftest.checks import Finding
+from mcit.selftest.selftest import Item, Outcome, died, items_for, not_run, outcome_of, result_of, run_items, summary
 
 
 def outcome(**changes):
@@ -26,7 +26,7 @@ def test_which_checks_run():
     assert [i.engine for i in items_for(None, ranks=1)] == ["plain"] * 10
     assert list(dict.fromkeys(i.engine for i in items_for(None, ranks=2))) == ["plain", "zero1", "zero2", "zero3"]
     assert [i.check for i in items_for("zero3", ranks=2)] == list(selftest.CHECKS)
-    assert set(selftest.CHECKS) == set(selftest_checks.CHECKS)
+    assert set(selftest.CHECKS) == set(checks.CHECKS)
 
 
 def test_an_error_fails_one_check_and_the_next_one_runs(tmp_path, monkeypatch):
@@ -36,8 +36,8 @@ def test_an_error_fails_one_check_and_the_next_one_runs(tmp_path, monkeypatch):
     def counts(kit):
         return Finding(True, float("inf"), "w")
 
-    monkeypatch.setitem(selftest_checks.CHECKS, "window", breaks)
-    monkeypatch.setitem(selftest_checks.CHECKS, "penalty", counts)
+    monkeypatch.setitem(checks.CHECKS, "window", breaks)
+    monkeypatch.setitem(checks.CHECKS, "penalty", counts)
     said = []
     items = [Item("plain", "window"), Item("plain", "penalty")]
     run_items(items, tmp_path, deadline=time.time() + 60, say=said.append)
@@ -48,7 +48,7 @@ def test_an_error_fails_one_check_and_the_next_one_runs(tmp_path, monkeypatch):
 
 
 def test_a_check_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setitem(selftest_checks.CHECKS, "window", lambda kit: time.sleep(30))
+    monkeypatch.setitem(checks.CHECKS, "window", lambda kit: time.sleep(30))
     item = Item("plain", "window")
     begin = time.monotonic()
     run_items([item], tmp_path, deadline=time.time() + 60, check_s=2.0)

@@ -17,7 +17,7 @@ from mcit.data.folder import DataFolder
 from mcit.models import load
 from mcit.models.adapters import candidates
 from mcit.models.units import decoder_prefix, lora_targets
-from mcit.train.datasets import recipes_of
+from mcit.plan.datasets import recipes_of
 
 _SAMPLED, _LONGEST = 24, 8
 

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError
-from mcit.train.plan import make_plan, parse_run, plan_json, read_config, run_digest
+from mcit.plan.plan import make_plan, parse_run, plan_json, read_config
+from mcit.runs.run import config_digest
 from tests.fakes.bench import TINY, plan_of
 
 
@@ -81,7 +82,7 @@ def test_an_unknown_key_hides_no_wrong_reference():
 
 def test_schema_and_reference_problems_come_without_torch(tmp_path):
     code = (
-        "import sys\nfrom mcit.train.plan import read_config\nfrom mcit.core.errors import McitError\n"
+        "import sys\nfrom mcit.plan.plan import read_config\nfrom mcit.core.errors import McitError\n"
         f"try:\n    read_config({str(tmp_path / 'x.yaml')!r})\nexcept McitError as e:\n    print(e)\n"
         "bad = {'torch', 'transformers'} & set(sys.modules)\nprint('LOADED', sorted(bad))\n"
     )
@@ -163,7 +164,7 @@ def test_joint_stage_and_repeated_tasks_get_names():
 def test_identity_leaves_engine_and_checkpoint_out():
     def digest(**changes):
         config, _ = parse_run(changed(**changes))
-        return run_digest(config)
+        return config_digest(config.model_dump(mode="json"))
 
     same = digest()
     assert digest(engine={"micro_batch": 2}) == same == digest(checkpoint={"every": 7})
@@ -185,7 +186,7 @@ def test_stage_without_steps_and_keep_before_full_training():
         ]
     )
     config, _ = parse_run(data)
-    from mcit.train.plan import reference_problems
+    from mcit.plan.plan import reference_problems
 
     assert any("trains no adapter" in p.what for p in reference_problems(config))
 

@@ -5,9 +5,8 @@ import pytest
 from mcit.core.errors import DataError
 from mcit.core.types import MethodSpec
 from mcit.methods.base import Method
-from mcit.train import datasets
-from mcit.train.context import RowBook
-from mcit.train.plan import make_plan, parse_run, plan_json
+from mcit.plan import datasets
+from mcit.plan.plan import make_plan, parse_run, plan_json
 from tests.fakes.bench import TINY
 
 
@@ -69,9 +68,3 @@ def test_forgotten_data_is_in_the_plan_but_no_column_of_the_matrix():
     content = plan_json(plan)
     assert set(content["recipes"]) == {"tiny/letter", "tiny/yesno", "tiny/word"}
     assert content["forget_tasks"] == ["word"] and content["stages"][1]["forget"] == ["word"]
-    book = RowBook([], plan.stages[1])
-    rows = book.forget_rows()
-    assert len(rows) == plan.forget_tasks[0].rows["train"] and {row.task for row in rows} == {"word"}
-    assert RowBook([], plan.stages[0]).forget_rows() == []
-    with pytest.raises(DataError, match="not one that a method of this stage reads"):
-        book.pool("tiny/letter")

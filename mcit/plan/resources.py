@@ -24,8 +24,8 @@ from mcit.methods.compose import MethodSet
 from mcit.models import adapters, quant
 from mcit.models.text import auto_class_of
 from mcit.models.units import block_of, group_of
-from mcit.train.context import Names
-from mcit.train.preflight import train_sizes
+from mcit.plan.preflight import train_sizes
+from mcit.plan.selection import Names
 
 WRITE_MB_S = 500.0
 """Assumed speed of the disk; ``mcit doctor`` measures it."""

@@ -6,8 +6,8 @@ import pytest
 from mcit.cli.main import main
 from mcit.core.errors import Problem
 from mcit.core.schema import EngineConfig
-from mcit.train import resources
-from mcit.train.resources import Machine, disk_problems, estimate, machine, memory_problems, suggestion, weights_of
+from mcit.plan import resources
+from mcit.plan.resources import Machine, disk_problems, estimate, machine, memory_problems, suggestion, weights_of
 from tests.fakes.bench import TINY, plan_of
 
 GIB = 2**30
@@ -19,7 +19,7 @@ def of(**changes):
 
 
 def test_what_trains_is_what_the_plan_counts():
-    from mcit.train.preflight import skeleton, trained_parameters
+    from mcit.plan.preflight import skeleton, trained_parameters
 
     plan, found = of()
     assert [s.shape.trained for s in found.stages] == [trained_parameters(skeleton(plan), s) for s in plan.stages]

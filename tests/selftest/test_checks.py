@@ -10,7 +10,7 @@ from mcit.engine import plain
 from mcit.engine.gradients import LocalGradients
 from mcit.engine.plain import PlainEngine
 from mcit.export.export import export_stage
-from mcit.train.selftest import CHECKS, Item, outcome_of, run_items
+from mcit.selftest.selftest import CHECKS, Item, outcome_of, run_items
 from tests.fakes.run_dir import environment
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mcit.core.types import Batch, WeightUnit
 from mcit.engine import world
 from mcit.engine.base import Engine
-from mcit.train.selftest_export import export_differences
-from mcit.train.selftest_kit import (
+from mcit.selftest.export import export_differences
+from mcit.selftest.kit import (
     OPTIM,
     Kit,
     Named,

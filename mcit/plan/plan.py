@@ -18,10 +18,11 @@ from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggesti
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
 from mcit.core.files import digest_of, sha256_tree
 from mcit.core.paths import find_shipped, shipped
-from mcit.core.schema import NOT_IDENTITY, RunConfig, StageConfig
+from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import JsonDict, MethodSpec, Plan, Stage
-from mcit.train.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
+from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
+from mcit.runs.run import config_digest
 
 
 # ---- 1. schema -------------------------------------------------------------------------------------------------------
@@ -152,18 +153,12 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     stages = _stages(config, data, methods)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
     forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
-    plan = Plan(config, stages, tasks, model_path, run_digest(config), forget_tasks=forget)
+    plan = Plan(config, stages, tasks, model_path, config_digest(config.model_dump(mode="json")), forget_tasks=forget)
     findings = check_plan(plan, runs_dir=runs_dir)
     bad = [p for p in findings if p.level == "problem"]
     if bad:
         raise PlanError.of(bad)
     return replace(plan, notes=tuple(str(p) for p in findings))
-
-
-def run_digest(config: RunConfig) -> str:
-    """Identity of a run: the resolved config without the sections that may change between two starts."""
-    resolved = config.model_dump(mode="json")
-    return digest_of({key: value for key, value in resolved.items() if key not in NOT_IDENTITY})
 
 
 def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Problem]]:
@@ -228,10 +223,10 @@ def _mixed_rows(specs: list[MethodSpec], data: StageData) -> int:
 def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     """Composition, encoding of sampled rows, trainable shapes; with `runs_dir` memory and disk of this machine too."""
     from mcit.methods.check import check_stage
-    from mcit.train.forgetting import forget_problems
-    from mcit.train.precision import precision_problems
-    from mcit.train.preflight import check_rows, check_shapes, skeleton
-    from mcit.train.selection import narrowed, selection_problems
+    from mcit.plan.forgetting import forget_problems
+    from mcit.plan.precision import precision_problems
+    from mcit.plan.preflight import check_rows, check_shapes, skeleton
+    from mcit.plan.selection import narrowed, selection_problems
 
     problems = precision_problems(plan)
     for stage in plan.stages:
@@ -253,7 +248,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     if not shapes and narrowed(plan):
         problems += selection_problems(plan, skeleton(plan))
     if runs_dir is not None and not any(p.level == "problem" for p in problems):
-        from mcit.train.resources import estimate, resource_problems
+        from mcit.plan.resources import estimate, resource_problems
 
         found = estimate(plan, nproc=int(os.environ.get("WORLD_SIZE", "1")))
         problems += resource_problems(plan, found, runs_dir)

@@ -15,9 +15,9 @@ from mcit.core.ranks import on_all, on_first
 from mcit.core.schema import RunConfig
 from mcit.core.types import Batch, JsonDict, Plan
 from mcit.engine import world
+from mcit.plan import plan as planning
 from mcit.runs.run import Run, open_run
-from mcit.train import plan as planning
-from mcit.train.selftest_kit import Kit
+from mcit.selftest.kit import Kit
 from mcit.train.sequence import Session, train
 
 

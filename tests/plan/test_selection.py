@@ -7,8 +7,8 @@ import pytest
 from mcit.core.errors import PlanError
 from mcit.core.types import Claims, MethodSpec
 from mcit.methods.base import Method
-from mcit.train.preflight import skeleton
-from mcit.train.selection import selection_problems
+from mcit.plan.preflight import skeleton
+from mcit.plan.selection import selection_problems
 from tests.fakes.bench import plan_of
 
 

@@ -10,8 +10,8 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.files import sha256_file
 from mcit.core.types import Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.data.rowbook import RowBook
 from mcit.methods.compose import make
-from mcit.train.context import RowBook
 
 _NAMED = 20
 """Overlapping rows that are named one by one; how many more there are is said."""

@@ -4,7 +4,7 @@ import torch
 from mcit.core.errors import PlanError
 from mcit.data.folder import DataFolder
 from mcit.models.load import load_base
-from mcit.train.preflight import context_length, make_encoder, sampled, skeleton, train_sizes, trained_parameters
+from mcit.plan.preflight import context_length, make_encoder, sampled, skeleton, train_sizes, trained_parameters
 from tests.fakes.bench import plan_of
 from tests.fakes.models import adapted
 from tests.fakes.steps import rows

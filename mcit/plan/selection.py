@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcit.core.errors import McitError, Problem
@@ -11,7 +13,15 @@ from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.units import weight_units
-from mcit.train.context import Names
+
+
+@dataclass(frozen=True)
+class Names:
+    """What `select_trainable` may know."""
+
+    stage: Stage
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def selection_problems(plan: Plan, model: Any) -> list[Problem]:

@@ -6,9 +6,9 @@ from mcit.core.errors import PlanError
 from mcit.core.interfaces import Silent
 from mcit.core.paths import shipped
 from mcit.core.types import Row, Turn
+from mcit.plan import forgetting
+from mcit.plan.forgetting import forget_due, overlap
 from mcit.report.tables import full_report
-from mcit.train import forgetting
-from mcit.train.forgetting import forget_due, overlap
 from mcit.train.sequence import due, run_sequence
 from tests.fakes.bench import plan_of
 from tests.train.test_sequence import opened

@@ -97,7 +97,7 @@ def run_items(
     import torch
 
     from mcit.engine import world
-    from mcit.train.selftest_kit import make_kit
+    from mcit.selftest.kit import make_kit
 
     rank, size = world.rank(), world.size()
     for item in items:
@@ -120,13 +120,13 @@ def run_items(
 
 
 def _timed(item: Item, kit: Callable[[], Any], check_s: float) -> tuple[Outcome, Exception | None]:
-    from mcit.train import selftest_checks
-    from mcit.train.selftest_kit import exact_fp32
+    from mcit.selftest import checks
+    from mcit.selftest.kit import exact_fp32
 
     start = time.monotonic()
     try:
         with _limited(check_s), exact_fp32():
-            found = selftest_checks.CHECKS[item.check](kit())
+            found = checks.CHECKS[item.check](kit())
     except (Exception, TooLong) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, (McitError, TooLong)) else f" ({Path(where.filename).name}:{where.lineno})"

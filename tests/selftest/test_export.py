@@ -1,11 +1,11 @@
-"""The run behind the export check; the check itself is in test_selftest_checks.py."""
+"""The run behind the export check; the check itself is in test_checks.py."""
 
 import pytest
 
 from mcit.core.errors import PlanError
 from mcit.core.schema import EngineConfig
-from mcit.train.selftest_export import export_differences, run_config
-from mcit.train.selftest_kit import make_kit
+from mcit.selftest.export import export_differences, run_config
+from mcit.selftest.kit import make_kit
 
 
 def test_every_number_of_ranks_shares_its_steps_evenly():

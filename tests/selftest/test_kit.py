@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcit.core.schema import EngineConfig
-from mcit.train.selftest_kit import (
+from mcit.selftest.kit import (
     Reference,
     backward,
     difference,

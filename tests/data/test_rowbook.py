@@ -1,0 +1,26 @@
+import pytest
+
+from mcit.core.errors import DataError
+from mcit.data.rowbook import RowBook
+from mcit.plan.plan import make_plan, parse_run
+from tests.fakes.bench import TINY
+
+
+def plan_of(*stages):
+    config, problems = parse_run({**TINY, "stages": list(stages)})
+    assert config is not None and not problems, problems
+    return make_plan(config)
+
+
+def test_a_stage_reads_its_own_and_earlier_tasks_and_what_it_forgets():
+    forgets = {"recipe": "tiny/yesno", "forget": "tiny/word", "methods": [{"use": "gs_lora"}]}
+    plan = plan_of({"recipe": "tiny/letter"}, forgets)
+    book = RowBook(plan.tasks, plan.stages[1])
+    rows = book.forget_rows()
+    assert len(rows) == plan.forget_tasks[0].rows["train"] and {row.task for row in rows} == {"word"}
+    assert {row.task for row in book.stage_rows()} == {"yesno"} and {row.task for row in book.rows("letter")} == {"letter"}
+    assert RowBook(plan.tasks, plan.stages[0]).forget_rows() == []
+    with pytest.raises(DataError, match="not one that a method of this stage reads"):
+        book.pool("tiny/letter")
+    with pytest.raises(DataError, match="'word' is not in this or an earlier stage"):
+        book.rows("word")
