@@ -41,15 +41,21 @@ class Difference:
 
 
 def probe(processor: Any) -> Batch:
-    """Three rows with generated pictures and questions of different length; the same on every machine."""
+    """Three questions of different length with generated pictures, where the processor takes pictures.
+
+    Prompts only: a comparison needs no answer, so nothing is asked of how the tokenizer joins prompt and answer. The
+    same on every machine.
+    """
     encoder = Encoder(processor)
+    sees = getattr(processor, "image_processor", None) is not None
     noise = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         samples = []
         for i, question in enumerate(_QUESTIONS):
             Image.frombytes("RGB", (48, 48), noise.randbytes(48 * 48 * 3)).save(Path(folder) / f"{i}.png")
-            turns = (Turn("user", f"<image>\n{question}"), Turn("assistant", "A probe."))
-            samples.append(encoder.encode(Row(f"probe-{i}", (f"{i}.png",), turns, "probe", "probe", root=folder)))
+            images = (f"{i}.png",) if sees else ()
+            turns = (Turn("user", f"<image>\n{question}" if sees else question), Turn("assistant", "yes"))
+            samples.append(encoder.prompt(Row(f"probe-{i}", images, turns, "probe", "probe", root=folder)))
     return collate(samples, stream="probe", pad_id=encoder.pad_id)
 
 

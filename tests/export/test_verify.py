@@ -4,7 +4,9 @@ import torch
 from mcit.core.errors import StateError
 from mcit.export.verify import Difference, difference, logits, probe, require_equal
 from mcit.models.load import load_processor
+from mcit.models.text import TextProcessor
 from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.processors import make_processor
 
 
 def test_the_probe_has_pictures_padding_and_is_always_the_same():
@@ -13,6 +15,14 @@ def test_the_probe_has_pictures_padding_and_is_always_the_same():
     assert torch.equal(one.pixels["pixel_values"], two.pixels["pixel_values"])
     assert len(one.pixels["pixel_values"]) == 3 and not bool(one.attention_BT.all())
     assert one.pixels["pixel_values"].std() > 0.1
+
+
+def test_the_probe_asks_nothing_of_answers_and_needs_no_pictures():
+    """With this tokenizer no answer can follow the prompt cleanly; a language model has no picture processor."""
+    processor = make_processor("llava", kind="melting")
+    assert len(probe(processor).pixels["pixel_values"]) == 3
+    processor.tokenizer.chat_template = processor.chat_template
+    assert probe(TextProcessor(processor.tokenizer)).pixels == {}
 
 
 def test_logits_leave_padding_out():
