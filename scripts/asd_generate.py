@@ -42,7 +42,8 @@ class HfBackend:
     ) -> None:
         """Raises ConfigError when the folder holds no image-text-to-text model."""
         from mcit.data.encode import Encoder
-        from mcit.models.load import base_digest, load_base, load_processor
+        from mcit.models.basefiles import base_digest
+        from mcit.models.load import load_base, load_processor
 
         if not folder.is_dir():
             raise ConfigError("is not a folder", where=str(folder), fix="give the folder of a model in HF layout")

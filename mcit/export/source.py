@@ -13,8 +13,9 @@ from mcit.core.errors import StateError
 from mcit.core.schema import BaseConfig, RunConfig
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, concat, read_adapter
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, apply_lineage, apply_start, read_lineage
-from mcit.models.load import base_digest, load_base, materialize
+from mcit.models.load import load_base, materialize
 from mcit.models.quant import QUANTISED, runs_bf16
 from mcit.runs.run import Run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,25 @@ import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from mcit.core import lookup
-from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
+from mcit.core.errors import ConfigError
 from mcit.core.optional import needed
-from mcit.core.paths import cache_dir
 from mcit.core.schema import BaseConfig
 from mcit.models import quant
-from mcit.models.text import TextProcessor, auto_class, auto_class_of
+from mcit.models.basefiles import check_base, reading
+from mcit.models.text import TextProcessor, auto_class_of
 
-_WEIGHTS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+_PROCESSOR = "the folder must hold processor, image processor and tokenizer files of an image-text-to-text model"
+_WEIGHTS = "give a folder written by save_pretrained with safetensors weights"
 
 
 def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = None) -> Path:
     """Local HF folder of the base; a family that builds its own model does so now, once.
 
-    Raises ConfigError when the folder is missing or is no model, DataError when a download fails.
+    Raises ConfigError when the folder is missing, is no model or asks for files outside it, DataError when a download fails.
     """
-    return Path(lookup.module_of("models.families", base.family).materialize(base, announce=announce))
+    folder = Path(lookup.module_of("models.families", base.family).materialize(base, announce=announce))
+    check_base(folder)
+    return folder
 
 
 def pending(base: BaseConfig) -> str | None:
@@ -38,15 +39,12 @@ def pending(base: BaseConfig) -> str | None:
 
 def load_processor(path: Path | str, *, trust_remote_code: bool = False) -> Any:
     """The model's own processor, with the PIL image backend (torchvision is never needed); a tokenizer is wrapped."""
-    try:
-        found = AutoProcessor.from_pretrained(str(path), trust_remote_code=trust_remote_code, backend="pil")
+    with reading(path, "no usable processor", fix=_PROCESSOR):
+        check_base(path)
+        found = AutoProcessor.from_pretrained(
+            str(path), trust_remote_code=trust_remote_code, local_files_only=True, backend="pil"
+        )
         return TextProcessor(found) if isinstance(found, PreTrainedTokenizerBase) else found
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(
-            f"no usable processor: {str(error).splitlines()[0]}",
-            where=str(path),
-            fix="the folder must hold processor, image processor and tokenizer files of an image-text-to-text model",
-        ) from error
 
 
 def load_base(
@@ -62,31 +60,31 @@ def load_base(
 
     Raises ConfigError when the folder holds no image-text-to-text model, or one that is quantised already.
     """
+    check_base(path)
     refuse_quantised(path)
     extra: dict[str, Any] = {}
     full = quant.full_dtype(dtype, device)
-    try:
-        wanted: list[str] = []
+    wanted: list[str] = []
+    if dtype in quant.QUANTISED:
+        needed("bitsandbytes", where="base.dtype")
+    with reading(path, "cannot be loaded as an image-text-to-text model", fix=_WEIGHTS):
+        config = model_config(path, trust_remote_code=trust_remote_code)
         if dtype in quant.QUANTISED:
-            needed("bitsandbytes", where="base.dtype")
             shape = skeleton(path, trust_remote_code=trust_remote_code)
             wanted = quant.language_linears(shape)
             given = quant.settings(shape, dtype=dtype, double_quant=double_quant, compute=full)
             extra = {"quantization_config": given, "device_map": {"": torch.device(device)}}
-        model = auto_class(path, trust_remote_code=trust_remote_code).from_pretrained(
+        model, notes = auto_class_of(config).from_pretrained(
             str(path),
             dtype=full,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
             **extra,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(
-            f"cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]}",
-            where=str(path),
-            fix="give a folder written by save_pretrained with safetensors weights",
-        ) from error
+    _refuse_gaps(path, notes)
     model.requires_grad_(False)
     if wanted:
         quant.prepare(model, wanted)
@@ -107,25 +105,24 @@ def refuse_quantised(path: Path | str) -> None:
         )
 
 
+def _refuse_gaps(path: Path | str, notes: dict[str, Any]) -> None:
+    """A tensor that no file holds, or in another shape, would start from random numbers without a word."""
+    gaps = sorted({str(n) for n in notes["missing_keys"]} | {str(n[0]) for n in notes["mismatched_keys"]})
+    if gaps:
+        what = (
+            f"{len(gaps)} tensor(s) of the model are in no weight file or have another shape there, the first {gaps[0]}"
+        )
+        raise ConfigError(what, where=str(path), fix=_WEIGHTS)
+
+
+def model_config(path: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """The config of a folder. Raises ConfigError when there is none that transformers can read."""
+    with reading(path, "no usable model config", fix=_WEIGHTS):
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, local_files_only=True)
+
+
 def skeleton(path: Path | str, *, trust_remote_code: bool = False) -> Any:
-    """The model of a folder with shapes and no weights (meta device)."""
-    config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
+    """The model of a folder with shapes and no weights (meta device). Raises ConfigError as `model_config` does."""
+    config = model_config(path, trust_remote_code=trust_remote_code)
+    with reading(path, "no model can be made from its config", fix=_WEIGHTS), torch.device("meta"):
         return auto_class_of(config).from_config(config, trust_remote_code=trust_remote_code)
-
-
-def base_digest(path: Path | str) -> str:
-    """sha256 over the names and contents of the model files of a folder.
-
-    Hashing some hundred megabytes takes seconds, so the result is kept in the cache under names, sizes and times.
-    """
-    root = Path(path).resolve()
-    files = sorted(p for p in root.iterdir() if p.is_file() and p.suffix in _WEIGHTS and not p.name.startswith("."))
-    stamp = canonical_json([[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
-    memo = cache_dir() / "digests" / f"{digest_of(stamp)[:32]}.json"
-    if memo.is_file():
-        return str(read_json(memo)["sha256"])
-    digest = digest_of({p.name: sha256_file(p) for p in files})
-    with contextlib.suppress(StateError):  # a cache that cannot be written only costs time
-        write_json(memo, {"folder": str(root), "sha256": digest})
-    return digest

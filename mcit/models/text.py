@@ -11,23 +11,16 @@ from typing import Any
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
 )
 
 
-def auto_class(path: Path | str, *, trust_remote_code: bool = False) -> Any:
-    """``AutoModelForImageTextToText``, or ``AutoModelForCausalLM`` where the folder's config is of a language model only.
-
-    Raises OSError or ValueError as ``AutoConfig`` does.
-    """
-    config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    return auto_class_of(config)
-
-
 def auto_class_of(config: Any) -> Any:
-    """The same for a loaded config; code that a folder brings itself is taken for an image-text-to-text model."""
+    """``AutoModelForImageTextToText``, or ``AutoModelForCausalLM`` where the config is of a language model only.
+
+    Code that a folder brings itself is taken for an image-text-to-text model.
+    """
     text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return AutoModelForCausalLM if text_only else AutoModelForImageTextToText
 

@@ -274,7 +274,7 @@ def plan_json(plan: Plan) -> JsonDict:
     import mcit
     from mcit.methods.check import hook_table
     from mcit.methods.compose import make
-    from mcit.models.load import base_digest
+    from mcit.models.basefiles import base_digest
 
     base_sha256 = base_digest(plan.model_path)
     if plan.config.base.adapter:  # the weights a run starts from include the adapter it was given

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
@@ -30,7 +29,7 @@ def make_encoder(plan: Plan) -> Encoder:
 
 def context_length(plan: Plan) -> int | None:
     """Positions the language model can take, or None if its config does not say."""
-    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    config = load.model_config(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(found) if found else None
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.schema import BaseConfig, EngineConfig
@@ -22,6 +21,7 @@ from mcit.engine.estimate.sizes import size_text
 from mcit.engine.estimate.weights import Weight, frozen_bytes, moment_bytes
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters, quant
+from mcit.models.load import model_config
 from mcit.models.text import auto_class_of
 from mcit.models.units import block_of, group_of
 from mcit.plan.preflight import train_sizes
@@ -111,7 +111,7 @@ def stage_model(plan: Plan, stage: Stage, *, cuda: bool) -> tuple[Any, frozenset
     Raises PlanError for targets or groups that match nothing.
     """
     base = plan.config.base
-    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=base.trust_remote_code)
+    config = model_config(plan.model_path, trust_remote_code=base.trust_remote_code)
     with torch.device("meta"):
         model = auto_class_of(config).from_config(
             config,
@@ -237,7 +237,7 @@ def _kept_per_run(plan: Plan, stage: Stage) -> dict[str, int]:
         )
         for pool in stage.pools
     }
-    config = AutoConfig.from_pretrained(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    config = model_config(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
     hidden = int(config.get_text_config().hidden_size)
     return {m.name: m.run_bytes(pools, hidden=hidden) for m in MethodSet.build(stage).methods}
 

@@ -17,8 +17,8 @@ from mcit.data.encode import Encoder
 from mcit.engine.optim import moment_line
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model
 from mcit.models import adapters
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
-from mcit.models.load import base_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder

@@ -75,8 +75,9 @@ def cases() -> list[Case]:
 def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder: Path) -> Any:
     """The second stage of a sequence with these settings, ready to step."""
     from mcit.models import adapters
+    from mcit.models.basefiles import base_digest
     from mcit.models.lineage import Lineage
-    from mcit.models.load import base_digest, load_base
+    from mcit.models.load import load_base
     from mcit.plan.plan import make_plan, parse_run
     from mcit.plan.preflight import make_encoder
     from mcit.train.stage import Material, build_stage

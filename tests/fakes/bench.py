@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mcit.core.files import sha256_file
 from mcit.core.interfaces import Silent
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.plan import make_plan, parse_run
 from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage

@@ -9,8 +9,9 @@ from mcit.core.schema import RunConfig
 from mcit.core.tensorfile import save_tensors
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, LoraPair, write_adapter
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, delta_digest, lineage_record, read_lineage
-from mcit.models.load import base_digest, load_base, materialize
+from mcit.models.load import load_base, materialize
 from mcit.models.units import lora_targets
 from mcit.runs.run import config_digest, open_run
 from tests.fakes.run_dir import environment

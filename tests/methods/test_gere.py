@@ -17,8 +17,9 @@ from mcit.engine.forward import run_model
 from mcit.methods.check import check_stage
 from mcit.methods.formulas.margin import row_margins
 from mcit.methods.gere import GeRe
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train import context
 from mcit.train.blobs import Blobs

@@ -4,9 +4,10 @@ import torch
 from mcit.core.errors import StateError
 from mcit.core.files import read_json, write_json
 from mcit.models.adapters import lora_layers
+from mcit.models.basefiles import base_digest
 from mcit.models.frozen import checksum, frozen_checksums
 from mcit.models.lineage import Lineage, apply_lineage, apply_start, read_lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from tests.fakes.bench import plan_of, run_plan
 from tests.fakes.models import tiny_model
 from tests.fakes.toy import toy_batch

@@ -8,8 +8,8 @@ from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
 from mcit.data.encode import Encoder
 from mcit.models.families.tiny import byte_tokenizer
-from mcit.models.load import load_base, load_processor
-from mcit.models.text import TextProcessor, auto_class
+from mcit.models.load import load_base, load_processor, model_config
+from mcit.models.text import TextProcessor, auto_class_of
 from mcit.plan.plan import make_plan, parse_run
 from tests.fakes.bench import TINY, run_plan, tensors_of
 
@@ -47,7 +47,7 @@ def row(*, images=()):
 
 
 def test_the_auto_class_follows_the_config(folder):
-    assert auto_class(folder) is AutoModelForCausalLM
+    assert auto_class_of(model_config(folder)) is AutoModelForCausalLM
     assert isinstance(load_base(folder), LlamaForCausalLM)
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mcit.engine import world
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.basemodel import BATCH, base_identity, load_run_base
 from mcit.train.stage import Material, build_stage

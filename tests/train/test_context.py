@@ -3,8 +3,9 @@ import torch
 
 from mcit.core.errors import DataError
 from mcit.methods.formulas.forgetting import without_pictures
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import plan_of

@@ -6,8 +6,9 @@ import torch
 
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage
 from mcit.train.stage import Material, audit_lines, build_stage

@@ -2,8 +2,9 @@ import pytest
 
 from mcit.core.errors import PlanError
 from mcit.core.files import read_json
+from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, read_lineage
-from mcit.models.load import base_digest, load_base
+from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.stage import Material, build_stage, write_stage
 from tests.fakes.bench import plan_of, run_plan
