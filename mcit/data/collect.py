@@ -14,6 +14,7 @@ from mcit.core.types import Row
 from mcit.data.images import open_image, resolve_below
 from mcit.data.llava import Loaded, read_llava, read_values
 from mcit.data.recipe import SPLITS, GeneratorSource, LlavaSource, Recipe, Split, file_checksum, find_generator
+from mcit.data.references import with_references
 
 _LONG_ANSWER = 1_000
 """Characters, about 256 tokens."""
@@ -81,6 +82,8 @@ def _load(recipe: Recipe, source: LlavaSource | GeneratorSource, image_dir: Path
         placeholders=source.placeholders,
         fields=source.fields,
     )
+    if source.answers:
+        loaded = with_references(loaded, recipe.file(source.answers), label=source.answers)
     if source.cue:
         loaded = Loaded([with_cue(row, source.cue) for row in loaded.rows], loaded.problems)
     return loaded, checksum

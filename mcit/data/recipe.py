@@ -47,6 +47,8 @@ class LlavaSource(Config):
     placeholders: Literal["keep", "front"] = "keep"
     fields: tuple[str, str] | None = None
     """Keys of question and answer in files that hold no ``conversations`` (TRACE: ``[prompt, answer]``)."""
+    answers: str = ""
+    """File of reference answers by question id (TextVQA's annotations), in place of the rows' own; see `references`."""
     cue: str = ""
     """Line put after the last question of every row that does not hold it yet: what a benchmark's own harness adds."""
 
@@ -202,6 +204,7 @@ def recipe_digest(recipe: Recipe) -> str:
         file_checksum(recipe.file(source.path)) if isinstance(source, LlavaSource) else generator_code(source.generator)
         for source in recipe.sources
     ]
+    files += [file_checksum(recipe.file(s.answers)) for s in recipe.sources if isinstance(s, LlavaSource) and s.answers]
     transforms = [
         {
             "code": sha256_file(inspect.getfile(type(transform))),

@@ -30,13 +30,14 @@ from mcit.core.files import (
 from mcit.core.types import JsonDict, Row
 
 PREDICTIONS, PART, GENERATION = "predictions.jsonl", "predictions.part.jsonl", "generation.json"
-_GOLD_KEYS = ("answers", "choices", "box")
+_GOLD_KEYS = ("answers", "choices", "box", "size")
 
 
 def gold_of(row: Row) -> JsonDict:
     """What a scorer may know of a test row."""
     kept = {key: row.meta[key] for key in _GOLD_KEYS if row.meta.get(key) is not None}
-    return {"answer": row.answer.strip(), "style": row.style, **kept}
+    picture = {"image": row.images[0]} if row.images else {}
+    return {"answer": row.answer.strip(), "style": row.style, **picture, **kept}
 
 
 def batches(rows: Sequence[Row], size: int) -> list[list[int]]:

@@ -69,7 +69,7 @@ def score_predictions(
         "lenient_minus_strict": lenient - _percent(rows["strict"]),
         "truncation_rate": _percent([float(p["truncated"]) for p in predictions]),
         "mean_length": sum(p["tokens"] for p in predictions) / n,
-        "scorer": {"name": scorer, "version": judge.version},
+        "scorer": {"name": scorer, "version": judge.version, "strict_rule": judge.published},
         "style": style,
         **(extra or {}),
     }

@@ -226,6 +226,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     from mcit.plan.forgetting import forget_problems
     from mcit.plan.precision import precision_problems
     from mcit.plan.preflight import check_rows, check_shapes, skeleton
+    from mcit.plan.scoring import scoring_problems
     from mcit.plan.selection import narrowed, selection_problems
 
     problems = precision_problems(plan)
@@ -252,20 +253,6 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
 
         found = estimate(plan, nproc=int(os.environ.get("WORLD_SIZE", "1")))
         problems += resource_problems(plan, found, runs_dir)
-    return problems
-
-
-def scoring_problems(plan: Plan) -> list[Problem]:
-    """Scorers and answer styles of the recipes that do not exist."""
-    from mcit.evals.style import STYLES
-
-    problems = []
-    for task in (*plan.tasks, *plan.forget_tasks):
-        found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
-        problems += [found] if found else []
-        if task.style and task.style not in STYLES:
-            where = f"{task.recipe}: eval.style"
-            problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
     return problems
 
 

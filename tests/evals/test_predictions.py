@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -35,8 +36,10 @@ def test_batches_hold_every_row_once(kinds: list, size: int) -> None:
 
 
 def test_gold_holds_what_scorers_need() -> None:
-    found = p.gold_of(row(0, choices=["a", "b"], box=[0, 0, 1, 1], answers=["x"], other=1))
-    assert found == {"answer": "gold", "style": "word", "choices": ["a", "b"], "box": [0, 0, 1, 1], "answers": ["x"]}
+    found = p.gold_of(row(0, choices=["a", "b"], box=[0, 0, 1, 1], answers=["x"], size=[4, 2], other=1))
+    kept = {"choices": ["a", "b"], "box": [0, 0, 1, 1], "answers": ["x"], "size": [4, 2]}
+    assert found == {"answer": "gold", "style": "word", **kept}
+    assert p.gold_of(replace(row(0), images=("a/AI2D_1.png",)))["image"] == "a/AI2D_1.png"
 
 
 def test_part_file_keeps_whole_batches(tmp_path) -> None:

@@ -15,7 +15,7 @@ from mcit.core.errors import DataError
 from mcit.evals.normalise import contains
 
 Gold = Mapping[str, Any]
-"""``answer``, and where the row has them ``answers``, ``choices``, ``box``, ``question``, ``style``."""
+"""``answer``, and where the row has them ``answers``, ``choices``, ``box``, ``size``, ``image``, ``question``, ``style``."""
 Mode = Literal["strict", "fixed"]
 MODES: tuple[Mode, ...] = ("strict", "fixed")
 _MOST_CONSTANTS = 200
@@ -26,6 +26,8 @@ class Scorer:
 
     version: ClassVar[int] = 1
     """Goes up when a rule changes; scores of another version are computed again."""
+    published: ClassVar[str] = ""
+    """Repository and file of the script whose rule `strict` is; goes into every score."""
 
     def strict(self, prediction: str, gold: Gold) -> float:
         """The published rule, defects included."""
@@ -40,6 +42,10 @@ class Scorer:
         if any(contains(prediction, answer) for answer in references(gold)):
             return 1.0
         return max(self.strict(prediction, gold), self.fixed(prediction, gold))
+
+    def gold_problem(self, gold: Gold) -> str:
+        """Why the published rule cannot judge a row with this gold; empty if it can."""
+        return ""
 
     def score(self, prediction: str, gold: Gold, *, mode: Mode) -> float:
         """One answer under one of the two rules."""

@@ -1,7 +1,7 @@
-"""The letter of a choice (ScienceQA).
+"""The letter of a choice (ScienceQA), as SEFE reads it; CoIN's own reading is scorer ``coin_choice``.
 
-Strict: the whole text is an offered letter A to E; or it starts with a letter, a full stop and a blank; or "The answer
-is X" followed by any one character stands in it exactly once. "B." alone is wrong, and so is "b".
+Strict: the whole text is a letter A to E; or it starts with a letter, a full stop and a blank; or "The answer is X"
+followed by any one character stands in it exactly once. "B." alone is wrong, and so is "b".
 Fixed: see `mcit.evals.parse.read_letter`. In both, an answer that names no offered letter is wrong.
 """
 
@@ -14,16 +14,26 @@ from mcit.evals.parse import offered_letters, read_letter
 from mcit.evals.scorers.base import Gold, Scorer, answer_of
 
 _SENTENCE = re.compile(r"The answer is ([A-Z]).")
-_KNOWN = "ABCDE"
+KNOWN = "ABCDE"
 
 
 class Choice(Scorer):
     """Right letter or not."""
 
+    version = 2
+    published = "SEFE eval_science_qa.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
-        """The published parse."""
-        letter = _published(prediction)
-        return float(letter is not None and letter in offered_letters(gold) and letter == _gold(gold))
+        """The published parse; a letter beyond E or beyond the row's choices is wrong."""
+        letter = self.read(prediction)
+        offered = KNOWN[: len(offered_letters(gold))]
+        return float(letter is not None and letter in offered and letter == _gold(gold))
+
+    def read(self, text: str) -> str | None:
+        """What the script takes for the answer; None where it fails."""
+        plain = plain_letter(text)
+        found = [plain] if plain else _SENTENCE.findall(text)
+        return found[0] if len(found) == 1 else None
 
     def fixed(self, prediction: str, gold: Gold) -> float:
         """Any usual way of writing the letter."""
@@ -40,13 +50,10 @@ class Choice(Scorer):
         return float(named == {at})
 
 
-def _published(text: str) -> str | None:
-    if text in _KNOWN and len(text) == 1:
-        return text
-    if len(text) >= 3 and text[0] in _KNOWN and text[1:3] == ". ":
-        return text[0]
-    found = _SENTENCE.findall(text)
-    return found[0] if len(found) == 1 else None
+def plain_letter(text: str) -> str | None:
+    """A letter A to E that is the whole text, or that starts it before a full stop and a blank."""
+    alone = len(text) == 1 or text[1:3] == ". "
+    return text[0] if text and text[0] in KNOWN and alone else None
 
 
 def _gold(gold: Gold) -> str:

@@ -1,6 +1,7 @@
-"""Equality with the single gold answer (VQAv2, VizWiz, OCR-VQA, captions of one word).
+"""Equality with the single gold answer (VQAv2, VizWiz; ImageNet-R, ArxivQA, IconQA, CLEVR-Math of UCIT).
 
-Strict: equal after changing case, nothing else: "2" is not "two", "cat." is not "cat". Fixed: equal after normalising.
+Strict: equal in upper case, nothing else: "2" is not "two", "cat." is not "cat". In upper case sharp s equals "SS"; the
+script of OCR-VQA compares in lower case and is scorer ``ocrvqa``. Fixed: equal after normalising.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Exact(Scorer):
     """Equal or not."""
 
+    version = 2
+    published = "SEFE eval_vqav2.py, eval_vizwiz.py; MCITlib eval_deepseek_r1.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
-        """Equal in upper or in lower case."""
-        answer = answer_of(gold)
-        return float(prediction.upper() == answer.upper() or prediction.lower() == answer.lower())
+        """Equal in upper case."""
+        return float(prediction.upper() == answer_of(gold).upper())
 
     def fixed(self, prediction: str, gold: Gold) -> float:
         """Equal after normalising."""

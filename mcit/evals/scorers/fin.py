@@ -14,11 +14,13 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class Fin(Scorer):
     """Equal or not."""
 
+    published = "MCITlib eval_finvis.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
         """Equal without blanks and full stops."""
         if refuses(prediction):
             return 0.0
-        return float(prediction.replace(" ", "").replace(".", "").lower() == answer_of(gold).lower())
+        return float(prediction.lower().replace(" ", "").replace(".", "") == answer_of(gold).lower())
 
     def fixed(self, prediction: str, gold: Gold) -> float:
         """The letter, or the same words."""

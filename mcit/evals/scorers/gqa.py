@@ -12,6 +12,8 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Gqa(Scorer):
     """Equal or not."""
 
+    published = "CoIN convert_gqa_for_eval.py, eval_gqa.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
         """Equal to the gold answer as it is written there."""
         return float(prediction.rstrip(".").lower() == answer_of(gold))

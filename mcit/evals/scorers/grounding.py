@@ -1,7 +1,8 @@
 """Overlap of boxes (RefCOCO and the like).
 
 Strict: brackets go, then the first and the last character go, whatever they are, and four comma-separated numbers are
-read: "0.36" at the end is read as 0.3. Right if the intersection over union is more than 0.5.
+read: "0.36" at the end is read as 0.3. Both boxes are multiplied by the longer side of the picture (the row's ``size``),
+which decides exact halves, and areas keep their sign. Right if the intersection over union is more than 0.5.
 Fixed: four numbers wherever they stand; right from 0.5 on.
 """
 
@@ -21,10 +22,16 @@ _DIGITS = 9
 class Grounding(Scorer):
     """Enough overlap or not."""
 
+    version = 2
+    published = "SEFE eval_grounding.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
-        """The published parse and threshold."""
-        box = published_box(prediction)
-        return float(box is not None and iou(box, gold_box(gold)) > _HALF)
+        """The published parse, scale and threshold; a row without ``size`` is not scaled."""
+        box, wanted = published_box(prediction), gold_box(gold)
+        if box is None:
+            return 0.0
+        side = max(gold.get("size") or (1.0,))
+        return float(_signed_iou([x * side for x in box], [x * side for x in wanted]) > _HALF)
 
     def fixed(self, prediction: str, gold: Gold) -> float:
         """All digits and the usual threshold."""
@@ -41,6 +48,13 @@ class Grounding(Scorer):
         mean = [sum(box[i] for box in boxes) / len(boxes) for i in range(4)] if boxes else []
         texts = [_text(box) for box in [*boxes, (0.0, 0.0, 1.0, 1.0), *([mean] if mean else [])]]
         return list(dict.fromkeys(texts))
+
+
+def _signed_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union where a reversed box has a negative area; 0 for a union that is not positive."""
+    inside = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside
+    return inside / union if union > 0 else 0.0
 
 
 def published_box(text: str) -> Box | None:

@@ -16,6 +16,8 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class MapQa(Scorer):
     """Share of a list, or contained or not."""
 
+    published = "MCITlib eval_sci.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
         """The published split at commas."""
         answer = answer_of(gold)

@@ -13,6 +13,8 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class Medical(Scorer):
     """Contained or not."""
 
+    published = "MLLM-CL eval_pvqa.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
         """A part of the lower-cased text."""
         return float(answer_of(gold).lower() in prediction.lower() and not refuses(prediction))

@@ -13,6 +13,8 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Name(Scorer):
     """Right name or not."""
 
+    published = "SEFE eval_imagenet.py"
+
     def strict(self, prediction: str, gold: Gold) -> float:
         """Either is a part of the other."""
         answer = answer_of(gold)

@@ -3,7 +3,8 @@
 Each reference is left out once: the score is the mean over references of min(1, matches among the others / 3). With ten
 references, k of them equal to the prediction give 0, 0.3, 0.6, 0.9, 1 for k = 0, 1, 2, 3, 4 and more. Fewer than four
 references cannot give three matches among the others: then all the others are needed, and a single reference is
-compared directly. Both modes share this; they differ in the normaliser.
+compared directly; the published script stops there, and so does the plan of a run in strict mode. Both modes share this;
+they differ in the normaliser. Not here: ``min(1, matches / 3)``, another definition that is smaller for 1 to 3 matches.
 """
 
 from __future__ import annotations
@@ -13,18 +14,27 @@ from collections.abc import Callable
 from mcit.evals.normalise import normalise, normalise_fixed
 from mcit.evals.scorers.base import Gold, Scorer, references
 
-_ENOUGH = 3
+_ENOUGH, _TEN = 3, 10
 
 
 class Vqa(Scorer):
     """Agreement with people who disagree."""
+
+    published = "SEFE eval_textvqa.py (m4c_evaluator.py)"
+
+    def gold_problem(self, gold: Gold) -> str:
+        """The published rule takes ten answers and stops at any other number."""
+        count = len(references(gold))
+        return (
+            "" if count == _TEN else f"has {count} reference answer{'s' * (count != 1)}, the published rule takes ten"
+        )
 
     def strict(self, prediction: str, gold: Gold) -> float:
         """With the published normaliser."""
         return _soft(prediction, references(gold), normalise)
 
     def fixed(self, prediction: str, gold: Gold) -> float:
-        """With the mended normaliser."""
+        """With the corrected normaliser."""
         return _soft(prediction, references(gold), normalise_fixed)
 
 

@@ -24,7 +24,7 @@ from mcit.evals.scorers.contains import Contains
         ("red car", "a red car.", 1, 1),
         # refusals
         ("yes", "yes Unanswerable", 0, 1),
-        ("Yes", "yes", 0, 1),
+        ("Yes", "yes", 1, 1),
         ("cat", "", 0, 0),
     ],
 )

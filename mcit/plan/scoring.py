@@ -1,0 +1,50 @@
+"""What must hold before answers can be scored: scorers and styles exist, test rows have what the published rule needs."""
+
+from __future__ import annotations
+
+from mcit.core import lookup
+from mcit.core.config import suggestion
+from mcit.core.errors import Problem
+from mcit.core.types import Plan, TaskSpec
+
+
+def scoring_problems(plan: Plan) -> list[Problem]:
+    """Scorers and answer styles of the recipes that do not exist, and test rows that the scorer cannot judge.
+
+    The latter is a note where the matrix takes the fixed rule.
+    """
+    from mcit.evals.style import STYLES
+
+    problems = []
+    for task in (*plan.tasks, *plan.forget_tasks):
+        found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
+        problems += [found] if found else _gold_problems(task, plan)
+        if task.style and task.style not in STYLES:
+            where = f"{task.recipe}: eval.style"
+            problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
+    return problems
+
+
+def _gold_problems(task: TaskSpec, plan: Plan) -> list[Problem]:
+    """The first test row whose gold the published rule cannot take, and how many there are."""
+    from mcit.data.folder import DataFolder
+    from mcit.evals.predictions import gold_of
+    from mcit.evals.score import load_scorer
+    from mcit.evals.scorers.base import Scorer
+
+    scorer = load_scorer(task.scorer)
+    if (
+        type(scorer).gold_problem is Scorer.gold_problem
+        or not task.rows.get("test")
+        or plan.config.eval.tasks == "none"
+    ):
+        return []
+    rows = DataFolder.open(task.folder).rows("test")[: plan.config.eval.rows]
+    bad = [(row, what) for row in rows if (what := scorer.gold_problem({**gold_of(row), "question": row.question}))]
+    if not bad:
+        return []
+    row, what = bad[0]
+    more = f" (and {len(bad) - 1} more of {len(rows)} rows)" if len(bad) > 1 else ""
+    fix = f"see scorer '{task.scorer}' in docs/scorers.md, choose another one, or set eval.mode: fixed"
+    level = "problem" if plan.config.eval.mode == "strict" else "note"
+    return [Problem(f"{task.recipe}: {row.where}", f"{what}{more}", fix, level)]

@@ -1,0 +1,58 @@
+"""Test rows that the published rule cannot judge are found before anything is trained."""
+
+import json
+
+import pytest
+
+from mcit.core.errors import PlanError
+from tests.fakes.bench import plan_of
+
+ROW = {"question_id": "q1", "text": "What is it?", "answer": "cat"}
+TRAIN = {"id": "t1", "conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "you"}]}
+
+
+def recipe_of(folder, rows, *, scorer="vqa"):
+    (folder / "train.json").write_text(json.dumps([TRAIN]))
+    (folder / "test.json").write_text(json.dumps(rows))
+    path = folder / "words.yaml"
+    path.write_text(
+        "name: words\ntask: words\nsources: [{kind: llava, path: train.json}, {kind: llava, path: test.json, split: test}]\n"
+        f"eval: {{scorer: {scorer}, style: phrase}}\n"
+    )
+    return str(path)
+
+
+def plan(recipe, **eval_):
+    return plan_of(stages=[{"recipe": recipe}], eval={"rows": 8, "batch": 4, **eval_})
+
+
+def test_one_answer_is_not_ten(tmp_path):
+    """A single text used to become single-reference matching without a word."""
+    recipe = recipe_of(tmp_path, [ROW, {**ROW, "question_id": "q2", "answer": ["cat"] * 9}])
+    with pytest.raises(PlanError) as error:
+        plan(recipe)
+    assert "test.json:1:q1" in error.value.where
+    assert "1 reference answer, the published rule takes ten (and 1 more of 2 rows)" in error.value.what
+    assert "eval.mode: fixed" in error.value.fix
+
+
+def test_ten_answers_are_ten(tmp_path):
+    assert not [n for n in plan(recipe_of(tmp_path, [{**ROW, "answer": ["cat"] * 10}])).notes if "reference" in n]
+
+
+def test_where_the_matrix_takes_the_fixed_rule_it_is_a_note(tmp_path):
+    found = plan(recipe_of(tmp_path, [ROW]), mode="fixed")
+    assert [n for n in found.notes if "1 reference answer" in n]
+
+
+def test_rows_that_are_not_scored_do_not_count(tmp_path):
+    rows = [{**ROW, "answer": ["cat"] * 10}, {**ROW, "question_id": "q2"}]
+    assert plan(recipe_of(tmp_path, rows), rows=1)
+    assert plan(recipe_of(tmp_path, rows), tasks="none")
+    with pytest.raises(PlanError, match="reference answer"):
+        plan(recipe_of(tmp_path, rows), rows=2)
+
+
+def test_science_needs_pictures(tmp_path):
+    with pytest.raises(PlanError, match="has no picture"):
+        plan(recipe_of(tmp_path, [ROW], scorer="sci"))
