@@ -56,5 +56,6 @@ def _entry(value: Any) -> tuple[str, list[str]]:
     if not isinstance(value, dict) or not isinstance(value.get("question_id"), (str, int)):
         return "", []
     answers = value.get("answers")
-    fits = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
-    return str(value["question_id"]), answers if fits else []
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        return "", []
+    return str(value["question_id"]), answers

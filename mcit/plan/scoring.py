@@ -46,5 +46,5 @@ def _gold_problems(task: TaskSpec, plan: Plan) -> list[Problem]:
     row, what = bad[0]
     more = f" (and {len(bad) - 1} more of {len(rows)} rows)" if len(bad) > 1 else ""
     fix = f"see scorer '{task.scorer}' in docs/scorers.md, choose another one, or set eval.mode: fixed"
-    level = "problem" if plan.config.eval.mode == "strict" else "note"
-    return [Problem(f"{task.recipe}: {row.where}", f"{what}{more}", fix, level)]
+    where = f"{task.recipe}: {row.where}"
+    return [Problem(where, f"{what}{more}", fix, "problem" if plan.config.eval.mode == "strict" else "note")]
