@@ -94,6 +94,8 @@ class OptimConfig(Config):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0)
     """Below 1 a share of the stage's steps, from 1 on a number of steps."""
+    warmup_from: Literal["first", "zero"] = "first"
+    """Learning rate of the first step: the first part of the warm-up, or 0 as transformers' schedules have it."""
     min_lr_share: float = Field(0.0, ge=0, le=1)
     """Share of the learning rate at which the schedule ends."""
     clip: float | None = Field(1.0, gt=0)

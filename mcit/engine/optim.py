@@ -29,10 +29,13 @@ def warmup_steps(config: OptimConfig, total: int) -> int:
 
 
 def lr_factor(step: int, total: int, config: OptimConfig) -> float:
-    """Factor of the learning rate at `step` (from 0) of `total`: linear warm-up, then cosine, linear or constant."""
+    """Factor of the learning rate at `step` (from 0) of `total`: linear warm-up, then cosine, linear or constant.
+
+    With ``warmup_from: zero`` it is what transformers' schedules of these names give.
+    """
     warm = warmup_steps(config, total)
     if step < warm:
-        return (step + 1) / warm
+        return (step + (config.warmup_from == "first")) / warm
     if config.schedule == "constant":
         return 1.0
     share = (step - warm) / max(1, total - warm)

@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from mcit.core.errors import ConfigError, PlanError
 from mcit.core.schema import OptimConfig
@@ -24,6 +25,24 @@ def test_schedules_by_hand():
     assert lr_factor(9, 10, OptimConfig(schedule="constant", warmup=2)) == 1.0
     floor = OptimConfig(schedule="linear", warmup=0, min_lr_share=0.2)
     assert lr_factor(5, 10, floor) == pytest.approx(0.2 + 0.8 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup"), [("cosine", 0.03), ("cosine", 10), ("linear", 4), ("constant", 3), ("cosine", 0)]
+)
+def test_from_zero_it_is_the_schedule_of_transformers(schedule, warmup):
+    """Every factor of 100 steps, the first one 0; `from_first` never is."""
+    config = OptimConfig(schedule=schedule, warmup=warmup, warmup_from="zero")
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    warm = warmup_steps(config, 100)
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=100)
+    for step in range(100):
+        assert lr_factor(step, 100, config) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert lr_factor(0, 100, config) == float(warm == 0)
+    assert lr_factor(0, 100, OptimConfig(schedule=schedule, warmup=warmup)) > 0
 
 
 def test_groups_projector_and_decay():

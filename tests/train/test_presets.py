@@ -101,6 +101,9 @@ def write_data(root, preset, *, rows=3):
             seed = sum(map(ord, recipe + source["split"]))
             made = [json.dumps(row(source, home, i, seed)) for i in range(rows)]
             path.write_text("\n".join(made) if path.suffix == ".jsonl" else f"[{', '.join(made)}]")
+            if source.get("answers"):
+                ten = [{"question_id": json.loads(text)["question_id"], "answers": ["A"] * 10} for text in made]
+                (home / source["answers"]).write_text(json.dumps({"data": ten}))
 
 
 def row(source, home, i, seed):
@@ -135,6 +138,18 @@ def test_the_preset_plans_without_problems(preset, tmp_path, monkeypatch, reques
     assert len(plan.stages) == len(config.stages) and all(s.steps for s in plan.stages)
     methods = {"sefe-coin": "reglora", "hft": "hft", "gere": "gere", "gs-lora-forget": "gs_lora"}
     assert {m.name for s in plan.stages for m in s.methods} == {methods[preset]}
+
+
+def test_values_of_the_papers_that_are_no_default():
+    """SEFE's DeepSpeed config has no clipping; all three trained with transformers' schedules, which begin at 0."""
+    stages = {name: read_config(name)[0].stages for name in PRESETS}
+    assert {s.optim.clip for s in stages["sefe-coin"]} == {None}
+    for name in ("sefe-coin", "hft", "gere"):
+        assert {s.optim.warmup_from for s in stages[name]} == {"zero"}
+    recipes = [load_yaml(find_recipe(r)) for r in recipes_in("sefe-coin")]
+    assert {r["eval"]["max_new_tokens"] for r in recipes} == {1024}
+    scorers = ["choice", "vqa", "name", "gqa", "exact", "grounding", "exact", "ocrvqa"]
+    assert [r["eval"]["scorer"] for r in recipes] == scorers
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -11,7 +11,8 @@ boxes                      list of ``{"target_index", "description"}``
 =========================  ==================================================================================
 
 These are the shapes of the published prompts (arXiv:2505.02486, released prompt files); the sentences are ours. A reply
-to several questions echoes index and answer, so that one that drifted can be told.
+to several questions echoes index and answer, so that one that drifted can be told. The published prompts for explanations
+echo ``answer`` in place of ``correct_answer`` and ask for a list even of one question: both are read too.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ _LEAKS = re.compile(
     r"\bi (?:cannot|can't|am unable)\b",
     re.IGNORECASE,
 )
+_ECHOES = ("correct_answer", "answer")
+"""Keys under which the right answer is echoed: that of the published distractor prompts, and of those for explanations."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,21 @@ def _item(
     normalise: Normalise,
     limits: Mapping[str, tuple[int, int]],
 ) -> tuple[Content, list[str]]:
-    reasons = []
-    echo = {"list": "correct_answer", "class": "gt_category"}.get(shape)
-    if echo and normalise(str(item.get(echo, ""))) != normalise(exchange.answer):
-        reasons.append(f"'{echo}' is not the row's answer")
+    reasons = _echo_problems(item, exchange, shape, normalise)
     if job.style in NEEDED:
         content, found = _wrong(item, job, exchange, normalise)
     else:
         key = "description" if shape == "targets" else "explanation"
         content, found = _explained(item.get(key), key, job.style, exchange, normalise, limits)
     return content, reasons + found
+
+
+def _echo_problems(item: Mapping[str, Any], exchange: Exchange, shape: Shape, normalise: Normalise) -> list[str]:
+    """An answer that is echoed must be the row's; a list and a class must echo it, one question alone need not."""
+    keys = ("gt_category",) if shape == "class" else _ECHOES if shape in ("list", "single") else ()
+    given = [key for key in keys if key in item] or list(keys[:1] if shape != "single" else ())
+    gold = normalise(exchange.answer)
+    return [f"'{key}' is not the row's answer" for key in given if normalise(str(item.get(key, ""))) != gold]
 
 
 def _wrong(item: Mapping[str, Any], job: Job, exchange: Exchange, normalise: Normalise) -> tuple[Content, list[str]]:

@@ -42,6 +42,26 @@ def test_what_passes():
     assert judged("brief", named, (Exchange("What?", "tabby cat"),), "class").reasons == ()
 
 
+@pytest.mark.parametrize("key", ["answer", "correct_answer"])
+def test_the_published_keys_are_both_an_echo(key):
+    """The authors' prompts for explanations echo ``answer``, those for distractors ``correct_answer``."""
+    texts = ["There is one cat on the chair near the window.", "The coat of the animal is of a dark red colour."]
+    pairs = zip(("cat", "dark red"), texts, strict=True)
+    value = [{"question_index": k, key: a, "explanation": text} for k, (a, text) in enumerate(pairs, start=1)]
+    assert judged("brief", value, TWO, "list").reasons == ()
+    value[1][key] = "blue"
+    assert judged("brief", value, TWO, "list").reasons == (f"'{key}' is not the row's answer",)
+
+
+@pytest.mark.parametrize("key", ["answer", "correct_answer"])
+def test_one_question_may_come_as_a_list_with_its_echo(key):
+    """The authors ask for a list even of one question; an echo that drifted is told there too."""
+    item = {"question_index": 1, "question": "How many cats?", key: "2", "explanation": BRIEF}
+    assert judged("brief", [item]).reasons == ()
+    assert judged("brief", item).content[0].text == BRIEF
+    assert judged("brief", [{**item, key: "three"}]).reasons == (f"'{key}' is not the row's answer",)
+
+
 def test_items_are_put_in_order_by_their_index():
     value = listed("cat", "dark red", distractor_option="zebra")
     value[0]["distractor_option"] = "owl"
