@@ -4,7 +4,8 @@
 
 Each case is a pair of stages that differ in one thing alone. Both are built on copies of the same model and take their steps in
 turn, so that other work on the machine falls on both; the figure is the median of the ratios of neighbouring steps, with
-the quartiles. A stage is the second of a sequence: methods that remember an earlier stage do.
+the quartiles. A stage is the second of a sequence: methods that remember an earlier stage do. The cases named `…-stage8` are at
+the eighth, those named `…-growth` compare the eighth with the second.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Case:
     with_: dict[str, Any]
     limit: float | None = None
     engine: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[int, int] = (2, 2)
+    """Which stage of a sequence each side is."""
 
 
 def stage(methods: list[dict[str, Any]], adapter: dict[str, Any] = LORA, **more: Any) -> dict[str, Any]:
@@ -44,6 +47,8 @@ def stage(methods: list[dict[str, Any]], adapter: dict[str, Any] = LORA, **more:
     return {"methods": methods, "adapter": adapter, **more}
 
 
+EARLIER = ("demo/kind", "demo/naming")
+REG: list[dict[str, Any]] = [{"use": "reglora"}]
 FORGET = {"recipe": "demo/naming-retain", "forget": "demo/naming-forget"}
 
 
@@ -51,7 +56,7 @@ def cases() -> list[Case]:
     """Every comparison; limits are those the project set itself."""
     gs = {"use": "gs_lora"}
     return [
-        Case("reglora", stage([]), stage([{"use": "reglora"}]), 1.05),
+        Case("reglora", stage([]), stage(REG), 1.05),
         Case(
             "gs_lora",
             stage([{**gs, "alpha": 0.0}], **FORGET),
@@ -64,6 +69,9 @@ def cases() -> list[Case]:
             stage([{"use": "gere", "variant": "tm"}]),
             1.05,
         ),
+        Case("reglora-stage8", stage([]), stage(REG), 1.08, stages=(8, 8)),
+        Case("reglora-growth", stage(REG), stage(REG), 1.08, stages=(2, 8)),
+        Case("reglora-gere-growth", stage([*REG, {"use": "gere"}]), stage([*REG, {"use": "gere"}]), 1.08, stages=(2, 8)),
         Case("hft", stage([], FULL), stage([{"use": "hft"}], FULL), 0.90),
         Case(
             "hft-checkpointing", stage([], FULL), stage([{"use": "hft"}], FULL), None, {"gradient_checkpointing": True}
@@ -72,8 +80,8 @@ def cases() -> list[Case]:
     ]
 
 
-def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder: Path) -> Any:
-    """The second stage of a sequence with these settings, ready to step."""
+def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
+    """The last stage of a sequence with the settings of one side, ready to step."""
     from mcit.models import adapters
     from mcit.models.basefiles import base_digest
     from mcit.models.lineage import Lineage
@@ -82,21 +90,21 @@ def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder
     from mcit.plan.preflight import make_encoder
     from mcit.train.stage import Material, build_stage
 
+    settings = (case.without, case.with_)[side]
     first = {
-        "recipe": "demo/kind",
         "max_steps": 1,
         **{k: v for k, v in settings.items() if k in ("methods", "adapter")},
     }
     if "forget" in settings:
         first["methods"] = []  # a learn stage comes before
-    second = {"recipe": "demo/edible", "max_steps": args.warmup + args.steps, "epochs": 9, **settings}
+    last = {"recipe": "demo/edible", "max_steps": args.warmup + args.steps, "epochs": 9, **settings}
     config, problems = parse_run(
         {
             "name": "bench",
             "base": {"family": args.base, "dtype": "fp32"},
             "engine": {"micro_batch": 8, "workers": 0, **case.engine},
             "defaults": {"optim": {"batch": 8, "lr": 1e-4, "warmup": 0, "schedule": "constant"}},
-            "stages": [first, second],
+            "stages": [*({"recipe": EARLIER[k % 2], "name": f"earlier-{k}", **first} for k in range(case.stages[side] - 1)), last],
             "eval": {"tasks": "none"},
             "checkpoint": {"every": 0},
         }
@@ -106,17 +114,19 @@ def build(case: Case, settings: dict[str, Any], args: argparse.Namespace, folder
     plan = make_plan(config)
     model = load_base(plan.model_path, dtype="fp32")
     material = Material(plan, model, make_encoder(plan), Lineage(str(plan.model_path), base_digest(plan.model_path)))
-    before = build_stage(plan.stages[0], material, inherited={})
-    before.methods.on_stage_start(before.ctx)
-    step(before, 0)
-    before.methods.on_stage_end(before.ctx)
-    before.methods.save(folder)
-    before.streams.close()
-    if plan.stages[0].adapter.kind == "lora":
-        adapters.remove(model)
-    model.requires_grad_(False)
-    inherited = {method.name: folder / method.name for method in before.methods.methods}
-    work = build_stage(plan.stages[1], material, inherited=inherited)
+    inherited: dict[str, Path] = {}
+    for stage in plan.stages[:-1]:
+        before = build_stage(stage, material, inherited=inherited)
+        before.methods.on_stage_start(before.ctx)
+        step(before, 0)
+        before.methods.on_stage_end(before.ctx)
+        before.methods.save(folder / str(stage.index))
+        before.streams.close()
+        if stage.adapter.kind == "lora":
+            adapters.remove(model)
+        model.requires_grad_(False)
+        inherited = {method.name: folder / str(stage.index) / method.name for method in before.methods.methods}
+    work = build_stage(plan.stages[-1], material, inherited=inherited)
     work.methods.on_stage_start(work.ctx)
     return work
 
@@ -136,7 +146,7 @@ def step(work: Any, number: int) -> float:
 def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Ratios of neighbouring steps and seconds of both."""
     with tempfile.TemporaryDirectory() as home:
-        works = [build(case, s, args, Path(home) / str(i)) for i, s in enumerate((case.without, case.with_))]
+        works = [build(case, side, args, Path(home) / str(side)) for side in (0, 1)]
         seconds: tuple[list[float], list[float]] = ([], [])
         for number in range(args.warmup + args.steps):
             for side in (0, 1) if number % 2 else (1, 0):  # neither side always goes first

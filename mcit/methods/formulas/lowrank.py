@@ -23,7 +23,7 @@ from torch.nn.functional import embedding_bag, pad
 _TILE = 1 << 21  # speed: weights of a tile: 8 MB where it is formed densely
 _SMALL = 1 << 16  # speed: up to here a dense tile is cheaper than the calls of the sparse way
 _DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile is faster on a CPU
-_KEPT = 1 << 17  # speed: up to so many positions of a one-tile matrix their order is worked out once, not every step
+_KEPT_SHARE = 1 / 4  # speed: up to this share of a one-tile matrix the order of its keys is worked out once, not every step
 _BAGS = 256  # speed: columns whose gradient is summed at a time
 _CHUNK = 4096  # speed: positions gathered at a time
 _INT32 = torch.iinfo(torch.int32).max
@@ -127,8 +127,9 @@ def key_mean(B_OR: Tensor, A_RI: Tensor, keys: Tensor, *, dense: bool | None = N
 class _KeyMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> Tensor:
-        if _is_kept(B_OR, A_RI, keys, dense):
-            mean, dB_OR, dA_IR = _kept_mean(B_OR, A_RI, keys)
+        order = _kept_order(B_OR, A_RI, keys, dense)
+        if order is not None:
+            mean, dB_OR, dA_IR = _kept_mean(B_OR, A_RI, order)
             ctx.save_for_backward(dB_OR, dA_IR)
             return mean
         dB_OR, sums, counts, waiting = torch.zeros_like(B_OR), [], [], []
@@ -162,53 +163,72 @@ class _KeyMean(torch.autograd.Function):
 # ---- small matrices with few keys: the order of the keys is worked out once ------------------------------------------
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """Where the keys of a matrix are, int32: by row, and the same keys by column."""
+    """Where the K keys of a matrix are: by row, and the same keys by column; int16 where columns and rows fit."""
 
     shape: tuple[int, int]
     columns: Tensor
+    """(K,), by row."""
     row_starts: Tensor
-    """(O + 1,), into the keys by row."""
-    by_column: Tensor
-    """(K,), positions in the keys by row."""
-    rows_by_column: Tensor
+    """(O + 1,) int32, into `columns`."""
+    rows: Tensor
+    """(K,), by column."""
     column_starts: Tensor
-    """(I,), into the keys by column."""
+    """(I + 1,) int32, into `rows`."""
 
 
-def _is_kept(B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> bool:
+def _kept_order(B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> _Order | None:
+    """The order of `keys` if the whole matrix is one tile with few of them, else None."""
     area = len(B_OR) * A_RI.shape[1]
-    small = keys.dim() == 1 and len(keys) <= _KEPT and area <= _TILE
-    sparse = _sparse_allowed(B_OR, A_RI, dense) and len(keys) <= _sparse_share(dense) * area
-    return small and sparse and bool(len(keys))
+    if area > _TILE or not len(keys) or not _sparse_allowed(B_OR, A_RI, dense):
+        return None
+    return _order(keys, (len(B_OR), A_RI.shape[1])) if _number(keys, A_RI.shape[1]) <= _KEPT_SHARE * area else None
+
+
+def _number(keys: Tensor, columns: int) -> int:
+    """How many keys there are, repeats counted; of a bit mask counted once and kept with it."""
+    if keys.dim() == 1:
+        return len(keys)
+    kept: int | None = getattr(keys, "_number", None)
+    if kept is None:
+        kept = int(_counts(keys, columns).sum())
+        keys._number = kept  # type: ignore[attr-defined]
+    return kept
 
 
 def _order(keys: Tensor, shape: tuple[int, int]) -> _Order:
-    """The order of `keys`, kept with the tensor itself: as long as it lives, and no longer."""
-    found: _Order | None = getattr(keys, "_order", None)
-    if found is None or found.shape != shape:
+    """The order of packed `keys`, kept with the tensor itself: as long as it lives, and no longer."""
+    kept: _Order | None = getattr(keys, "_order", None)
+    if kept is None or kept.shape != shape:
         O, I = shape
-        rows = keys // I
-        columns, by_column = (keys - rows * I).sort(stable=True)
-        found = _Order(
+        places = unpack_keys(keys, shape=shape)
+        rows, columns = places // I, places % I
+        by_column, order = columns.sort(stable=True)
+        small = torch.int16 if max(shape) <= torch.iinfo(torch.int16).max else torch.int32
+        kept = _Order(
             shape,
-            columns=keys - rows * I,
-            row_starts=torch.searchsorted(rows, torch.arange(O + 1, dtype=torch.int32), out_int32=True),
-            by_column=by_column.int(),
-            rows_by_column=rows[by_column],
-            column_starts=torch.searchsorted(columns, torch.arange(I, dtype=torch.int32), out_int32=True),
+            columns=columns.to(small),
+            row_starts=torch.searchsorted(rows, torch.arange(O + 1), out_int32=True),
+            rows=rows[order].to(small),
+            column_starts=torch.searchsorted(by_column, torch.arange(I + 1), out_int32=True),
         )
-        keys._order = found  # type: ignore[attr-defined]
-    return found
+        keys._order = kept  # type: ignore[attr-defined]
+    return kept
 
 
-def _kept_mean(B_OR: Tensor, A_RI: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _kept_mean(B_OR: Tensor, A_RI: Tensor, order: _Order) -> tuple[Tensor, Tensor, Tensor]:
     """Mean of |B A| at the keys, and its gradients for B (O, R) and A (I, R)."""
-    order = _order(keys, (len(B_OR), A_RI.shape[1]))
-    entries = _entries(order.row_starts, order.columns, B_OR, A_RI.T)
-    signs = entries.sign().div_(len(keys))
-    dB_OR = _bag_sums(order.columns, A_RI.T.contiguous(), order.row_starts[:-1], signs)
-    dA_IR = _bag_sums(order.rows_by_column, B_OR, order.column_starts, signs.index_select(0, order.by_column))
-    return entries.mul_(signs).sum(), dB_OR, dA_IR
+    A_IR = A_RI.T.contiguous()
+    total, dB_OR = _one_side(order.row_starts, order.columns.int(), B_OR, A_IR)
+    _, dA_IR = _one_side(order.column_starts, order.rows.int(), A_IR, B_OR)
+    number = len(order.columns)
+    return total / number, dB_OR.div_(number), dA_IR.div_(number)
+
+
+def _one_side(starts: Tensor, picked: Tensor, X_NR: Tensor, Y_MR: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of |X Y^T| at the keys, and its gradient for X: per row the sum of the picked rows of Y by their signs."""
+    entries = _entries(starts, picked, X_NR, Y_MR)
+    signs = entries.sign()
+    return entries.mul_(signs).sum(), _bag_sums(picked, Y_MR, starts[:-1], signs)
 
 
 def _entries(row_starts: Tensor, columns: Tensor, B_TR: Tensor, A_IR: Tensor) -> Tensor:
@@ -279,10 +299,10 @@ def _cuts(keys: Tensor, edges: list[int]) -> list[int]:
 def _dense_tile(B_TR: Tensor, A_RI: Tensor, times_TI: Tensor, dB_TR: Tensor, dA_IR: Tensor) -> Tensor:
     """Sum of |B A| times count; adds the tile's share of both gradients in place."""
     D_TI = B_TR @ A_RI
-    S_TI = D_TI.sign().mul_(times_TI)
+    S_TI = D_TI.sign_().mul_(times_TI)
     dB_TR.copy_(S_TI @ A_RI.T)
     dA_IR.addmm_(S_TI.T, B_TR)
-    return D_TI.mul_(S_TI).sum()
+    return (B_TR * dB_TR).sum()  # the sum of B A * S
 
 
 def _sparse_rows(

@@ -317,31 +317,57 @@ def test_no_keys_have_no_mean(dense):
 
 
 @pytest.mark.parametrize("repeats", [False, True])
-def test_the_kept_order_gives_what_the_tiles_give(repeats, monkeypatch):
-    """Small matrices go another way: same value and gradients, for other values under the same keys too."""
+@pytest.mark.parametrize("number", [900, 9000])
+def test_the_kept_order_gives_what_the_tiles_give(repeats, number, monkeypatch):
+    """Small matrices go another way, with positions and with bit masks: same value and gradients, for other values too."""
     generator = torch.Generator().manual_seed(5)
-    positions = torch.randint(300 * 250, (900,), generator=generator).sort().values
-    keys = (positions if repeats else positions.unique()).int()
+    positions = torch.randint(300 * 250, (number,), generator=generator).sort().values
+    keys = pack_keys(positions if repeats else positions.unique(), shape=(300, 250))
+    assert keys.dim() == (1 if number == 900 else 3)
     for _ in range(2):
         B = torch.randn(300, 6, generator=generator, requires_grad=True)
         A = torch.randn(6, 250, generator=generator, requires_grad=True)
-        monkeypatch.setattr(lowrank, "_KEPT", 1 << 17)
+        monkeypatch.setattr(lowrank, "_KEPT_SHARE", 1 / 4)
         kept = key_mean(B, A, keys)
         grads = torch.autograd.grad(kept, [B, A])
         assert keys._order.shape == (300, 250)
-        monkeypatch.setattr(lowrank, "_KEPT", 0)
+        monkeypatch.setattr(lowrank, "_KEPT_SHARE", 0)
         tiled = key_mean(B, A, keys)
         torch.testing.assert_close(kept, tiled, rtol=1e-6, atol=0)
         for ours, theirs in zip(grads, torch.autograd.grad(tiled, [B, A]), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_the_order_is_worked_out_once_and_for_one_shape(monkeypatch):
+def test_the_order_is_worked_out_once_and_for_one_shape():
     keys = torch.tensor([0, 5, 80_000], dtype=torch.int32)
     first = lowrank._order(keys, (300, 300))
     assert lowrank._order(keys, (300, 300)) is first
     other = lowrank._order(keys, (400, 250))
-    assert other is not first and other.row_starts.tolist()[-1] == 3 and len(other.column_starts) == 250
+    assert other is not first and other.row_starts.tolist()[-1] == 3 and len(other.column_starts) == 251
+
+
+def test_a_bit_mask_is_unpacked_once_whatever_number_of_steps_follow(monkeypatch):
+    """8 stages of 2 %: the mask of a matrix is looked at in the first step only, and a full mask keeps no order."""
+    keys = pack_keys(torch.arange(0, 90_000, 8), shape=(300, 300))
+    full = pack_keys(torch.arange(0, 90_000, 2), shape=(300, 300))
+    B, A = torch.randn(300, 2), torch.randn(2, 300)
+    counts, unpacked = lowrank._counts, []
+    monkeypatch.setattr(lowrank, "_counts", lambda *args: unpacked.append(1) or counts(*args))
+    assert key_mean(B, A, keys).item() == pytest.approx((B @ A).flatten()[::8].abs().mean().item(), rel=1e-6)
+    first = len(unpacked)
+    for _ in range(3):
+        key_mean(B, A, keys)
+    assert len(unpacked) == first and keys._number == 11_250
+    key_mean(B, A, full)
+    assert not hasattr(full, "_order")
+
+
+def test_the_kept_order_takes_four_bytes_a_key():
+    """int16 columns and rows; a matrix with a side beyond 32,767 takes int32."""
+    positions = torch.arange(0, 90_000, 10)
+    order = lowrank._order(positions.int(), (300, 300))
+    assert order.columns.nbytes + order.rows.nbytes == 4 * len(positions)
+    assert lowrank._order(positions.int(), (2, 45_000)).columns.dtype == torch.int32
 
 
 def test_a_share_is_taken_as_it_is_written():
