@@ -71,7 +71,9 @@ def cases() -> list[Case]:
         ),
         Case("reglora-stage8", stage([]), stage(REG), 1.08, stages=(8, 8)),
         Case("reglora-growth", stage(REG), stage(REG), 1.08, stages=(2, 8)),
-        Case("reglora-gere-growth", stage([*REG, {"use": "gere"}]), stage([*REG, {"use": "gere"}]), 1.08, stages=(2, 8)),
+        Case(
+            "reglora-gere-growth", stage([*REG, {"use": "gere"}]), stage([*REG, {"use": "gere"}]), 1.08, stages=(2, 8)
+        ),
         Case("hft", stage([], FULL), stage([{"use": "hft"}], FULL), 0.90),
         Case(
             "hft-checkpointing", stage([], FULL), stage([{"use": "hft"}], FULL), None, {"gradient_checkpointing": True}
@@ -97,6 +99,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
     }
     if "forget" in settings:
         first["methods"] = []  # a learn stage comes before
+    earlier = [{"recipe": EARLIER[k % 2], "name": f"earlier-{k}", **first} for k in range(case.stages[side] - 1)]
     last = {"recipe": "demo/edible", "max_steps": args.warmup + args.steps, "epochs": 9, **settings}
     config, problems = parse_run(
         {
@@ -104,7 +107,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
             "base": {"family": args.base, "dtype": "fp32"},
             "engine": {"micro_batch": 8, "workers": 0, **case.engine},
             "defaults": {"optim": {"batch": 8, "lr": 1e-4, "warmup": 0, "schedule": "constant"}},
-            "stages": [*({"recipe": EARLIER[k % 2], "name": f"earlier-{k}", **first} for k in range(case.stages[side] - 1)), last],
+            "stages": [*earlier, last],
             "eval": {"tasks": "none"},
             "checkpoint": {"every": 0},
         }
