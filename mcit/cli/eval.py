@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def add_parser(verbs: Any) -> None:
         "--task", action="append", default=[], metavar="T", help="only this task, seen or not; repeatable"
     )
     parser.add_argument("--rescore", action="store_true", help="score stored predictions; needs no model")
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="score answers made elsewhere (JSON or JSONL) to the rows of one --task"
+    )
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="eval")
@@ -33,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
+    if args.predictions:
+        return _elsewhere(args, found)
     from mcit.cli.run import finish, show
 
     if args.rescore:
@@ -61,6 +67,27 @@ def run(args: argparse.Namespace) -> int:
             paths = on_first(ranks, lambda: finish(found.layout.root))
     if ranks.rank() == 0:
         show(found.layout.root, paths, as_json=args.json)
+    return 0
+
+
+def _elsewhere(args: argparse.Namespace, found: Any) -> int:
+    """Score a file of answers and print the score; the matrix holds the run's own answers alone."""
+    from mcit.cli.common import config_of_run
+    from mcit.evals.elsewhere import score_elsewhere
+
+    if len(args.task) > 1 or args.rescore or args.after is not None:
+        what = "goes with at most one --task, and with neither --after nor --rescore"
+        raise ConfigError(what, where="--predictions", fix="give one file per task")
+    task, limit = next(iter(args.task), None), config_of_run(found).eval.rows
+    with found.locked():
+        folder, score = score_elsewhere(found.layout.root, Path(args.predictions), task=task, limit=limit)
+    if args.json:
+        print(json.dumps({"folder": str(folder), **score}, ensure_ascii=False))
+    else:
+        print(
+            f"{score['task']}: strict {score['strict']['accuracy']:.2f} %, fixed {score['fixed']['accuracy']:.2f} %, "
+            f"format-valid {score['format_validity']:.2f} % of {score['n']} rows\n{folder / 'score.json'}"
+        )
     return 0
 
 

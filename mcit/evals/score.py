@@ -67,13 +67,22 @@ def score_predictions(
         "format_validity_interval": _interval(rows["valid"], rows["id"]),
         "lenient": lenient,
         "lenient_minus_strict": lenient - _percent(rows["strict"]),
-        "truncation_rate": _percent([float(p["truncated"]) for p in predictions]),
-        "mean_length": sum(p["tokens"] for p in predictions) / n,
+        **_lengths(predictions),
         "scorer": {"name": scorer, "version": judge.version, "strict_rule": judge.published},
         "style": style,
         **(extra or {}),
     }
     return Scored(score, rows)
+
+
+def _lengths(predictions: Sequence[Mapping[str, Any]]) -> JsonDict:
+    """How long answers are and how many were cut off; None for answers made elsewhere, whose tokens are not known."""
+    if any(p["tokens"] is None for p in predictions):
+        return {"truncation_rate": None, "mean_length": None}
+    return {
+        "truncation_rate": _percent([float(p["truncated"]) for p in predictions]),
+        "mean_length": sum(p["tokens"] for p in predictions) / len(predictions),
+    }
 
 
 def _style_of(gold: Gold, style: str) -> str:

@@ -79,6 +79,10 @@ class RunLayout:
         """Predictions and scores after so many stages; 0 is the base."""
         return self.root / "evals" / (f"after-{after:02d}" if after else "base")
 
+    def elsewhere(self, name: str) -> Path:
+        """Answers made outside the run and their scores, by the name of their file."""
+        return self.root / "evals" / "elsewhere" / (re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "answers")
+
     @property
     def blobs(self) -> Path:
         """Large tensors of methods, once for the whole run."""

@@ -169,3 +169,18 @@ def test_a_runs_folder_that_cannot_be(tmp_path, capsys):
     target.write_text("")
     assert main(["run", "tiny", "--runs-dir", str(target / "x")]) == 5
     assert str(target) in capsys.readouterr().err
+
+
+def test_own_answers_given_as_answers_made_elsewhere_score_the_same(finished, tmp_path, capsys):
+    root, _ = finished
+    own = root / "evals" / "after-03" / "word"
+    lines = [json.loads(line) for line in (own / "predictions.jsonl").read_text().splitlines()]
+    answers = tmp_path / "theirs.jsonl"
+    answers.write_text("\n".join(json.dumps({"question_id": line["id"], "text": line["text"]}) for line in lines))
+    assert main(["eval", str(root), "--predictions", str(answers), "--task", "word", "--json"]) == 0
+    found, score = json.loads(capsys.readouterr().out), json.loads((own / "score.json").read_text())
+    assert {k: found[k] for k in ("n", "strict", "fixed")} == {k: score[k] for k in ("n", "strict", "fixed")}
+    answers.write_text(answers.read_text().split("\n", 1)[1])
+    assert main(["eval", str(root), "--predictions", str(answers), "--task", "word"]) != 0
+    assert f"has no answer for: {lines[0]['id']}" in capsys.readouterr().err
+    assert main(["eval", str(root), "--predictions", str(answers), "--task", "word", "--rescore"]) != 0
