@@ -116,7 +116,7 @@ def _task_of(plan: JsonDict, task: str | None) -> str:
     names = list(plan["scorers"])
     if task is None and len(names) == 1:
         return names[0]
-    if task not in names:
+    if task is None or task not in names:
         what = f"no task '{task}' in this run" if task else f"the run has {len(names)} tasks, whose are these answers?"
         raise ConfigError(what, where="--task", fix=suggestion(task or "", names))
     return task
