@@ -56,6 +56,9 @@ class TensorStore(Protocol):
     def get(self, kind: str, name: str) -> Tensor | None:
         """The tensor, or None."""
 
+    def require(self, kind: str, name: str) -> Tensor:
+        """The tensor. Raises StateError if it is not there."""
+
     def put(self, kind: str, name: str, tensor: Tensor) -> None:
         """Store a detached copy in host memory."""
 

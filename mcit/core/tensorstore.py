@@ -24,6 +24,13 @@ class HostTensors:
         """The tensor, or None. It is the stored one: do not change it in place, `put` a new one."""
         return self._tensors.get((kind, name))
 
+    def require(self, kind: str, name: str) -> Tensor:
+        """The tensor. Raises StateError if it is not there."""
+        tensor = self.get(kind, name)
+        if tensor is None:
+            raise StateError(f"no '{kind}' of '{name}'", where="method state", fix="start the stage anew")
+        return tensor
+
     def put(self, kind: str, name: str, tensor: Tensor) -> None:
         """Store a detached copy in host memory."""
         if _SEPARATOR in kind or _SEPARATOR in name:

@@ -1,5 +1,6 @@
 """A step context for calling method hooks by hand."""
 
+import contextlib
 from types import SimpleNamespace
 
 import torch
@@ -11,7 +12,7 @@ def unit(name="m", *, shape=(2, 3), scale=1.0):
     return WeightUnit(name, "lora", {"A": f"{name}.lora_A", "B": f"{name}.lora_B"}, shape, scale)
 
 
-def context(*, index=2, reference=None, num_units=1, seed=5, rows=()):
+def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=None):
     stage = SimpleNamespace(index=index, name="s", seed=seed, tasks=())
     logged = {}
     data = SimpleNamespace(
@@ -23,6 +24,7 @@ def context(*, index=2, reference=None, num_units=1, seed=5, rows=()):
         total_steps=1,
         num_units=num_units,
         seed=seed,
+        weights=weights,
         data=data,
         reference=lambda batch: reference,
         log=logged.__setitem__,
@@ -46,3 +48,34 @@ def rows(task, n):
     return [
         Row(f"{task}{i}", (), (Turn("user", "q"), Turn("assistant", "a")), task, f"{task}.json:{i}") for i in range(n)
     ]
+
+
+class Weights:
+    """The tensors of one unit, moved by hand."""
+
+    def __init__(self, **tensors):
+        self.tensors = tensors
+
+    def units(self, kind=None):
+        return [unit()]
+
+    @contextlib.contextmanager
+    def gathered(self, _unit):
+        yield {role: tensor.clone() for role, tensor in self.tensors.items()}
+
+    @contextlib.contextmanager
+    def edit(self, _unit):
+        yield self.tensors
+
+
+class Gradients:
+    """Gradients of one unit."""
+
+    def __init__(self, **by_role):
+        self.by_role = by_role
+
+    def units(self, kind=None):
+        return [unit()]
+
+    def full(self, _unit):
+        return self.by_role
