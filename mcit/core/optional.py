@@ -7,7 +7,10 @@ from typing import Any
 
 from mcit.core.errors import ConfigError, Problem
 
-_CURES = {"bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw"}
+_CURES = {
+    "bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw",
+    "pyarrow": "install the extra for tables: pip install 'mcit[arrow]', or save the rows as JSON",
+}
 
 
 def needed(library: str, *, where: str) -> Any:

@@ -24,13 +24,13 @@ ALL_ENGINES = frozenset({"plain", "zero1", "zero2", "zero3"})
 class Turn:
     """One message. `text` holds a literal ``<image>`` where an image stands."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training or test row: turns start with the user, alternate and end with the assistant.
+    """One training or test row: a system turn or none, then user and assistant in turn, the assistant last.
 
     A plain text (``meta["raw"]``) is one assistant turn: every token is supervised, without a chat template.
     """
@@ -58,6 +58,11 @@ class Row:
     def answer(self) -> str:
         """The last assistant turn: the gold answer of a test row."""
         return self.turns[-1].text
+
+    @property
+    def dialogue(self) -> tuple[Turn, ...]:
+        """The turns without the system turn."""
+        return self.turns[1:] if self.turns[0].role == "system" else self.turns
 
     @property
     def question(self) -> str:

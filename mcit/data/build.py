@@ -32,8 +32,8 @@ from mcit.core.paths import cache_dir
 from mcit.core.seeds import seed_for
 from mcit.core.types import Row
 from mcit.data.collect import Collected, collect
-from mcit.data.llava import row_to_json
-from mcit.data.recipe import SPLITS, GeneratorSource, Recipe, Split, SplitConfig, recipe_digest
+from mcit.data.recipe import SPLITS, FileSource, Recipe, Split, SplitConfig, recipe_digest
+from mcit.data.rowjson import row_to_json
 from mcit.data.transforms.base import RowTransform
 
 
@@ -169,17 +169,21 @@ def _manifest(
 
 
 def _roots(recipe: Recipe, work: Path) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Image roots by source number (None: in the folder itself), and the numbers by root."""
+    """Image roots by their names in rows (None: in the folder itself), and the names by root.
+
+    A source has the number of its place; pictures that its rows held themselves lie in the folder, under ``held-<number>``.
+    """
     roots: dict[str, str | None] = {}
-    numbers: dict[str, str] = {}
+    names: dict[str, str] = {}
     for index, source in enumerate(recipe.sources):
-        if isinstance(source, GeneratorSource):
-            root, roots[str(index)] = work / "images" / str(index), None
-        else:
+        if isinstance(source, FileSource):
             root = recipe.file(source.images).resolve()
             roots[str(index)] = str(root)
-        numbers.setdefault(str(root), str(index))
-    return roots, numbers
+            names.setdefault(str(root), str(index))
+        inside = f"held-{index}" if isinstance(source, FileSource) else str(index)
+        roots[inside] = None
+        names[str(work / "images" / inside)] = inside
+    return roots, names
 
 
 def _transformed(recipe: Recipe, found: Collected) -> _Result:
@@ -293,6 +297,6 @@ def _too_many(recipe: Recipe, bad: Sequence[Problem]) -> DataError:
     head = Problem(
         str(recipe.path),
         f"{len(bad)} bad row(s), the recipe allows {recipe.config.allow_bad}",
-        f"mend the rows, or set allow_bad: {len(bad)} to drop them",
+        f"correct the rows, or set allow_bad: {len(bad)} to drop them",
     )
     return DataError(head.what, where=head.where, fix=head.fix, problems=[head, *bad])

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcit.core.errors import DataError, Problem
-from mcit.core.files import sha256_file
+from mcit.core.files import canonical_json, sha256_file
 from mcit.core.types import Row
+from mcit.data.formats.element import Element
+from mcit.data.formats.embedded import Embedded
+from mcit.data.formats.files import checksum, elements
+from mcit.data.formats.reader import RowReader
 from mcit.data.images import open_image, resolve_below
-from mcit.data.llava import Loaded, read_llava, read_values
-from mcit.data.recipe import SPLITS, GeneratorSource, LlavaSource, Recipe, Split, file_checksum, find_generator
+from mcit.data.recipe import SPLITS, FileSource, GeneratorSource, Recipe, Split, find_generator
 from mcit.data.references import with_references
+from mcit.data.rowjson import row_to_json
 
 _LONG_ANSWER = 1_000
 """Characters, about 256 tokens."""
@@ -40,15 +44,17 @@ def collect(recipe: Recipe, image_dir: Path) -> Collected:
     found = Collected()
     for index, source in enumerate(recipe.sources):
         try:
-            loaded, checksum = _load(recipe, source, image_dir / str(index))
+            loaded, digest = _load(recipe, source, image_dir / str(index))
         except DataError as error:
             found.fatal += error.problems
             continue
-        found.bad += loaded.problems
-        found.rows[source.split] += loaded.rows
-        name = source.path if isinstance(source, LlavaSource) else source.generator
+        loaded = [_storable(item) if isinstance(item, Row) else item for item in loaded]
+        rows = [item for item in loaded if isinstance(item, Row)]
+        found.bad += [item for item in loaded if isinstance(item, Problem)]
+        found.rows[source.split] += rows
+        name = source.path if isinstance(source, FileSource) else source.generator
         found.sources.append(
-            {"kind": source.kind, "name": name, "split": source.split, "sha256": checksum, "rows": len(loaded.rows)}
+            {"kind": source.kind, "name": name, "split": source.split, "sha256": digest, "rows": len(rows)}
         )
     seen = _check_images(found)
     _check_ids(found)
@@ -58,35 +64,51 @@ def collect(recipe: Recipe, image_dir: Path) -> Collected:
     return found
 
 
-def _load(recipe: Recipe, source: LlavaSource | GeneratorSource, image_dir: Path) -> tuple[Loaded, str]:
+def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path) -> tuple[list[Row | Problem], str]:
     if isinstance(source, GeneratorSource):
         image_dir.mkdir(parents=True, exist_ok=True)
         label = f"{source.generator}[{source.split}]"
         values = find_generator(source.generator)(source.split, source.rows, source.seed, image_dir)
-        items = list(enumerate(values, start=1))
-        return read_values(items, task=recipe.task, label=label, image_root=image_dir), ""
+        reader = RowReader(recipe.task, label, root=image_dir)
+        return list(reader.read(Element(k, value) for k, value in enumerate(values, start=1))), ""
     path = recipe.file(source.path)
-    checksum = file_checksum(path)
-    if source.sha256 is not None and checksum != source.sha256:
+    digest = checksum(path)
+    if source.sha256 is not None and digest != source.sha256:
         raise DataError(
-            f"sha256 is {checksum}, the recipe expects {source.sha256}",
+            f"sha256 is {digest}, the recipe expects {source.sha256}",
             where=str(path),
             fix="fetch the file again, or change the recipe if the new content is meant",
         )
-    loaded = read_llava(
-        path,
+    reader = RowReader(
         task=recipe.task,
-        image_root=recipe.file(source.images).resolve(),
         label=source.path,
+        root=recipe.file(source.images).resolve(),
+        kind=source.kind,
         style=source.style,
         placeholders=source.placeholders,
         fields=source.fields,
+        system=source.system,
+        embedded=Embedded(image_dir.with_name(f"held-{image_dir.name}")),
     )
+    found: Iterable[Row | Problem] = reader.read(elements(path))
     if source.answers:
-        loaded = with_references(loaded, recipe.file(source.answers), label=source.answers)
+        found = with_references(found, recipe.file(source.answers), label=source.answers)
     if source.cue:
-        loaded = Loaded([with_cue(row, source.cue) for row in loaded.rows], loaded.problems)
-    return loaded, checksum
+        found = (with_cue(item, source.cue) if isinstance(item, Row) else item for item in found)
+    return list(found), digest
+
+
+def _storable(row: Row) -> Row | Problem:
+    """The row, or why it cannot be written: bytes that were no UTF-8, half a surrogate pair, a number that is none."""
+    try:
+        canonical_json(row_to_json(row)).encode()
+    except (UnicodeEncodeError, ValueError) as error:
+        bad = isinstance(error, UnicodeEncodeError) and "\udc80" <= error.object[error.start] <= "\udcff"
+        if bad:
+            return Problem(row.where, "is not UTF-8 text", "save the file as UTF-8: rows of several encodings are mixed")
+        what = "a text or number cannot be stored (half a surrogate pair, or an infinite number)"
+        return Problem(row.where, what, "correct it, or remove the row")
+    return row
 
 
 def with_cue(row: Row, cue: str) -> Row:
@@ -155,7 +177,7 @@ def _check_boxes(found: Collected) -> None:
         fits = len(numbers) == 4 and all(0 <= n <= 1 for n in numbers)
         if not fits or numbers[2] <= numbers[0] or numbers[3] <= numbers[1]:
             what = f"the box {row.answer!r} is not [x1, y1, x2, y2] with 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1"
-            bad[id(row)] = Problem(row.where, what, "mend the answer, or remove the row")
+            bad[id(row)] = Problem(row.where, what, "correct the answer, or remove the row")
     _drop(found, bad)
 
 

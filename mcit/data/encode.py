@@ -20,7 +20,7 @@ from torch import Tensor
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Sample
 from mcit.data.images import load_images
-from mcit.data.llava import PLACEHOLDER
+from mcit.data.placeholder import PLACEHOLDER
 from mcit.data.ragged import join
 from mcit.data.template import ChatTemplate, Rendering
 

@@ -10,8 +10,8 @@ from typing import Any
 from mcit.core.errors import DataError, StateError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.types import JsonDict, Row
-from mcit.data.llava import row_from_json
 from mcit.data.recipe import SPLITS, ScoringConfig
+from mcit.data.rowjson import row_from_json
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from mcit.core.errors import ConfigError, DataError, Problem
 from mcit.core.files import digest_of, sha256_file
 from mcit.core.lookup import class_of, known, missing, module_of
 from mcit.core.paths import data_dir, find_shipped, shipped
+from mcit.data.formats.files import checksum
+from mcit.data.formats.turns import LAYOUTS, Kind
 from mcit.data.transforms.base import RowTransform
 
 Split = Literal["train", "validation", "test"]
@@ -32,10 +34,11 @@ _VERSION = 1
 """Part of every digest: raised when the layout or meaning of a built folder changes."""
 
 
-class LlavaSource(Config):
-    """Rows of a LLaVA or CoIN file."""
+class FileSource(Config):
+    """Rows of a JSON, JSONL, Parquet or Arrow file, or of a folder of tables."""
 
-    kind: Literal["llava"]
+    kind: Kind
+    """Layout of the turns: LLaVA's and CoIN's, ShareGPT's, or OpenAI's messages."""
     path: str
     images: str = "."
     """Folder that image paths of the rows start from."""
@@ -46,11 +49,13 @@ class LlavaSource(Config):
     """Answer style of rows that name none."""
     placeholders: Literal["keep", "front"] = "keep"
     fields: tuple[str, str] | None = None
-    """Keys of question and answer in files that hold no ``conversations`` (TRACE: ``[prompt, answer]``)."""
+    """Keys of question and answer in files that hold no turns (TRACE: ``[prompt, answer]``)."""
     answers: str = ""
     """File of reference answers by question id (TextVQA's annotations), in place of the rows' own; see `references`."""
     cue: str = ""
     """Line put after the last question of every row that does not hold it yet: what a benchmark's own harness adds."""
+    system: Literal["keep", "front"] = "keep"
+    """``front`` writes a system turn above the first question, for models whose template has no place for it."""
 
 
 class GeneratorSource(Config):
@@ -129,7 +134,7 @@ class Recipe:
     path: Path
     text: str
     config: RecipeConfig
-    sources: tuple[LlavaSource | GeneratorSource, ...]
+    sources: tuple[FileSource | GeneratorSource, ...]
     transforms: tuple[RowTransform, ...]
 
     @property
@@ -201,15 +206,15 @@ def recipe_digest(recipe: Recipe) -> str:
     """
     recipe.require_data()
     files = [
-        file_checksum(recipe.file(source.path)) if isinstance(source, LlavaSource) else generator_code(source.generator)
+        checksum(recipe.file(source.path)) if isinstance(source, FileSource) else generator_code(source.generator)
         for source in recipe.sources
     ]
-    files += [file_checksum(recipe.file(s.answers)) for s in recipe.sources if isinstance(s, LlavaSource) and s.answers]
+    files += [checksum(recipe.file(s.answers)) for s in recipe.sources if isinstance(s, FileSource) and s.answers]
     transforms = [
         {
             "code": sha256_file(inspect.getfile(type(transform))),
             "settings": transform.config.model_dump(mode="json"),
-            "files": [file_checksum(path) for path in transform.files()],
+            "files": [checksum(path) for path in transform.files()],
             **transform.identity(),
         }
         for transform in recipe.transforms
@@ -218,16 +223,6 @@ def recipe_digest(recipe: Recipe) -> str:
     settings = recipe.config.model_dump(mode="json", exclude={"obtain"})
     content = {"version": _VERSION, "config": settings}
     return digest_of({**content, "sources": files, "transforms": transforms})
-
-
-def file_checksum(path: Path) -> str:
-    """sha256 of a source file. Raises DataError when it cannot be read."""
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise DataError(
-            f"source file cannot be read ({error.strerror})", where=str(path), fix="check the path in the recipe"
-        ) from None
 
 
 def find_generator(name: str) -> Generator:
@@ -268,8 +263,11 @@ def _generator_module(name: str) -> ModuleType:
     raise ConfigError(f"there is no generator '{name}'", where="mcit/data/sources", fix=suggestion(name, names))
 
 
-def _source(raw: dict[str, Any], where: str, problems: list[Problem]) -> LlavaSource | GeneratorSource | None:
-    kinds: dict[str, type[LlavaSource] | type[GeneratorSource]] = {"llava": LlavaSource, "generator": GeneratorSource}
+def _source(raw: dict[str, Any], where: str, problems: list[Problem]) -> FileSource | GeneratorSource | None:
+    kinds: dict[str, type[FileSource] | type[GeneratorSource]] = {
+        **dict.fromkeys(LAYOUTS, FileSource),
+        "generator": GeneratorSource,
+    }
     kind = raw.get("kind")
     if kind not in kinds:
         problems.append(Problem(f"{where}.kind", f"unknown kind {kind!r}", suggestion(str(kind), kinds)))

@@ -6,28 +6,29 @@ File: ``{"data": [{"question_id": …, "answers": [text, …]}, …]}``, or the 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import DataError, Problem
-from mcit.data.llava import Loaded
+from mcit.core.types import Row
 
 
-def with_references(loaded: Loaded, path: Path, *, label: str) -> Loaded:
+def with_references(items: Iterable[Row | Problem], path: Path, *, label: str) -> Iterator[Row | Problem]:
     """The rows with the file's answers as ``meta["answers"]``; a row without an entry becomes a problem.
 
     Raises DataError for a file that cannot be read, or that is not of this form.
     """
     known = _answers(path)
-    rows, problems = [], list(loaded.problems)
-    for row in loaded.rows:
-        if row.id in known:
-            rows.append(replace(row, meta={**row.meta, "answers": known[row.id]}))
+    for item in items:
+        if isinstance(item, Problem):
+            yield item
+        elif item.id in known:
+            yield replace(item, meta={**item.meta, "answers": known[item.id]})
         else:
             fix = "take the answers of the same release and split, or remove the row"
-            problems.append(Problem(row.where, f"{label} has no answers for question {row.id}", fix))
-    return Loaded(rows, problems)
+            yield Problem(item.where, f"{label} has no answers for question {item.id}", fix)
 
 
 def _answers(path: Path) -> dict[str, list[str]]:

@@ -6,22 +6,25 @@ a unique word in the place of each answer, which tells where answers stand whate
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
-from mcit.data.llava import PLACEHOLDER
+from mcit.data.placeholder import PLACEHOLDER
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _RENDERING = threading.Lock()
 """transformers compiles a template once per process, and the compiled template remembers the marks of the rendering under way:
 two threads in it at once get each other's answers."""
+_SYSTEM = "write system: front for the source: the turn then stands above the first question"
 _FIXED_DATE = "01 Jan 2026"
 """Some templates print today's date: a run that crosses midnight would change."""
 
@@ -63,6 +66,8 @@ class ChatTemplate:
         Raises DataError when the template loses an answer, or leads to one with other words than its own prompt.
         """
         turns = row.turns[:upto]
+        if turns and turns[0].role == "system" and self._no_system:
+            raise DataError(self._no_system, where=row.where, fix=_SYSTEM)
         messages = [self._message(turn, row) for turn in turns]
         answers = [turn.text.strip() for turn in turns if turn.role == "assistant"]
         text = self._render(messages)
@@ -82,6 +87,27 @@ class ChatTemplate:
         except (TypeError, TemplateError):
             return False
         return "'type'" not in shown and "probe" in shown
+
+    @cached_property
+    def _no_system(self) -> str:
+        """What the template does to a system turn if it has no place for one; empty if it has."""
+        question = Row("probe", (), (Turn("user", "probe"),), "", "processor")
+        asked = self._message(question.turns[0], question)
+
+        def shown(role: Literal["system", "user", "assistant"]) -> str:
+            return self._render([self._message(Turn(role, "directions"), question), asked])
+
+        try:
+            text = shown("system")
+        except TemplateError as error:
+            return f"the chat template refuses a system turn ({error})"
+        if "directions" not in text:
+            return "the chat template leaves the system turn out"
+        for role in ("user", "assistant"):
+            with contextlib.suppress(TemplateError):  # it may insist on turns that alternate
+                if shown(role) == text:
+                    return f"the chat template shows the system turn as one of the {role}"
+        return ""
 
     # ---- rendering --------------------------------------------------------------------------------------------------
     def _render(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:

@@ -112,3 +112,19 @@ def test_a_cue_is_added_once_as_the_last_line_of_the_last_question():
     row = with_cue(Row("r", (), turns, "t", "f:1"), "Answer with a letter.")
     assert [turn.text for turn in row.turns] == ["First?", "a", "Second?\nAnswer with a letter.", "b"]
     assert with_cue(row, "Answer with a letter.") is row
+
+
+def test_rows_that_cannot_be_stored_are_bad_rows(tmp_path):
+    """Mixed encodings, half a surrogate pair, an infinite number: each costs its row, named."""
+    bad = [llava("b"), llava("c", answer="\ud800"), llava("d", meta={"k": "K"})]
+    path = recipe_file(tmp_path, train=[llava("a", "q"), *bad, llava("e")])
+    text = (tmp_path / "train.json").read_bytes().replace(b'"id": "b"', b'"id": "\xe9"').replace(b'"K"', b"1e999")
+    (tmp_path / "train.json").write_bytes(text)
+    result = collect(load_recipe(path), tmp_path / "generated")
+    assert [r.id for r in result.rows["train"]] == ["a", "e"] and all(p.fix for p in result.bad)
+    assert [p.what.split(" (")[0] for p in result.bad] == ["is not UTF-8 text", *["a text or number cannot be stored"] * 2]
+
+
+def test_equal_ids_name_the_first(tmp_path):
+    result, bad = found(tmp_path, train=[llava("a", "q1"), llava("b", "q2"), llava("a", "q3")])
+    assert bad == {"train.json:4:a": "id 'a' is already used at train.json:2"} and len(result.rows["train"]) == 2

@@ -7,16 +7,15 @@ import pytest
 from mcit.core.errors import DataError
 from mcit.data.build import build
 from mcit.data.folder import DataFolder
-from mcit.data.llava import Loaded, read_values
 from mcit.data.recipe import load_recipe, recipe_digest
 from mcit.data.references import with_references
+from tests.fakes.rows import read_values
 
 TEN = [f"a{k}" for k in range(10)]
 
 
-def loaded(*ids) -> Loaded:
-    rows = [{"question_id": i, "text": "What?", "answer": "a0"} for i in ids]
-    return read_values(list(enumerate(rows, start=1)), task="t", label="test.json")
+def loaded(*ids):
+    return read_values([{"question_id": i, "text": "What?", "answer": "a0"} for i in ids], label="test.json")[0]
 
 
 def written(folder, value):
@@ -29,16 +28,14 @@ def written(folder, value):
 def test_rows_get_the_answers_of_their_question(tmp_path, wrap):
     """Question ids are numbers in one file and texts in the other."""
     entries = [{"question_id": 2, "answers": TEN, "image_id": "x"}, {"question_id": "1", "answers": TEN[::-1]}]
-    found = with_references(loaded("1", 2), written(tmp_path, wrap(entries)), label="val.json")
-    assert [row.meta["answers"] for row in found.rows] == [TEN[::-1], TEN]
-    assert not found.problems
+    found = list(with_references(loaded("1", 2), written(tmp_path, wrap(entries)), label="val.json"))
+    assert [row.meta["answers"] for row in found] == [TEN[::-1], TEN]
 
 
 def test_a_row_without_an_entry_is_named(tmp_path):
     path = written(tmp_path, {"data": [{"question_id": 1, "answers": TEN}]})
-    found = with_references(loaded(1, 7), path, label="val.json")
-    assert [row.id for row in found.rows] == ["1"]
-    assert found.problems[0].where == "test.json:2:7" and "question 7" in found.problems[0].what
+    found = list(with_references(loaded(1, 7), path, label="val.json"))
+    assert found[0].id == "1" and found[1].where == "test.json:2:7" and "question 7" in found[1].what
 
 
 @pytest.mark.parametrize(
@@ -54,12 +51,12 @@ def test_a_row_without_an_entry_is_named(tmp_path):
 )
 def test_another_form_is_refused(tmp_path, value, says):
     with pytest.raises(DataError, match=says):
-        with_references(loaded(1), written(tmp_path, value), label="val.json")
+        list(with_references(loaded(1), written(tmp_path, value), label="val.json"))
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        with_references(loaded(1), tmp_path / "absent.json", label="absent.json")
+        list(with_references(loaded(1), tmp_path / "absent.json", label="absent.json"))
 
 
 def test_a_recipe_reads_them_and_depends_on_them(tmp_path):

@@ -1,8 +1,11 @@
 """Where answers stand in a rendered conversation, and what closes them."""
 
+from dataclasses import replace
+
 import pytest
 
 from mcit.core.errors import DataError
+from mcit.core.types import Turn
 from mcit.data.template import ChatTemplate
 from tests.fakes.processors import TEMPLATES, make_processor
 from tests.fakes.rows import row
@@ -128,3 +131,29 @@ def test_threads_do_not_get_each_others_answers():
     finally:
         sys.setswitchinterval(before)
     assert found == expected
+
+
+NO_SYSTEM = {
+    "as one of the assistant": TEMPLATES["llava"],
+    "leaves the system turn out": TEMPLATES["llava"].replace("{% else %}A", "{% elif m['role'] == 'assistant' %}A"),
+    "refuses a system turn (no)": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    + TEMPLATES["llava"],
+}
+
+
+@pytest.mark.parametrize("what", NO_SYSTEM)
+def test_a_system_turn_without_a_place_is_refused(what):
+    processor = make_processor("llava")
+    processor.chat_template = NO_SYSTEM[what]
+    one = row("One?", "A")
+    template = ChatTemplate(processor)
+    template.render(one)
+    with pytest.raises(DataError) as caught:
+        template.render(replace(one, turns=(Turn("system", "Be brief."), *one.turns)))
+    assert what in caught.value.what and "system: front" in caught.value.fix
+
+
+def test_a_system_turn_is_shown():
+    one = row("One?", "A")
+    rendering = ChatTemplate(make_processor("chatml")).render(replace(one, turns=(Turn("system", "Brief."), *one.turns)))
+    assert rendering.text.startswith("<|im_start|>system\nBrief.<|im_end|>") and parts(rendering) == ["A<|im_end|>"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mcit.core.errors import Problem
 from mcit.core.types import Row, Turn
+from mcit.data.formats.element import Element
+from mcit.data.formats.files import elements
+from mcit.data.formats.reader import RowReader
 
 
 def picture(folder: Path, name: str = "a.png", *, size: tuple[int, int] = (40, 30), colour: Any = (200, 0, 0)) -> str:
@@ -27,3 +32,19 @@ def llava(identity: str, question: str = "Is it red?", answer: str = "yes", **fi
     """A LLaVA row as it stands in a file."""
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {"id": identity, "conversations": turns, **fields}
+
+
+def read_file(path: Path, **settings: Any) -> tuple[list[Row], list[Problem]]:
+    """Rows of a file of task ``t``, and its problems."""
+    return _sorted(RowReader(**{"task": "t", "label": str(path), **settings}), elements(path))
+
+
+def read_values(values: Iterable[Any], **settings: Any) -> tuple[list[Row], list[Problem]]:
+    """The same for decoded values, numbered from 1."""
+    reader = RowReader(**{"task": "t", "label": "x", **settings})
+    return _sorted(reader, (Element(k, value) for k, value in enumerate(values, start=1)))
+
+
+def _sorted(reader: RowReader, items: Iterable[Element]) -> tuple[list[Row], list[Problem]]:
+    found = list(reader.read(items))
+    return [x for x in found if isinstance(x, Row)], [x for x in found if isinstance(x, Problem)]

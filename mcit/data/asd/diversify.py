@@ -178,7 +178,8 @@ def _row(job: Job, made: Converted, choice: Choice, generator: str, seed: int) -
         "seed": seed,
         "generator": generator,
     }
-    return replace(row, turns=made.turns, style=job.style, meta=meta)
+    system = row.turns[: len(row.turns) - len(row.dialogue)]
+    return replace(row, turns=(*system, *made.turns), style=job.style, meta=meta)
 
 
 def _refuse_diversified(rows: Sequence[Row]) -> None:

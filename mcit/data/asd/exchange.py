@@ -10,7 +10,7 @@ from typing import Any
 from mcit.core.files import digest_of
 from mcit.core.types import Row
 from mcit.data.asd.cues import without_cue
-from mcit.data.llava import PLACEHOLDER
+from mcit.data.placeholder import PLACEHOLDER
 
 _EDGE = rf"(?:\s*{re.escape(PLACEHOLDER)}\s*)*"
 _FRAME = re.compile(rf"^({_EDGE})(.*?)({_EDGE})$", re.DOTALL)
@@ -58,7 +58,7 @@ def exchanges_of(row: Row, *, native: str, cues: Sequence[str] = ()) -> tuple[Ex
     """Every question of a row. Raises UnusableRow for plain texts, pictures inside a question and unreadable options."""
     if len(row.turns) < 2 or row.meta.get("raw"):
         raise UnusableRow("the row is a plain text")
-    pairs = zip(row.turns[::2], row.turns[1::2], strict=True)
+    pairs = zip(row.dialogue[::2], row.dialogue[1::2], strict=True)
     return tuple(_exchange(user.text, gold.text, row.meta, native, cues) for user, gold in pairs)
 
 

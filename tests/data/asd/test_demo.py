@@ -14,10 +14,10 @@ from mcit.data.asd.demo import DEMO_CELLS
 from mcit.data.asd.diversify import Job
 from mcit.data.asd.exchange import exchanges_of
 from mcit.data.asd.writing.review import review
-from mcit.data.llava import read_values
 from mcit.data.recipe import find_generator
 from mcit.data.sources.emoji import emoji
 from mcit.evals.normalise import normalise
+from tests.fakes.rows import read_values
 
 NATIVE = {
     "kind": "mcq",
@@ -34,7 +34,7 @@ NATIVE = {
 def corpus(task):
     with tempfile.TemporaryDirectory() as folder:
         values = list(find_generator(task)("train", 96, 1, Path(folder)))
-    rows = read_values(list(enumerate(values)), task=task, label=task).rows
+    rows, _ = read_values(values, task=task, label=task)
     return Corpus(rows, [exchanges_of(r, native=NATIVE[task]) for r in rows])
 
 

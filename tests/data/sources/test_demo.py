@@ -12,10 +12,10 @@ from PIL import Image
 
 from mcit.core.errors import DataError
 from mcit.data.build import check
-from mcit.data.llava import read_values
 from mcit.data.recipe import find_generator, find_recipe, load_recipe
 from mcit.data.sources import demo
 from mcit.data.sources.emoji import PIXELS, emoji
+from tests.fakes.rows import read_values
 
 RGB = {colour: (0, 20 * number, 200) for number, colour in enumerate(demo.COLOURS)}
 
@@ -71,9 +71,9 @@ def test_rows_are_sound_and_repeatable(name, tmp_path):
     rows = COUNTS[name]
     a, b = (_rows(name, "train", rows, tmp_path / folder) for folder in "ab")
     assert a == b and _hashes(a, tmp_path / "a") == _hashes(b, tmp_path / "b")
-    loaded = read_values(list(enumerate(a, start=1)), task="t", label="x")
-    assert not loaded.problems and len(loaded.rows) == rows
-    for row in loaded.rows:
+    read, problems = read_values(a)
+    assert not problems and len(read) == rows
+    for row in read:
         image = Image.open(tmp_path / "a" / row.images[0])
         assert image.size == (PIXELS, PIXELS) and image.mode == "RGB"
         assert row.meta["class"] and len(row.question.split()) <= 20

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from mcit.core.files import sha256_file
-from mcit.data.llava import read_values
 from mcit.data.sources.shapes import COLOURS, GENERATORS, PIXELS
+from tests.fakes.rows import read_values
 
 
 @pytest.mark.parametrize("name", sorted(GENERATORS))
@@ -15,11 +15,11 @@ def test_rows_are_sound_and_repeatable(name, tmp_path):
     a, b = (list(GENERATORS[name]("train", 60, 3, tmp_path / folder)) for folder in "ab")
     assert a == b
     assert all(sha256_file(tmp_path / "a" / r["image"]) == sha256_file(tmp_path / "b" / r["image"]) for r in a)
-    loaded = read_values(list(enumerate(a, start=1)), task="t", label="x")
-    assert not loaded.problems and len(loaded.rows) == 60
-    answers = [r.answer for r in loaded.rows]
+    read, problems = read_values(a)
+    assert not problems and len(read) == 60
+    answers = [r.answer for r in read]
     assert max(answers.count(x) for x in set(answers)) <= 0.6 * len(answers)
-    for r in loaded.rows:
+    for r in read:
         image = Image.open(tmp_path / "a" / r.images[0])
         assert image.size == (PIXELS, PIXELS) and image.mode == "RGB"
         colours = {colour for _, colour in image.getcolors()}

@@ -9,9 +9,9 @@ from pathlib import Path
 from mcit.core.errors import DataError
 from mcit.core.files import write_text
 from mcit.core.types import JsonDict, Row
-from mcit.data.recipe import LlavaSource, Recipe
+from mcit.data.recipe import FileSource, Recipe
 
-_ROLES = {"user": "human", "assistant": "gpt"}
+_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 def llava_row(row: Row) -> JsonDict:
@@ -33,7 +33,7 @@ def export_llava(recipe: Recipe, rows: Sequence[Row], out: Path) -> str:
     Raises DataError for pictures below several roots, plain texts, and an `out` that is a source of the recipe.
     """
     for source in recipe.sources:
-        if isinstance(source, LlavaSource) and recipe.file(source.path).resolve() == out.resolve():
+        if isinstance(source, FileSource) and recipe.file(source.path).resolve() == out.resolve():
             raise DataError("is a source file of the recipe", where=str(out), fix="choose another --out")
     roots = sorted({row.root for row in rows if row.images})
     if len(roots) > 1:
@@ -42,7 +42,7 @@ def export_llava(recipe: Recipe, rows: Sequence[Row], out: Path) -> str:
             where=str(recipe.path),
             fix="export recipes with one image folder",
         )
-    plain = next((row for row in rows if row.turns[0].role != "user"), None)
+    plain = next((row for row in rows if row.turns[0].role == "assistant"), None)
     if plain is not None:
         raise DataError("a plain text has no place in a LLaVA file", where=plain.where, fix="leave such sources out")
     lines = [json.dumps(llava_row(row), ensure_ascii=False) for row in rows]

@@ -9,10 +9,9 @@ from mcit.data.asd.cues import CUES
 from mcit.data.asd.writing.export import export_llava, llava_row
 from mcit.data.build import build
 from mcit.data.folder import DataFolder
-from mcit.data.llava import read_llava
 from mcit.data.recipe import load_recipe
 from tests.fakes.recipes import recipe_file
-from tests.fakes.rows import llava, picture, row
+from tests.fakes.rows import llava, picture, read_file, row
 
 
 def choices(count):
@@ -39,9 +38,9 @@ def test_round_trip(tmp_path):
     }
     traced = [v for v in values if "asd" in v]
     assert len(traced) == 10 and set(traced[0]["asd"]) == {"style", "native_style", "src_id", "seed", "generator"}
-    back = read_llava(out, task="task", image_root=rows[0].root)
-    assert not back.problems
-    assert [(r.id, r.images, r.turns, r.style, r.meta) for r in back.rows] == [
+    back, problems = read_file(out, task="task", root=rows[0].root)
+    assert not problems
+    assert [(r.id, r.images, r.turns, r.style, r.meta) for r in back] == [
         (r.id, r.images, r.turns, r.style, r.meta) for r in rows
     ]
 
