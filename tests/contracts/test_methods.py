@@ -61,7 +61,7 @@ def test_4_order_of_listing_does_not_matter(name, tmp_path):
     orders = [[name, *others], [*reversed(others), name]]
     values = []
     for i, order in enumerate(orders):
-        result = run_plan(plan_with(*order), tmp_path / str(i))
+        result = run_plan(plan_with(*order, adapter=stage_settings(name)), tmp_path / str(i))
         values.append({n: p.detach().clone() for n, p in result["model"].named_parameters()})
     moved = 0
     for parameter, value in values[0].items():
