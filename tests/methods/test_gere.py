@@ -319,7 +319,7 @@ def test_hidden_states_are_those_after_the_final_norm():
 
 @pytest.mark.parametrize("variant", ["tm", "kl", "l1", "l2"])
 def test_nothing_is_lost_at_the_base_and_something_after_training(variant, tmp_path):
-    """Oracle 4 on a model: before any step the added loss is 0 (bf16 rounding of kept features apart), later it is not."""
+    """Oracle 4 on a model: before any step the added loss is 0 (features that round to a neighbour apart), later it is not."""
     made = plan(variant=variant, top_k=1000)
     work = stage_work(made)
     work.methods.on_stage_start(work.ctx)
@@ -334,12 +334,31 @@ def test_nothing_is_lost_at_the_base_and_something_after_training(variant, tmp_p
                 values.append(float(method._added(out, batch, work.ctx, len(batch.rows))) / len(batch.rows))
         return max(values)
 
-    assert added() < {"tm": 1e-5, "kl": 1e-6, "l1": 5e-3, "l2": 5e-5}[variant]
+    assert added() < {"tm": 1e-5, "kl": 1e-6, "l1": 1e-6, "l2": 1e-8}[variant]
     with torch.no_grad():
         for name, parameter in work.engine.model.named_parameters():
             if parameter.requires_grad and "lora_B" in name:
                 parameter.add_(0.05)
     assert added() > {"tm": 1e-2, "kl": 1e-4, "l1": 2e-2, "l2": 1e-3}[variant]
+
+
+@pytest.mark.parametrize("variant", ["l1", "l2"])
+def test_features_that_have_not_moved_have_no_gradient(variant):
+    """On an fp32 base, in batches cut otherwise than the base's own: the sign of a difference must not be that of rounding.
+
+    Against bf16 features the gradient of l1 was 0.28 of its weight here, against fp32 ones 0.17 (padding alone changes the
+    last bits); compared in bf16 it is that of the few features next to a rounding boundary.
+    """
+    work = stage_work(plan(variant=variant, weight=1.0, combine="sum"))
+    work.methods.on_stage_start(work.ctx)
+    method = work.methods.methods[0]
+    for batch in list(work.streams.batches("gere", batch=3))[:4]:
+        work.ctx.counts = Counts({"gere": batch.target_count}, {"gere": len(batch.rows)})
+        out = work.engine.forward(batch, work.methods.needs)
+        (method._added(out, batch, work.ctx, len(batch.rows)) / len(batch.rows)).backward()
+    grads = [p.grad for p in work.engine.model.parameters() if p.requires_grad and p.grad is not None]
+    norm = float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())
+    assert norm < {"l1": 0.02, "l2": 1e-6}[variant]
 
 
 def test_the_reference_is_the_base_in_whatever_stage_it_starts(blobs, tmp_path):

@@ -23,7 +23,9 @@ from torch.nn.functional import embedding_bag, pad
 _TILE = 1 << 21  # speed: weights of a tile: 8 MB where it is formed densely
 _SMALL = 1 << 16  # speed: up to here a dense tile is cheaper than the calls of the sparse way
 _DENSE_SHARE = 1 / 6  # speed: from this share of kept positions on a dense tile is faster on a CPU
-_KEPT_SHARE = 1 / 4  # speed: up to this share of a one-tile matrix the order of its keys is worked out once, not every step
+_KEPT_SHARE = (
+    1 / 4
+)  # speed: up to this share of a one-tile matrix the order of its keys is worked out once, not every step
 _BAGS = 256  # speed: columns whose gradient is summed at a time
 _CHUNK = 4096  # speed: positions gathered at a time
 _INT32 = torch.iinfo(torch.int32).max

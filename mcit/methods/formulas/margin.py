@@ -116,6 +116,12 @@ def batch_margin(losses_PD: Tensor) -> Tensor:
     return losses_PD.sum() / ((losses_PD.detach() != 0).sum() + EPSILON)
 
 
+def at_precision(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in fp32, rounded to `dtype`; the gradient is that of the values themselves."""
+    exact = values.float()
+    return exact + (exact.detach().to(dtype).float() - exact.detach())
+
+
 def row_means(values_PD: Tensor, lengths: Sequence[int]) -> Tensor:
     """Mean element of each row, shape (B,)."""
     return torch.stack([part.mean() for part in values_PD.split(list(lengths))])

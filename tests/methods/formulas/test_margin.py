@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcit.methods.formulas.margin import (
+    at_precision,
     batch_margin,
     combined,
     dynamic_weight,
@@ -252,3 +253,14 @@ def test_states_and_counts_carry_no_gradient():
     current = CURRENT.clone().requires_grad_()
     assert not states(current, P, N).requires_grad and not moments_of(current).mean_D.requires_grad
     assert margin_losses(CURRENT.bfloat16(), states(REFERENCE, P, N), P, N).dtype == torch.float32
+
+
+def test_values_at_a_precision_keep_their_gradient():
+    """1 + 2^-9 is between two bf16 numbers and rounds to 1; the gradient of its square there is 2 x 1, not of what is lost."""
+    value = torch.tensor([1 + 2**-9, -3.0], requires_grad=True)
+    rounded = at_precision(value, torch.bfloat16)
+    assert rounded.tolist() == [1.0, -3.0]
+    rounded.square().sum().backward()
+    assert value.grad.tolist() == [2.0, -6.0]
+    exact = torch.randn(7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(at_precision(exact, torch.float32), exact)
