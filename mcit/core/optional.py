@@ -10,6 +10,8 @@ from mcit.core.errors import ConfigError, Problem
 _CURES = {
     "bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw",
     "pyarrow": "install the extra for tables: pip install 'mcit[arrow]', or save the rows as JSON",
+    "pycocoevalcap": "pip install 'mcit[captions]', or choose another scorer",
+    "vllm": "pip install 'mcit[vllm]' on a machine with a GPU, or set eval.backend: own",
 }
 
 
@@ -21,7 +23,7 @@ def needed(library: str, *, where: str) -> Any:
         raise ConfigError(
             f"needs {library}, which cannot be imported here ({type(error).__name__}: {error})",
             where=where,
-            fix=_CURES.get(library, f"install {library}"),
+            fix=_CURES.get(library.partition(".")[0], f"install {library}"),
         ) from error
 
 

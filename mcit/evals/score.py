@@ -59,6 +59,7 @@ def score_predictions(
     n = len(predictions)
     lenient = _percent([judge.lenient(text, gold) for text, gold in pairs])
     constants = judge.constants(golds)
+    whole = judge.corpus(texts, golds)
     score: JsonDict = {
         "n": n,
         "strict": _mode_part(rows, "strict", golds, judge, constants),
@@ -70,6 +71,7 @@ def score_predictions(
         **_lengths(predictions),
         "scorer": {"name": scorer, "version": judge.version, "strict_rule": judge.published},
         "style": style,
+        **({"corpus": whole} if whole else {}),
         **(extra or {}),
     }
     return Scored(score, rows)

@@ -19,7 +19,8 @@ mean over general rows of the row's own mean violation, `combine` gives (w is `w
   sum:    CE_T + CE_G + w TM
 The share of the task loss is put right by a negative term on stream ``task``; other methods' losses keep their size.
 ``l1`` and ``l2`` compare at the precision that features are kept in, bf16: against a rounded reference the sign in l1's
-gradient would be that of the rounding wherever a feature has not moved. ``kl`` is a mean over supervised tokens; their helper, which they never call, takes all positions, padding included.
+gradient would be that of the rounding wherever a feature has not moved. ``kl`` is a mean over supervised tokens; their
+helper, which they never call, takes all positions, padding included.
 Differs from the authors' code: answer tokens are averaged over the step, not per row; statistics in float64; the dynamic
 weight is CE / TM of the previous step over all ranks (CE of the general rows; under ``halves`` the mean of both), at most
 `weight_limit`, and 1 until a first ratio below that limit (at the base TM is 0); the last group of an epoch is not short,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mcit.core import lookup
 from mcit.core.config import suggestion
 from mcit.core.errors import Problem
+from mcit.core.optional import missing
 from mcit.core.types import Plan, TaskSpec
 
 
@@ -33,6 +34,8 @@ def _gold_problems(task: TaskSpec, plan: Plan) -> list[Problem]:
     from mcit.evals.scorers.base import Scorer
 
     scorer = load_scorer(task.scorer)
+    if scorer.requires and (absent := missing(scorer.requires, where=f"{task.recipe}: eval.scorer")):
+        return absent
     if (
         type(scorer).gold_problem is Scorer.gold_problem
         or not task.rows.get("test")

@@ -26,6 +26,8 @@ class Scorer:
 
     version: ClassVar[int] = 1
     """Goes up when a rule changes; scores of another version are computed again."""
+    requires: ClassVar[str] = ""
+    """Library that the rules need beside mcit's own."""
     published: ClassVar[str] = ""
     """Repository and file of the script whose rule `strict` is; goes into every score."""
 
@@ -50,6 +52,10 @@ class Scorer:
     def score(self, prediction: str, gold: Gold, *, mode: Mode) -> float:
         """One answer under one of the two rules."""
         return self.strict(prediction, gold) if mode == "strict" else self.fixed(prediction, gold)
+
+    def corpus(self, predictions: Sequence[str], golds: Sequence[Gold]) -> dict[str, float]:
+        """Metrics of all rows together that are no mean over rows, by name; none by default."""
+        return {}
 
     def constants(self, golds: Sequence[Gold]) -> list[str]:
         """Answers that a model which ignores the question might always give: the most frequent gold answers."""
