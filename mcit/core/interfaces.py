@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Progress, Row, Stage, WeightUnit
+from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Progress, Row, Stage, WeightUnit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,10 @@ class Weights(Protocol):
         """Detached fp32 copies of the unit's tensors by role."""
 
     def edit(self, unit: WeightUnit) -> AbstractContextManager[dict[str, Tensor]]:
-        """Like `gathered`, but what is changed in place is written back. Needs slot weights:edit or weights:prox."""
+        """Like `gathered`, but what is changed in place is written back.
+
+        Needs slot weights:edit, weights:prox or step:passes; raises PlanError without.
+        """
 
     def forget_moments(self, unit: WeightUnit) -> None:
         """Put the optimiser's moments of the unit's tensors to zero, so that a step does not move what was set."""
@@ -49,6 +52,12 @@ class Gradients(Protocol):
     def freeze(self, unit: WeightUnit, role: str, mask: Tensor) -> None:
         """Keep the entries where `mask` is true exactly as they are in the coming step."""
 
+    def effective(self, unit: WeightUnit) -> Tensor:
+        """Gradient of the unit's effective weight, fp32: (O, I) of a LoRA pair's matrix, else the tensor's own.
+
+        Only in a `gradient_pass` with ``effective=True``; raises TrainingError elsewhere.
+        """
+
 
 class TensorStore(Protocol):
     """Large state of a method: named tensors in host memory, written as safetensors."""
@@ -61,6 +70,9 @@ class TensorStore(Protocol):
 
     def put(self, kind: str, name: str, tensor: Tensor) -> None:
         """Store a detached copy in host memory."""
+
+    def accumulate(self, kind: str, name: str, tensor: Tensor, factor: float = 1.0) -> None:
+        """Add ``factor * tensor`` to the stored one in place, or store it."""
 
     def drop(self, kind: str, name: str | None = None) -> None:
         """Forget one tensor, or all of a kind."""
@@ -126,6 +138,10 @@ class NamesContext(Protocol):
         """Shape of every parameter by name."""
 
 
+RowLoss = Callable[[ModelOutput, Batch], "LossSum | None"]
+"""A loss of a pass, as `Method.loss_term` gives one."""
+
+
 class StepContext(Protocol):
     """What per-step hooks may use."""
 
@@ -184,7 +200,7 @@ class StepContext(Protocol):
         """The sum of a tensor over all ranks; called by every rank."""
 
     def reference(self, batch: Batch) -> ModelOutput:
-        """Outputs of the frozen reference on `batch`, computed at most once per batch."""
+        """Outputs of the frozen reference on `batch` without dropout, at most once per batch and micro-batch of the step."""
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a scalar without waiting for the device."""
@@ -199,23 +215,37 @@ class StageContext(StepContext, Protocol):
 
     def forward_pass(
         self,
-        stream: str,
+        source: str | Sequence[Row],
         *,
+        rows: int = 8,
         limit: int | None = None,
         share: bool = False,
         change: Callable[[Batch], Batch] | None = None,
     ) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Batches of a stream in stored order with the model's outputs, without gradients; at most `limit` rows.
+        """Batches of a stream in stored order, or of any rows, with the model's outputs: no gradients, no dropout.
 
-        With `change` the model sees the changed batch, which is also what comes back.
-
-        Every rank gets all of them, or with `share` its part, to be put together by `all_sum`.
+        Each batch has `rows` rows, whatever ``engine.micro_batch`` is; at most `limit` rows are read. With `change` the
+        model sees the changed batch, which is also what comes back. Every rank gets all of them, or with `share` its
+        part, to be put together by `all_sum`.
         """
 
-    def gradient_pass(self, stream: str, *, limit: int | None = None, share: bool = False) -> Iterator[Gradients]:
-        """Gradients of the mean token loss of each batch, of at most `limit` rows; discarded after each iteration.
+    def gradient_pass(
+        self,
+        source: str | Sequence[Row],
+        *,
+        rows: int = 1,
+        limit: int | None = None,
+        loss: RowLoss | None = None,
+        share: bool = False,
+        effective: bool = False,
+    ) -> Iterator[tuple[Batch, Gradients]]:
+        """One gradient per `rows` rows of a stream or of a list, with those rows as a batch; gone after the iteration.
 
-        Every rank goes over all rows, or with `share` over its part of each batch: the same up to the order of sums.
+        `loss` is the mean token loss, or a sum and what it is counted in; None of a batch is no loss. The rows of a
+        gradient are one forward and backward pass without dropout, whatever ``engine.micro_batch`` is. Every rank goes
+        over all rows, or with `share` over its part of each gradient's: the same up to the order of sums. `effective`
+        keeps what gradients of effective weights need (the inputs and output gradients of every adapted matrix).
+        Raises TrainingError between the forward passes of a step and its update, whose gradients it would discard.
         """
 
 

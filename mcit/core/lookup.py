@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import mcit
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError, Problem
+from mcit.core.files import sha256_file
 
 _ROOT = Path(mcit.__file__).parent
-_HIDDEN = {"__init__", "base", "check", "compose"}
+_HIDDEN = {"__init__", "base", "check", "claimed", "compose"}
 
 
 def known(package: str) -> list[str]:
@@ -47,6 +49,12 @@ def module_of(package: str, name: str) -> ModuleType:
     if problem:
         raise ConfigError(problem.what, where=problem.where, fix=problem.fix)
     return importlib.import_module(f"mcit.{package}.{name}")
+
+
+def source_digest(cls: type) -> str:
+    """SHA-256 of the file that a class is written in; empty for one that no file holds."""
+    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return sha256_file(path) if path and Path(path).is_file() else ""
 
 
 def class_of(package: str, name: str, *, base: type) -> type[Any]:

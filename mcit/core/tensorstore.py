@@ -37,6 +37,14 @@ class HostTensors:
             raise StateError(f"'{_SEPARATOR}' is not allowed in the name of a method tensor", where=f"{kind} {name}")
         self._tensors[kind, name] = tensor.detach().to("cpu", copy=True).contiguous()
 
+    def accumulate(self, kind: str, name: str, tensor: Tensor, factor: float = 1.0) -> None:
+        """Add ``factor * tensor`` to the stored one in place, or store it; the stored one keeps its type."""
+        kept = self._tensors.get((kind, name))
+        if kept is None:
+            self.put(kind, name, tensor.detach() * factor)
+        else:
+            kept.add_(tensor.detach().to("cpu", kept.dtype), alpha=factor)
+
     def drop(self, kind: str, name: str | None = None) -> None:
         """Forget one tensor, or all of a kind."""
         for key in [k for k in self._tensors if k[0] == kind and name in (None, k[1])]:

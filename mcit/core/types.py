@@ -116,6 +116,9 @@ class ModelOutput:
     """Negative log-likelihood of each supervised token, fp32."""
     hidden_BTD: Tensor | None = None
     """Last hidden states, if a method needs them."""
+    real_rows: tuple[int, ...] = ()
+    """Places of the rows with a supervised token. A batch may hold others (a rank without rows left gets one that nothing
+    is learned from): losses counted in rows skip them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,12 @@ class Counts:
 
     tokens: Mapping[str, int]
     rows: Mapping[str, int]
+
+    @classmethod
+    def of_batch(cls, batch: Batch) -> Counts:
+        """Those of one batch."""
+        real = int((batch.labels_BT[:, 1:] != -100).any(1).sum())
+        return cls({batch.stream: batch.target_count}, {batch.stream: real})
 
     def of(self, stream: str, per: str) -> int:
         """The normaliser of a loss sum; at least 1."""
@@ -160,16 +169,24 @@ class WeightUnit:
     """The transformer block it belongs to, for methods that group."""
 
 
+SLOTS = frozenset({"objective:task", "trainable-mask", "weights:edit", "weights:prox", "optimiser", "step:passes"})
+"""What one method of a stage may hold at a time."""
+STREAM_SLOTS = ("order:", "choose:")
+"""Slots of one stream, written ``order:<stream>``."""
+WRITES = frozenset({"weights:edit", "weights:prox", "step:passes"})
+"""Slots that allow ``ctx.weights.edit``."""
+
+
 @dataclass(frozen=True)
 class Claims:
-    """What a method says about itself before any model exists."""
+    """What a method says about itself before any model exists; it may follow from its settings (a property)."""
 
     slots: frozenset[str] = frozenset()
-    """Held exclusively: objective:task, trainable-mask, weights:edit, weights:prox, optimiser."""
+    """Held exclusively: one of SLOTS, or of STREAM_SLOTS with a stream's name."""
     needs: frozenset[str] = frozenset()
-    """adapter:lora, carry:merge, hidden_states, reference:stage_start, reference:base, dtype:full."""
+    """adapter:lora, carry:merge, hidden_states, reference:stage_start, reference:base, dtype:full; names:kept says that
+    the method keeps tensors by parameter name over stages."""
     streams: frozenset[str] = frozenset()
-    edits_gradients: bool = False
     engines: frozenset[str] = ALL_ENGINES
 
 
@@ -277,7 +294,8 @@ class Progress:
     stage: int
     stages: int
     name: str
-    phase: Literal["train", "eval", "export"]
+    phase: Literal["start", "train", "end", "eval", "export"]
+    """``start`` and ``end`` are passes of methods around the training of a stage."""
     done: int
     total: int
     loss: float | None = None

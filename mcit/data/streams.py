@@ -178,25 +178,36 @@ class StageStreams:
             raise DataError("the stage has no stream", where="streams")
         return best
 
-    def batches(self, name: str, *, limit: int | None = None, batch: int | None = None) -> Iterator[Batch]:
-        """Batches of `batch` rows in stored order, of all ranks' rows alike; at most `limit` rows."""
-        rows = self.streams[name].rows[:limit]
-        size = batch or self.micro_batch
-        for start in range(0, len(rows), size):
-            samples = [self.encoder.encode(row) for row in rows[start : start + size]]
-            yield collate(samples, stream=name, pad_id=self.encoder.pad_id)
+    def rows_of(self, source: str | Sequence[Row], *, limit: int | None = None) -> Sequence[Row]:
+        """Rows of a stream in stored order, or the given rows; at most `limit`. Raises DataError for an unknown stream."""
+        if isinstance(source, str) and source not in self.streams:
+            raise DataError(
+                f"there is no stream '{source}' in this stage", where="streams", fix=f"{sorted(self.streams)}"
+            )
+        return (self.streams[source].rows if isinstance(source, str) else source)[:limit]
 
-    def shares(self, name: str, *, limit: int | None = None) -> Iterator[tuple[Batch, int]]:
-        """This rank's rows of each of these batches, and the supervised tokens of the whole batch.
+    def batches(self, source: str | Sequence[Row], *, rows: int, limit: int | None = None) -> Iterator[Batch]:
+        """Batches of so many rows of a stream or of a list, in stored order, the same on every rank."""
+        for whole, _ in self.shares(source, rows=rows, limit=limit, share=False):
+            yield whole
+
+    def shares(
+        self, source: str | Sequence[Row], *, rows: int, limit: int | None = None, share: bool = True
+    ) -> Iterator[tuple[Batch, Batch]]:
+        """Whole batches, and this rank's rows of each (with `share`, else all of them).
 
         A rank for which a batch has no row gets one that nothing is supervised of, so that all ranks run equally many passes.
         """
-        rows = self.streams[name].rows[:limit]
-        for start in range(0, len(rows), self.micro_batch):
-            samples = [self.encoder.encode(row) for row in rows[start : start + self.micro_batch]]
-            tokens = sum(int((sample.labels_T[1:] != IGNORE).sum()) for sample in samples)
+        every = self.rows_of(source, limit=limit)
+        name = source if isinstance(source, str) else "rows"
+        for start in range(0, len(every), rows):
+            samples = [self.encoder.encode(row) for row in every[start : start + rows]]
+            whole = collate(samples, stream=name, pad_id=self.encoder.pad_id)
+            if not share or self.world == 1:
+                yield whole, whole
+                continue
             mine = samples[self.rank :: self.world] or [unsupervised(samples[0])]
-            yield collate(mine, stream=name, pad_id=self.encoder.pad_id), tokens
+            yield whole, collate(mine, stream=name, pad_id=self.encoder.pad_id)
 
     def close(self) -> None:
         """Stop the worker threads."""

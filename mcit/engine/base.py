@@ -59,6 +59,12 @@ class Engine(Protocol):
     def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
         """The window of one forward and backward; gradients are reduced in the last one of a step."""
 
+    def quiet(self) -> AbstractContextManager[None]:
+        """A block without dropout: what is computed in it draws no random number."""
+
+    def traced(self) -> AbstractContextManager[None]:
+        """A block after whose forward and backward pass `gradients` has those of effective weights, until `discard`."""
+
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Move the batch, run the model, keep logits only where a supervised token is predicted."""
 
@@ -81,7 +87,7 @@ class Engine(Protocol):
         """Forget all gradients without a trace."""
 
     def reference(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
-        """Outputs of the stage-start weights, without gradients."""
+        """Outputs of the stage-start weights, without gradients or dropout."""
 
     def rehearse(self, batch: Batch) -> None:
         """Forward and backward of the largest batch, then discard: an out-of-memory shows now."""

@@ -65,4 +65,5 @@ def run_model(
     targets_N = labels_BT[:, 1:][keep_BT[:, :-1]]
     row_N = torch.arange(len(labels_BT), device=device)[:, None].expand_as(keep_BT)[keep_BT]
     nll_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
-    return ModelOutput(logits_NV, targets_N, row_N, nll_N, caught[0] if caught else None)
+    real = tuple((batch.labels_BT[:, 1:] != -100).any(1).nonzero().flatten().tolist())  # labels lie in host memory
+    return ModelOutput(logits_NV, targets_N, row_N, nll_N, caught[0] if caught else None, real)

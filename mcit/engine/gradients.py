@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcit.core.errors import TrainingError
 from mcit.core.types import WeightUnit
+from mcit.engine.effective import Traces, effective
 
 
 def zero_moments(state: Mapping[str, Any]) -> None:
@@ -66,9 +67,12 @@ class LocalWeights:
 class LocalGradients:
     """`Gradients` over ``param.grad``; `frozen` collects entries to restore after the step."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter], units: Sequence[WeightUnit]) -> None:
+    def __init__(
+        self, named: Mapping[str, nn.Parameter], units: Sequence[WeightUnit], traces: Traces | None = None
+    ) -> None:
         self._named = named
         self._units = tuple(units)
+        self._traces = traces
         self.frozen: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
@@ -105,3 +109,7 @@ class LocalGradients:
         parameter = self._named[unit.params[role]]
         mask = mask.to(parameter.device)
         self.frozen.append((parameter, mask, parameter.detach()[mask].clone()))
+
+    def effective(self, unit: WeightUnit) -> Tensor:
+        """Gradient of the effective weight. Raises TrainingError outside a pass that traces."""
+        return effective(self, self._traces, unit)

@@ -21,6 +21,7 @@ from mcit.engine import world
 from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
 from mcit.engine.checkpoint import EngineState, load_rng, read_state, save_rng, write_state
 from mcit.engine.ddp import wrapped
+from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import LocalGradients, LocalWeights
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
@@ -49,7 +50,9 @@ class PlainEngine:
         self._metrics: dict[str, float] = {}
         self._tokens = 0
         self._call: Callable[..., Any] | None = None
+        self._traces: Traces | None = None
         set_modes(model, checkpointing=spec.checkpointing)
+        self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
             self._named, spec.optim, is_projector=spec.is_projector, is_vision=spec.is_vision
         )
@@ -78,6 +81,25 @@ class PlainEngine:
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast when the base is bf16."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.bf16)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No dropout: what is computed in this block draws no random number."""
+        live = [module for module in self._dropouts if module.training]
+        for module in live:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in live:
+                module.training = True
+
+    @contextlib.contextmanager
+    def traced(self) -> Iterator[None]:
+        """Gradients of effective weights can be asked for after the passes in this block, until they are discarded."""
+        self._traces = Traces(self.model, self._units)
+        with self._traces.kept():
+            yield
 
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Run the model on a batch; logits exist only where a supervised token is predicted."""
@@ -133,7 +155,7 @@ class PlainEngine:
     def gradients(self) -> Gradients:
         """Gradients of this step; the same object until the step."""
         if self._gradients is None:
-            self._gradients = LocalGradients(self._named, self._units)
+            self._gradients = LocalGradients(self._named, self._units, self._traces)
         return self._gradients
 
     # ---- the step ---------------------------------------------------------------------------------------------------
@@ -201,6 +223,7 @@ class PlainEngine:
         """Forget gradients, frozen entries and remembered losses."""
         self._optimizer.zero_grad(set_to_none=True)
         self._gradients = None
+        self._traces = None
         self._losses = []
         self._anchor = None
         self._tokens = 0
@@ -215,13 +238,13 @@ class PlainEngine:
 
     # ---- reference --------------------------------------------------------------------------------------------------
     def reference(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
-        """Outputs with every trained tensor as it was at stage start. Raises TrainingError if none was kept."""
+        """Outputs with every trained tensor as at stage start, without dropout. Raises TrainingError if none was kept."""
         if self._start is None:
             raise TrainingError(
                 "no reference is kept in this stage", where=self.spec.where, fix="claim reference:stage_start"
             )
         off = self.spec.adapter_off() if self.spec.adapter_off else contextlib.nullcontext()
-        with torch.no_grad(), off, self._swapped(self._start):
+        with torch.no_grad(), self.quiet(), off, self._swapped(self._start):
             return self.forward(batch, needs)
 
     @contextlib.contextmanager

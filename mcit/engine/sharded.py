@@ -16,6 +16,7 @@ from torch import Tensor
 from mcit.core.errors import TrainingError
 from mcit.core.types import WeightUnit
 from mcit.engine import world
+from mcit.engine.effective import Traces, effective
 from mcit.engine.shards import MOMENTS
 
 
@@ -85,10 +86,12 @@ class ShardWeights:
 class ShardGradients:
     """`Gradients` over parts; `frozen` collects entries to restore after the step."""
 
-    def __init__(self, gatherer: Gatherer, units: Sequence[WeightUnit], touched: set[str]) -> None:
+    def __init__(
+        self, gatherer: Gatherer, units: Sequence[WeightUnit], touched: set[str], traces: Traces | None = None
+    ) -> None:
         """`touched` takes the names of tensors whose gradient was replaced."""
         self._gatherer, self._shards, self._units = gatherer, gatherer.shards, tuple(units)
-        self._touched = touched
+        self._touched, self._traces = touched, traces
         self.frozen: list[tuple[str, Tensor, Tensor]] = []
 
     def units(self, kind: str | None = None) -> Sequence[WeightUnit]:
@@ -119,6 +122,10 @@ class ShardGradients:
         name = unit.params[role]
         part = self._gatherer.part(name, mask)
         self.frozen.append((name, part, self._shards.weight(name).to(part.device)[part]))
+
+    def effective(self, unit: WeightUnit) -> Tensor:
+        """Gradient of the effective weight. Raises TrainingError outside a pass that traces."""
+        return effective(self, self._traces, unit)
 
     def restore_frozen(self) -> None:
         """Put the remembered entries back, in the order they were frozen; the same calls on every rank."""

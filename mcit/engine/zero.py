@@ -97,7 +97,7 @@ class ZeroEngine(PlainEngine):
     def gradients(self) -> ShardGradients:
         """Gradients of this step; the same object until the step."""
         if self._gradients is None:
-            self._gradients = ShardGradients(self._gatherer, self._units, self._touched)
+            self._gradients = ShardGradients(self._gatherer, self._units, self._touched, self._traces)
         return self._gradients
 
     # ---- the step ---------------------------------------------------------------------------------------------------
@@ -131,6 +131,7 @@ class ZeroEngine(PlainEngine):
         """Forget gradients, those of an unfinished step too."""
         self._shards.clear_gradients()
         self._gradients = None
+        self._traces = None
         self._losses = []
         self._anchor = None
         self._tokens = 0

@@ -1,4 +1,4 @@
-"""The contract between a continual-learning method and everything else: ten hooks, claims and state.
+"""The contract between a continual-learning method and everything else: hooks, claims and state.
 
 A method returns contributions; the loop combines them. It is handed whole tensors, one unit at a time, and never reaches
 for a parameter or a gradient itself, so one file runs on any engine. See ``docs/methods.md`` for a guide.
@@ -41,8 +41,8 @@ class Method:
     between hooks, for a resumed run restores these two alone.
     """
 
-    name: ClassVar[str]
-    claims: ClassVar[Claims] = Claims()
+    name: str = ""
+    """The name it has in the config: of the file, or ``module:Class``. Its state and its metrics go by it."""
     state_version: ClassVar[int] = 1
     penalty_kinds: frozenset[str] = frozenset({"lora", "tensor"})
     """Kinds of units that `weight_penalty` is asked for; ``block`` is the LoRA pairs of a transformer block together."""
@@ -64,6 +64,11 @@ class Method:
     def __init__(self, config: Any) -> None:
         self.config = config
         self.tensors = HostTensors()
+
+    @property
+    def claims(self) -> Claims:
+        """What it holds and needs: a plain class attribute, or a property where that depends on the settings."""
+        return Claims()
 
     # ---- before a model exists (no tensors) -------------------------------------------------------------------------
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
@@ -131,10 +136,13 @@ class Method:
         return None
 
     def before_step(self, grads: Gradients, ctx: StepContext) -> None:
-        """Edit gradients after reduction and penalties, before the finite check and clipping."""
+        """Read or edit gradients after reduction and penalties, before the finite check and clipping.
+
+        Whoever has this hook counts as an editor: with two of them ``gradient_order`` says who comes first.
+        """
 
     def after_step(self, ctx: StepContext) -> None:
-        """After the weights changed; may read local weights, and write units with the slot ``weights:prox``."""
+        """After the weights changed; may read local weights, and write units with ``weights:edit`` or ``weights:prox``."""
 
     # ---- state ------------------------------------------------------------------------------------------------------
     def state_dict(self) -> JsonDict:

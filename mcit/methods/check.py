@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcit.core.config import suggestion
 from mcit.core.errors import Problem
-from mcit.core.types import Plan, Stage
+from mcit.core.types import SLOTS, STREAM_SLOTS, Plan, Stage
 from mcit.methods.base import HOOKS, Method
-from mcit.methods.compose import make
+from mcit.methods.compose import MethodSet, make
 
 
 def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     """Every conflict and unmet need of the methods of one stage, and what each method's own check says."""
     methods = [make(spec) for spec in stage.methods]
     problems = [
+        *_slots(methods, where),
         *_twice(methods, where),
         *_exclusive(methods, where, "slots", "needs slot {name}, which '{other}' already holds"),
         *_exclusive(methods, where, "streams", "opens stream '{name}', which '{other}' already opens"),
@@ -45,8 +47,19 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
 
 def hook_table(stage: Stage) -> dict[str, list[str]]:
     """Who acts on which hook, in calling order."""
-    methods = [make(spec) for spec in stage.methods]
-    return {hook: names for hook in HOOKS if (names := [m.name for m in methods if m.overrides(hook)])}
+    methods = MethodSet.build(stage)
+    return {hook: names for hook in HOOKS if (names := [m.name for m in methods.order(hook)])}
+
+
+def _slots(methods: Sequence[Method], where: str) -> list[Problem]:
+    """Slots that do not exist."""
+    return [
+        Problem(f"{where}.methods[{i}] ({method.name})", f"claims the slot '{slot}', which does not exist", fix)
+        for i, method in enumerate(methods)
+        for slot in sorted(method.claims.slots - SLOTS)
+        if not any(slot.startswith(prefix) and len(slot) > len(prefix) for prefix in STREAM_SLOTS)
+        for fix in [suggestion(slot, [*SLOTS, *(f"{prefix}<stream>" for prefix in STREAM_SLOTS)])]
+    ]
 
 
 def _twice(methods: Sequence[Method], where: str) -> list[Problem]:
@@ -72,10 +85,10 @@ def _exclusive(methods: Sequence[Method], where: str, claim: str, says: str) -> 
 
 
 def _editors(methods: Sequence[Method], stage: Stage, where: str) -> list[Problem]:
-    editors = [m.name for m in methods if m.claims.edits_gradients]
+    editors = [m.name for m in methods if m.overrides("before_step")]
     problems = []
     if len(editors) > 1 and set(stage.gradient_order) != set(editors):
-        what = f"{' and '.join(editors)} both edit gradients, so their order matters"
+        what = f"{' and '.join(editors)} all have before_step, so their order matters"
         problems.append(
             Problem(
                 f"{where}.gradient_order", what, f"set gradient_order: [{', '.join(editors)}] in the order you want"
@@ -99,6 +112,8 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
         "reference:base",
         "dtype:full",
     }
+    if adapter.kind == "none" or all(s.adapter.carry in ("keep", "none") for s in plan.stages[: stage.index - 1]):
+        have.add("names:kept")
     low = plan.config.base.dtype in ("nf4", "int8")
     if low:
         have -= {"dtype:full", "carry:merge"}
@@ -107,11 +122,16 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
         "adapter:none": "set adapter.kind: none in this stage",
         "carry:merge": "set adapter.carry: merge in this stage",
         "carry:stack": "set adapter.carry: stack in this stage",
+        "names:kept": "set adapter.carry: keep in every stage before, or adapter.kind: none",
     }
     if low:
         cures["dtype:full"] = "set base.dtype: bf16, or remove the method"
         cures["carry:merge"] = "set base.dtype: bf16, or adapter.carry: stack and a method that allows it"
-    shown = {"adapter": f"adapter.kind is {adapter.kind}", "carry": f"adapter.carry is {adapter.carry}"}
+    shown = {
+        "adapter": f"adapter.kind is {adapter.kind}",
+        "carry": f"adapter.carry is {adapter.carry}",
+        "names": "an earlier stage does not keep its adapter, so this stage's is a new one under the same names",
+    }
     out = []
     needs = method.claims.needs | ({"dtype:full"} if "weights:edit" in method.claims.slots else set())
     for need in sorted(needs - have):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from torch import Tensor
 
@@ -11,8 +13,20 @@ from mcit.core.errors import DataError, PlanError, StateError, TrainingError
 from mcit.core.files import read_json, write_json
 from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
 from mcit.core.lookup import class_of
-from mcit.core.types import Batch, Counts, LossSum, MethodSpec, ModelOutput, Stage, StreamSpec, WeightUnit
+from mcit.core.types import (
+    WRITES,
+    Batch,
+    Claims,
+    Counts,
+    LossSum,
+    MethodSpec,
+    ModelOutput,
+    Stage,
+    StreamSpec,
+    WeightUnit,
+)
 from mcit.methods.base import Method
+from mcit.methods.claimed import ClaimedContext
 
 
 class MethodSet:
@@ -20,23 +34,40 @@ class MethodSet:
 
     def __init__(self, methods: Sequence[Method], *, gradient_order: Sequence[str] = ()) -> None:
         self.methods = tuple(methods)
-        rank = {name: i for i, name in enumerate(gradient_order)}
-        self._editors = sorted(self._with("before_step"), key=lambda m: rank.get(m.name, len(rank)))
+        self._rank = {name: i for i, name in enumerate(gradient_order)}
+        self._views: dict[str, ClaimedContext] = {}
 
     @classmethod
     def build(cls, stage: Stage, inherited: Mapping[str, Path] | None = None) -> MethodSet:
-        """Methods of a stage with the state they left in earlier stages (`inherited`: name to state folder)."""
+        """Methods of a stage with the state they left in earlier stages (`inherited`: name of the folder to its path)."""
         built = []
         for spec in stage.methods:
             method = make(spec)
-            home = (inherited or {}).get(method.name)
+            home = (inherited or {}).get(state_folder(method.name))
             if home is not None:
                 _load(method, home)
             built.append(method)
         return cls(built, gradient_order=stage.gradient_order)
 
-    def _with(self, hook: str) -> list[Method]:
-        return [m for m in self.methods if m.overrides(hook)]
+    def order(self, hook: str) -> list[Method]:
+        """Who has a hook, in the order of calling.
+
+        Editors of gradients by `gradient_order`. After a step and at the end of a stage those who write weights come
+        first, so that the others see what will be committed. Else as listed.
+        """
+        hooked = [m for m in self.methods if m.overrides(hook)]
+        if hook == "before_step":
+            return sorted(hooked, key=lambda m: self._rank.get(m.name, len(self._rank)))
+        if hook in ("after_step", "on_stage_end"):
+            return sorted(hooked, key=lambda m: not m.claims.slots & WRITES)
+        return hooked
+
+    def _view(self, method: Method, ctx: Any) -> Any:
+        """The context as this method may use it."""
+        view = self._views.get(method.name)
+        if view is None or view.inner is not ctx:
+            view = self._views[method.name] = ClaimedContext(ctx, method)
+        return view
 
     @property
     def needs(self) -> frozenset[str]:
@@ -52,7 +83,7 @@ class MethodSet:
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """Intersection. Raises PlanError when nothing is left to train, or a method names something new."""
         chosen = names
-        for method in self._with("select_trainable"):
+        for method in self.order("select_trainable"):
             mine = method.select_trainable(names, ctx)
             if mine - names:
                 raise PlanError(
@@ -68,7 +99,7 @@ class MethodSet:
     def streams(self, ctx: DataContext) -> dict[str, StreamSpec]:
         """Disjoint union. Raises PlanError for a name opened twice or not claimed."""
         opened: dict[str, StreamSpec] = {}
-        for method in self._with("streams"):
+        for method in self.order("streams"):
             for name, spec in method.streams(ctx).items():
                 if name in opened or name == "task":
                     raise PlanError(
@@ -83,13 +114,13 @@ class MethodSet:
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """In listed order."""
-        for method in self._with("on_stage_start"):
-            method.on_stage_start(ctx)
+        for method in self.order("on_stage_start"):
+            method.on_stage_start(self._view(method, ctx))
 
     def on_batch(self, batch: Batch, ctx: StepContext) -> Batch:
         """Composition in listed order. Raises TrainingError if a method changes what the step was counted by."""
-        for method in self._with("on_batch"):
-            new = method.on_batch(batch, ctx)
+        for method in self.order("on_batch"):
+            new = method.on_batch(batch, self._view(method, ctx))
             if len(new.rows) != len(batch.rows) or new.stream != batch.stream:
                 raise TrainingError("on_batch changed the rows or the stream of a batch", where=method.name)
             batch = new
@@ -101,8 +132,8 @@ class MethodSet:
         """Sum of all terms, each divided by its count over the whole step; and the detached share of each method."""
         total: Tensor | None = None
         shares: dict[str, Tensor] = {}
-        for method in self._with("loss_term"):
-            term = method.loss_term(out, batch, ctx)
+        for method in self.order("loss_term"):
+            term = method.loss_term(out, batch, self._view(method, ctx))
             if term is not None:
                 value = _normalised(term, batch, counts)
                 total = value if total is None else total + value
@@ -111,41 +142,40 @@ class MethodSet:
 
     def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> dict[str, Tensor]:
         """Penalty of each method on this unit."""
-        asked = [m for m in self._with("weight_penalty") if unit.kind in m.penalty_kinds]
-        found = {m.name: m.weight_penalty(unit, tensors, ctx) for m in asked}
+        asked = [m for m in self.order("weight_penalty") if unit.kind in m.penalty_kinds]
+        found = {m.name: m.weight_penalty(unit, tensors, self._view(m, ctx)) for m in asked}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def has_penalty(self) -> bool:
         """Whether any method has a weight penalty."""
-        return bool(self._with("weight_penalty"))
+        return bool(self.order("weight_penalty"))
 
     @property
     def penalty_kinds(self) -> frozenset[str]:
         """Kinds of units that the penalties are asked for."""
-        return frozenset().union(*(m.penalty_kinds for m in self._with("weight_penalty")))
+        return frozenset().union(*(m.penalty_kinds for m in self.order("weight_penalty")))
 
     def before_step(self, grads: Gradients, ctx: StepContext) -> None:
         """In `gradient_order`, then listed order."""
-        for method in self._editors:
-            method.before_step(grads, ctx)
+        for method in self.order("before_step"):
+            method.before_step(grads, self._view(method, ctx))
 
     def after_step(self, ctx: StepContext) -> None:
-        """Order-free by contract; called in listed order."""
-        for method in self._with("after_step"):
-            method.after_step(ctx)
+        """Who writes weights first, then who reads them."""
+        for method in self.order("after_step"):
+            method.after_step(self._view(method, ctx))
 
     def on_stage_end(self, ctx: StageContext) -> None:
-        """Readers first, then the one writer."""
-        hooked = self._with("on_stage_end")
-        for method in sorted(hooked, key=lambda m: "weights:edit" in m.claims.slots):
-            method.on_stage_end(ctx)
+        """Who writes weights first, then who reads what will be committed."""
+        for method in self.order("on_stage_end"):
+            method.on_stage_end(self._view(method, ctx))
 
     # ---- state ------------------------------------------------------------------------------------------------------
     def save(self, folder: Path) -> None:
         """``<method>/state.json`` and ``<method>/tensors.safetensors`` below `folder`."""
         for method in self.methods:
-            home = folder / method.name
+            home = folder / state_folder(method.name)
             home.mkdir(parents=True, exist_ok=True)
             state = {"state_version": method.state_version, "state": method.state_dict()}
             write_json(home / "state.json", state)
@@ -154,13 +184,32 @@ class MethodSet:
     def load(self, folder: Path) -> None:
         """Restore every method. Raises StateError for missing state or another state version."""
         for method in self.methods:
-            _load(method, folder / method.name)
+            _load(method, folder / state_folder(method.name))
 
 
 def make(spec: MethodSpec) -> Method:
-    """A method with its settings and empty state."""
-    method: Method = class_of("methods", spec.name, base=Method)(spec.config)
+    """A method with its settings and empty state, called as in the config. Raises PlanError for a class that is none."""
+    cls = class_of("methods", spec.name, base=Method)
+    try:
+        method: Method = cls(spec.config)
+        claims = method.claims
+    except TypeError as error:
+        raise PlanError(
+            f"cannot be made from its settings ({error})",
+            where=spec.name,
+            fix="let __init__ take the settings alone and hand them to super().__init__",
+        ) from error
+    if not isinstance(claims, Claims):
+        raise PlanError(
+            f"claims is {type(claims).__name__}, not Claims", where=spec.name, fix="write claims = Claims(…)"
+        )
+    method.name = spec.name
     return method
+
+
+def state_folder(name: str) -> str:
+    """Folder of a method's state; that of ``module:Class`` cannot be the folder of a file in mcit/methods."""
+    return quote(name, safe="")
 
 
 def _load(method: Method, home: Path) -> None:

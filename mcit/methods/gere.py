@@ -41,6 +41,7 @@ from mcit.core.errors import Problem, StateError, TrainingError
 from mcit.core.interfaces import Blob, DataContext, StageContext, StepContext
 from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, PoolSize, Row, Stage, StreamSpec
 from mcit.methods.base import Method
+from mcit.methods.compose import make
 from mcit.methods.formulas.divergence import top_kl
 from mcit.methods.formulas.general import (
     Built,
@@ -175,7 +176,7 @@ class GeRe(Method):
             fix = f"set engine.micro_batch: {most} or more, or reduction: rows"
             problems.append(Problem(where, what, fix))
         if self.config.combine != "sum" and any(
-            "objective:task" in _claims(spec.name).slots for spec in stage.methods if spec.name != self.name
+            "objective:task" in make(spec).claims.slots for spec in stage.methods if spec.name != self.name
         ):
             what = f"combine: {self.config.combine} takes a share of the task loss, which another method replaces"
             problems.append(Problem(where, what, "set combine: sum"))
@@ -358,10 +359,3 @@ class GeRe(Method):
         """Take both back. Raises StateError for keys it does not know."""
         super().load_state_dict({k: v for k, v in state.items() if k not in ("states", "weight")})
         self._states, self._weight = state["states"], state["weight"]
-
-
-def _claims(name: str) -> Claims:
-    from mcit.core.lookup import class_of
-
-    found: type[Method] = class_of("methods", name, base=Method)
-    return found.claims

@@ -81,8 +81,6 @@ class HFT(Method):
         super().__init__(config)
         self._log: list[JsonDict] = []
         self._digests: dict[str, str] = {}
-        if self._masks_entries:
-            self.claims = Claims(self.claims.slots, self.claims.needs, edits_gradients=True)  # type: ignore[misc]
 
     @property
     def _masks_entries(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core import lookup
-from mcit.core.config import Config, apply_overrides, load_yaml, parse, suggestion, without_unknown
+from mcit.core.config import Config, MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
 from mcit.core.files import digest_of, sha256_tree
 from mcit.core.paths import find_shipped, shipped
@@ -144,12 +144,14 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
     from mcit.models.load import materialize
 
+    methods, problems = _method_specs(config)
+    if problems:  # before a base is fetched or data is built
+        raise ConfigError.of(problems)
     model_path = materialize(config.base, announce=announce)
     data, problems = build_tasks(config, announce=announce)
-    methods, found = _method_specs(config)
-    problems += build_pools(data, methods, announce=announce) if not found else []
-    if problems or found:
-        raise (ConfigError if found else DataError).of(problems + found)
+    problems += build_pools(data, methods, announce=announce)
+    if problems:
+        raise DataError.of(problems)
     stages = _stages(config, data, methods)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
     forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
@@ -171,6 +173,10 @@ def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Probl
         for k, entry in enumerate(stage.methods):
             where = f"stages[{i}].methods[{k}]"
             cls = lookup.class_of("methods", entry["name"], base=Method)
+            if not (isinstance(cls.Config, type) and issubclass(cls.Config, MethodConfig)):
+                fix = "let it inherit from mcit.core.config.MethodConfig"
+                problems.append(Problem(where, f"the Config of {entry['name']} is no MethodConfig", fix))
+                continue
             settings, found = parse(cls.Config, {key: v for key, v in entry.items() if key != "name"}, where=where)
             problems += found
             specs.append(MethodSpec(entry["name"], settings))
@@ -279,6 +285,7 @@ def plan_json(plan: Plan) -> JsonDict:
         "scorers": {
             task.name: {"scorer": task.scorer, "style": task.style} for task in (*plan.tasks, *plan.forget_tasks)
         },
+        "sources": sources(plan),
         "stages": [
             {
                 "index": stage.index,
@@ -297,6 +304,14 @@ def plan_json(plan: Plan) -> JsonDict:
         ],
         "scorer_mode": plan.config.eval.mode,
     }
+
+
+def sources(plan: Plan) -> dict[str, str]:
+    """Digest of the source of everything a run plugs in, by kind and name: a change of code is a change of the run."""
+    from mcit.methods.base import Method
+
+    names = sorted({spec.name for stage in plan.stages for spec in stage.methods})
+    return {f"method {name}": lookup.source_digest(lookup.class_of("methods", name, base=Method)) for name in names}
 
 
 def resolved(config: Config) -> JsonDict:

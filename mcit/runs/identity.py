@@ -56,6 +56,7 @@ def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
     for stage in plan["stages"]:
         for method, version in stage["method_state"].items():
             out[f"state version of {method} in {stage['folder']}"] = version
+    out.update({f"source of {name}": digest for name, digest in plan.get("sources", {}).items()})
     for package in CORE_PACKAGES:
         out[f"version of {package}"] = minor(environment["versions"].get(package))
     return out

@@ -64,13 +64,19 @@ class BaseModel:
         self._encoder, self._load, self._bf16 = encoder, load, bf16
 
     def outputs(
-        self, rows: Sequence[Row], *, forward: Forward | None, logits: bool = False
+        self,
+        rows: Sequence[Row],
+        *,
+        forward: Forward | None,
+        logits: bool = False,
+        watch: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
         """This rank's batches with the places of their rows in `rows`, and outputs with hidden states, no gradients.
 
         `forward` runs the batch when the present model is the base, else the base is loaded. Which rows share a batch
         depends on `rows` alone; batch b goes to rank b modulo ranks, and every rank runs equally many passes (sharded
-        engines gather weights in them). Without `logits` nothing is supervised, so none are computed.
+        engines gather weights in them). Without `logits` nothing is supervised, so none are computed. `watch` is told how
+        many rows of how many are done, at the same moments on every rank.
         """
         order = sorted(range(len(rows)), key=lambda index: (-row_length(rows[index]), index))
         groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -87,6 +93,7 @@ class BaseModel:
                 out = run(batch)
             if turn < len(groups):
                 yield places, batch, out
+            watch(min(len(rows), (first + world.size()) * BATCH), len(rows))
 
     def _loaded(self) -> Forward:
         model = self._load().eval()

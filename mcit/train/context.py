@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mcit.core.errors import TrainingError
+from mcit.core.interfaces import Gradients, RowLoss
 from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Row, Stage
 from mcit.data.rowbook import RowBook
 from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine
-from mcit.engine.gradients import LocalGradients
 from mcit.engine.optim import lr_factor
-from mcit.train.basemodel import BaseModel
+from mcit.train.basemodel import BATCH, BaseModel
 from mcit.train.blobs import Blobs, StoredBlob
+from mcit.train.objective import normalised, token_loss
+
+Phase = Literal["start", "step", "after", "end"]
+"""Before the first step, from the first forward pass of a step to its update, after it, after the last step."""
 
 
 class Context:
@@ -47,14 +53,21 @@ class Context:
         self._needs = needs
         self._base, self._at_base, self._blobs = base, at_base, blobs
         self.counts = Counts({}, {})
-        self._reference: tuple[Batch, ModelOutput] | None = None
+        self.phase: Phase = "start"
+        self.watch: Callable[[int, int], None] = lambda done, total: None
+        """Told how many rows of how many a pass has gone over; may raise Interrupted."""
+        self._references: dict[int, tuple[Batch, ModelOutput]] = {}
         self._log: dict[str, Tensor | float] = {}
 
     def at(self, step: int) -> None:
         """Enter step `step` (from 0)."""
-        self.step = step
+        self.step, self.phase = step, "step"
         self._at_base = False
-        self._reference = None
+        self.next_batch()
+
+    def next_batch(self) -> None:
+        """The loop turns to another micro-batch: outputs of the reference on the last one are not kept."""
+        self._references.clear()
 
     @property
     def lr(self) -> float:
@@ -62,10 +75,10 @@ class Context:
         return self.stage.optim.lr * lr_factor(self.step, self.total_steps, self.stage.optim)
 
     def reference(self, batch: Batch) -> ModelOutput:
-        """Stage-start outputs on a batch, computed once however many methods ask."""
-        if self._reference is None or self._reference[0] is not batch:
-            self._reference = (batch, self._engine.reference(batch, self._needs))
-        return self._reference[1]
+        """Stage-start outputs on a batch, computed once however many methods ask; changed batches are others."""
+        if id(batch) not in self._references:  # the batch is kept too, so that no other can have its id
+            self._references[id(batch)] = (batch, self._engine.reference(batch, self._needs))
+        return self._references[id(batch)][1]
 
     @property
     def base(self) -> JsonDict:
@@ -77,7 +90,7 @@ class Context:
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         forward = self._forward if self._at_base else None
         with torch.random.fork_rng(devices=devices):
-            yield from self._required_base().outputs(rows, forward=forward, logits=logits)
+            yield from self._required_base().outputs(rows, forward=forward, logits=logits, watch=self.watch)
 
     def blob(
         self, name: str, fingerprint: JsonDict, build: Callable[[], tuple[Mapping[str, Tensor], JsonDict]]
@@ -104,13 +117,14 @@ class Context:
 
     def forward_pass(
         self,
-        stream: str,
+        source: str | Sequence[Row],
         *,
+        rows: int = BATCH,
         limit: int | None = None,
         share: bool = False,
         change: Callable[[Batch], Batch] | None = None,
     ) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Batches of a stream in stored order with outputs, without gradients; `limit` counts rows.
+        """Batches of a stream in stored order, or of any rows, with outputs: no gradients, no dropout.
 
         Every rank gets every batch, so that what a method makes of them is the same on any number of ranks. With
         `share` rank r of W gets batches r, r + W, … and the method puts them together by `all_sum`; every rank runs
@@ -120,8 +134,8 @@ class Context:
         rank, size = (world.rank(), world.size()) if share else (0, 1)
         first: Batch | None = None
         mine: Batch | None = None
-        count = 0
-        given = self._streams.batches(stream, limit=limit)
+        count, total = 0, len(self._streams.rows_of(source, limit=limit))
+        given = self._streams.batches(source, rows=rows, limit=limit)
         for count, batch in enumerate(map(change, given) if change else given, start=1):
             first = first or batch
             if (count - 1) % size == rank:
@@ -129,31 +143,58 @@ class Context:
             if count % size == 0 and mine is not None:
                 yield mine, self._forward(mine)
                 mine = None
+                self.watch(min(count * rows, total), total)
         if count % size and first is not None:
             out = self._forward(mine or first)
             if mine is not None:
                 yield mine, out
+            self.watch(total, total)
 
     def _forward(self, batch: Batch) -> ModelOutput:
-        with torch.no_grad():
+        with torch.no_grad(), self._engine.quiet():
             return self._engine.forward(batch, self._needs)
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks of what each gathered in a shared pass; a tensor of this rank's device."""
         return world.all_sum(tensor)
 
-    def gradient_pass(self, stream: str, *, limit: int | None = None, share: bool = False) -> Iterator[LocalGradients]:
-        """Gradients of each batch's mean token loss, at most `limit` rows; discarded after each iteration.
+    def gradient_pass(
+        self,
+        source: str | Sequence[Row],
+        *,
+        rows: int = 1,
+        limit: int | None = None,
+        loss: RowLoss | None = None,
+        share: bool = False,
+        effective: bool = False,
+    ) -> Iterator[tuple[Batch, Gradients]]:
+        """One gradient per `rows` rows of a stream or of a list, with those rows; gone after the iteration.
 
         Every rank goes over every row, so that the gradients are the same on any number of ranks, or with `share` over
         its rows of each batch: the same up to the order of sums, in a fraction of the time. Engines sum over ranks.
+        Raises TrainingError inside a step, whose gradients it would discard.
         """
-        every = ((batch, batch.target_count * world.size()) for batch in self._streams.batches(stream, limit=limit))
-        for batch, tokens in self._streams.shares(stream, limit=limit) if share else every:
-            with self._engine.micro_batch(last=True):
-                out = self._engine.forward(batch, self._needs)
-                self._engine.backward(out.nll_N.sum() / max(1, tokens), batch)
+        if self.phase == "step":
+            raise TrainingError(
+                "gradient_pass would discard the gradients of the step it is called in",
+                where=f"stage {self.stage.name}, step {self.step + 1}",
+                fix="call it in on_stage_start, after_step or on_stage_end, or hold the slot step:passes",
+            )
+        engine, done = self._engine, 0
+        total = len(self._streams.rows_of(source, limit=limit))
+        for whole, mine in self._streams.shares(source, rows=rows, limit=limit, share=share):
+            counts, copies = Counts.of_batch(whole), 1 if share else world.size()
+            with (
+                engine.quiet(),
+                engine.traced() if effective else contextlib.nullcontext(),
+                engine.micro_batch(last=True),
+            ):
+                out = engine.forward(mine, self._needs)
+                term = (loss or token_loss)(out, mine)
+                engine.backward(normalised(term, out, mine, counts) / copies, mine)
             try:
-                yield self._engine.gradients()  # type: ignore[misc]
+                yield whole, engine.gradients()
             finally:
-                self._engine.discard()
+                engine.discard()
+            done += len(whole.rows)
+            self.watch(done, total)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -56,15 +57,20 @@ def train_stage(
     for note in engine.notes:
         reporter.line(f"note: {note}")
     meter = Meter(work, first, **draft.extra)
-    if first == 0:
+    if first:
+        ctx.at(first - 1)
+    else:
         torch.manual_seed(seed_for(stage.seed, "rng", 0, world.rank()))  # dropout: the same whether or not restarted
         if stage.steps:
             engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
+        ctx.watch = _watch(work, reporter, stop, "start")
         methods.on_stage_start(ctx)
+    saved = first == stage.steps
     for step in range(first, stage.steps):
         ctx.at(step)
         batches = [methods.on_batch(batch, ctx) for batch in work.streams.next_step()]
         terms = run_step(work, batches)
+        ctx.phase = "after"
         methods.after_step(ctx)
         metrics = {**engine.metrics(), **terms, **ctx.metrics()}
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
@@ -74,14 +80,39 @@ def train_stage(
         stopping = stop()
         if stopping or _due(work, step + 1):
             draft.checkpoint(step + 1, engine, methods, work.streams, meter.state())
+            saved = step + 1 == stage.steps
         if stopping:
             raise Interrupted(
                 f"stopped after step {step + 1} of {stage.steps}; checkpoint written",
                 where=f"stage {stage.folder}",
                 fix="run the same command again to continue",
             )
+    ctx.phase = "end"
+    ctx.watch = _watch(work, reporter, stop if saved else lambda: False, "end")
     methods.on_stage_end(ctx)
-    return meter.summary()
+    logged = ctx.metrics()
+    return {**meter.summary(), **({"logged": logged} if logged else {})}
+
+
+def _watch(
+    work: StageWork, reporter: Reporter, stop: Callable[[], bool], phase: Literal["start", "end"]
+) -> Callable[[int, int], None]:
+    """Passes of methods at a stage's start or end report progress and give way to `stop`: the hooks run again next time.
+
+    At the end that needs a checkpoint of the last step to come back to.
+    """
+    stage = work.stage
+
+    def watch(done: int, total: int) -> None:
+        reporter.progress(Progress(stage.index, work.stages, stage.name, phase, done, total))
+        if stop():
+            raise Interrupted(
+                f"stopped in what methods do at the {phase} of the stage; they begin it again",
+                where=f"stage {stage.folder}",
+                fix="run the same command again to continue",
+            )
+
+    return watch
 
 
 def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
@@ -95,6 +126,7 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
             loss = task_loss(out, batch, counts, replaced=methods.replaces_task_loss)
             extra, parts = methods.loss_terms(out, batch, counts, ctx)
             engine.backward(loss if extra is None else loss + extra, batch)
+            ctx.next_batch()
         for name, value in parts.items():
             shares[f"loss/{name}"] = shares.get(f"loss/{name}", 0.0) + value
     shares = over_ranks(shares, [f"loss/{method.name}" for method in methods.methods])
@@ -124,11 +156,13 @@ def _due(work: StageWork, step: int) -> bool:
 class Meter:
     """Counts tokens and seconds of a stage over restarts, and tells how long it will take."""
 
-    def __init__(self, work: StageWork, first: int, *, tokens: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self, work: StageWork, first: int, *, tokens: int = 0, seconds: float = 0.0, loss: float | None = None
+    ) -> None:
         self._work, self._first = work, first
         self._tokens, self._seconds_before = tokens, seconds
         self._start = self._last = time.monotonic()
-        self._loss: float | None = None
+        self._loss = loss
         stage = work.stage
         self.progress = Progress(stage.index, work.stages, stage.name, "train", first, stage.steps)
 
@@ -155,7 +189,7 @@ class Meter:
 
     def state(self) -> JsonDict:
         """What a checkpoint keeps of the meter."""
-        return {"tokens": self._tokens, "seconds": round(self.seconds, 3)}
+        return {"tokens": self._tokens, "seconds": round(self.seconds, 3), "loss": self._loss}
 
     def summary(self) -> JsonDict:
         """Content of progress.json."""
@@ -181,7 +215,7 @@ def validation(
         for first in range(0, len(every), size):
             turn = first + world.rank()
             batch = every[turn if turn < len(every) else 0]  # sharded weights are gathered in a pass: all ranks run it
-            with torch.no_grad():
+            with torch.no_grad(), engine.quiet():
                 out = engine.forward(batch)
             if turn < len(every):
                 right = (out.logits_NV.argmax(-1) == out.targets_N).sum()

@@ -1,7 +1,11 @@
+import importlib
+import sys
+
 import pytest
 
 from mcit.core import lookup
 from mcit.core.errors import ConfigError
+from mcit.core.files import sha256_file
 from mcit.methods.base import Method
 
 
@@ -27,3 +31,14 @@ def test_outside_classes(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="is not a Method"):
         lookup.class_of("methods", "mine_lookup:X", base=Method)
     assert "PYTHONPATH" in lookup.missing("methods", "no_such_module:M", where="x").fix
+
+
+def test_the_digest_of_a_source_follows_the_file(tmp_path, monkeypatch):
+    for text in ("class M:\n    pass\n", "class M:\n    x = 1\n"):
+        (tmp_path / "digested.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "digested", raising=False)
+        importlib.invalidate_caches()
+        made = importlib.import_module("digested").M
+        assert lookup.source_digest(made) == sha256_file(tmp_path / "digested.py")
+    assert lookup.source_digest(type("M", (), {"__module__": "nowhere"})) == ""

@@ -45,3 +45,20 @@ def test_damaged_file_is_named(tmp_path):
     path.write_bytes(b"12345678junk")
     with pytest.raises(StateError, match="not a whole safetensors file"):
         HostTensors().load(path)
+
+
+def test_accumulate_adds_in_place_and_survives_a_restart(tmp_path):
+    """0.5 * 2, then + 0.25 * 4 after a restart: 2; the file that was read is not written to."""
+    store = HostTensors()
+    store.accumulate("f", "x", torch.full((2,), 2.0, requires_grad=True), 0.5)
+    first = store.get("f", "x")
+    assert first.tolist() == [1, 1] and not first.requires_grad
+    store.save(tmp_path / "s.safetensors")
+    bytes_before = (tmp_path / "s.safetensors").read_bytes()
+    again = HostTensors()
+    again.load(tmp_path / "s.safetensors")
+    again.accumulate("f", "x", torch.full((2,), 4.0, dtype=torch.float64), 0.25)
+    assert again.get("f", "x").tolist() == [2, 2] and again.get("f", "x").dtype == torch.float32
+    assert (tmp_path / "s.safetensors").read_bytes() == bytes_before
+    store.accumulate("f", "x", torch.ones(2))
+    assert store.get("f", "x") is first and first.tolist() == [2, 2]

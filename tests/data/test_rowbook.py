@@ -18,7 +18,9 @@ def test_a_stage_reads_its_own_and_earlier_tasks_and_what_it_forgets():
     book = RowBook(plan.tasks, plan.stages[1])
     rows = book.forget_rows()
     assert len(rows) == plan.forget_tasks[0].rows["train"] and {row.task for row in rows} == {"word"}
-    assert {row.task for row in book.stage_rows()} == {"yesno"} and {row.task for row in book.rows("letter")} == {"letter"}
+    assert {row.task for row in book.stage_rows()} == {"yesno"} and {row.task for row in book.rows("letter")} == {
+        "letter"
+    }
     assert RowBook(plan.tasks, plan.stages[0]).forget_rows() == []
     with pytest.raises(DataError, match="not one that a method of this stage reads"):
         book.pool("tiny/letter")

@@ -194,7 +194,7 @@ def test_largest_batch_has_the_longest_rows(rows, encoder):
 
 def test_batches_in_stored_order(rows, encoder):
     streams = stage(rows, encoder)
-    found = [b.row_ids for b in streams.batches("task", limit=10, batch=4)]
+    found = [b.row_ids for b in streams.batches("task", rows=4, limit=10)]
     assert [len(ids) for ids in found] == [4, 4, 2]
     assert [i for ids in found for i in ids] == [r.id for r in rows[:10]]
     assert streams.cursors == {"task": 0, "replay": 0}

@@ -1,9 +1,10 @@
 """Run short plans on the tiny model without a run directory: what contract tests compare."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
-from mcit.core.files import sha256_file
+from mcit.core.files import sha256_file, write_json
 from mcit.core.interfaces import Silent
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
@@ -12,6 +13,7 @@ from mcit.plan.plan import make_plan, parse_run
 from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage
 from mcit.train.stage import Material, build_stage, write_stage
+from tests.fakes.small import Killed
 
 TINY = {
     "name": "bench",
@@ -46,6 +48,7 @@ class Draft:
 
     def __init__(self, folder, resume_from=None):
         self.folder, self.resume_from, self.extra, self.lines = Path(folder), resume_from, {}, []
+        self.last, self.kept = None, {}
 
     def restore(self, engine, methods, streams):
         if self.resume_from is None:
@@ -59,15 +62,17 @@ class Draft:
         self.lines.append({"step": step, **metrics})
 
     def checkpoint(self, step, engine, methods, streams, extra=None):
+        shutil.rmtree(self.folder / "live", ignore_errors=True)
         engine.save(self.folder / "live")
         methods.save(self.folder / "live" / "methods")
-        self.cursors = dict(streams.cursors)
+        self.cursors, self.last, self.kept = dict(streams.cursors), step, dict(extra or {})
 
 
 def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
     """Train every stage; returns {stage folder: {file: sha256}} of what a commit would hold.
 
-    `stop_at` = (stage index, step): checkpoint there, throw everything away, and go on with a new model from disk.
+    `stop_at` = (stage index, step): checkpoint there, throw everything away, and go on with a new model from disk; so it goes
+    on from the last checkpoint after `tests.fakes.small.Killed`.
     `blobs` is a folder that all ranks see, for methods that keep large tensors per run.
     """
     folder = Path(folder)
@@ -89,7 +94,15 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
             apply_lineage(model, lineage)
             work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
             draft.resume_from = stop_at[1]
-        train_stage(work, draft, reporter=Silent())
+        try:
+            done = train_stage(work, draft, reporter=Silent())
+        except Killed:
+            model = load_base(plan.model_path, dtype=plan.config.base.dtype)
+            apply_lineage(model, lineage)
+            work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
+            draft.resume_from, draft.extra = draft.last, draft.kept
+            done = train_stage(work, draft, reporter=Silent())
+        write_json(home / "progress.json", {key: done[key] for key in done if key != "seconds"})
         work.engine.finish()
         write_stage(home, work, Material(plan, model, encoder, lineage))
         out[stage.folder] = {str(p.relative_to(home)): sha256_file(p) for p in sorted(home.rglob("*")) if p.is_file()}

@@ -62,6 +62,10 @@ class WindowedGradients(_Windowed):
         with self._window():
             self._inner.freeze(unit, role, mask)
 
+    def effective(self, unit):
+        with self._window():
+            return self._inner.effective(unit)
+
 
 class ShardedEngine(PlainEngine):
     """PlainEngine whose model is empty between windows."""
@@ -123,7 +127,7 @@ class ShardedEngine(PlainEngine):
 
     def gradients(self):
         if self._gradients is None:
-            self._gradients = LocalGradients(self._named, self._units)
+            self._gradients = LocalGradients(self._named, self._units, self._traces)
         return WindowedGradients(self._gradients, self._window)
 
     def step(self):

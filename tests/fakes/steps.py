@@ -35,7 +35,7 @@ def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=No
 def output(logits_NV, targets):
     targets_N = torch.tensor(targets)
     nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    return ModelOutput(logits_NV, targets_N, torch.zeros_like(targets_N), nll_N)
+    return ModelOutput(logits_NV, targets_N, torch.zeros_like(targets_N), nll_N, real_rows=(0,))
 
 
 def batch(stream="task", *, tokens=2):

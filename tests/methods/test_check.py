@@ -12,12 +12,13 @@ from mcit.methods.l2 import L2
 from mcit.methods.replay import Replay
 
 MODULE = """
+from mcit.core.config import MethodConfig
 from mcit.core.types import Claims
 from mcit.methods.base import Method
 
 class Slot(Method):
     name = "slot"
-    claims = Claims(slots=frozenset({"trainable-mask"}), edits_gradients=True)
+    claims = Claims(slots=frozenset({"trainable-mask"}))
     def before_step(self, grads, ctx): pass
 
 class Slot2(Slot):
@@ -42,6 +43,26 @@ class Writer(Method):
 class Forgetter(Method):
     name = "forgetter"
     claims = Claims(streams=frozenset({"forget"}))
+
+class Typo(Method):
+    claims = Claims(slots=frozenset({"weight:edit"}))
+
+class Ordering(Method):
+    claims = Claims(slots=frozenset({"order:task", "step:passes"}))
+
+class Named(Method):
+    claims = Claims(needs=frozenset({"names:kept"}))
+
+class Sometimes(Method):
+    class Config(MethodConfig):
+        writes: bool = False
+    @property
+    def claims(self):
+        return Claims(slots=frozenset({"weights:edit"} if self.config.writes else ()))
+    def on_stage_end(self, ctx): pass
+
+class Reader(Method):
+    def on_stage_end(self, ctx): pass
 """
 
 
@@ -79,9 +100,10 @@ def test_methods_that_go_together_have_no_problem():
 
 
 def test_one_slot_has_one_holder():
-    problems, _ = check("Slot", "Slot2", order=["slot", "slot2"])
+    problems, _ = check("Slot", "Slot2", order=["outside_methods:Slot", "outside_methods:Slot2"])
     (found,) = problems
-    assert found.where == "stages[0].methods[1] (slot2)" and "'slot' already holds" in found.what and found.fix
+    assert found.where == "stages[0].methods[1] (outside_methods:Slot2)" and found.fix
+    assert "'outside_methods:Slot' already holds" in found.what
 
 
 def test_unmet_needs_say_why_and_how():
@@ -96,7 +118,7 @@ def test_streams_editors_engines_and_empty_stages():
     problems, _ = check("Merge", "replay")
     assert any("opens stream 'replay'" in p.what for p in problems)
     problems, _ = check("Slot", "Slot2")
-    assert any("order matters" in p.what and "gradient_order: [slot, slot2]" in p.fix for p in problems)
+    assert any("order matters" in p.what and "[outside_methods:Slot, outside_methods:Slot2]" in p.fix for p in problems)
     problems, _ = check("l2", order=["l2"])
     assert any("edits no gradients" in p.what for p in problems)
     problems, _ = check("Zero")
@@ -130,7 +152,55 @@ def test_rows_to_forget_and_a_method_that_forgets_need_each_other():
     assert check("Forgetter", forget=task)[0] == check("l2", "Forgetter", forget=task)[0] == check("l2")[0] == []
     for names, index in ((("Forgetter",), 0), (("l2", "Forgetter"), 1)):
         (found,) = check(*names)[0]
-        assert found.where == f"stages[0].methods[{index}] (forgetter)" and "names none to forget" in found.what
+        assert (
+            found.where == f"stages[0].methods[{index}] (outside_methods:Forgetter)"
+            and "names none to forget" in found.what
+        )
     for names in ((), ("l2",), ("l2", "replay")):
         (found,) = check(*names, forget=task)[0]
         assert found.where == "stages[0].forget" and "no method of the stage forgets rows" in found.what
+
+
+def outside(*names, stages=1, adapter=None, **settings):
+    """Problems and stage of the last of some stages with the same adapter."""
+    import importlib
+
+    module = importlib.import_module("outside_methods")
+    specs = tuple(MethodSpec(f"outside_methods:{n}", getattr(module, n).Config(**settings.get(n, {}))) for n in names)
+    adapter = adapter or AdapterConfig()
+    config, _ = parse(RunConfig, {"name": "x", "stages": [{"recipe": "r"}]})
+    made = tuple(Stage(i, f"s{i}", (), specs, adapter, OptimConfig(), 1, 1, 8, 0) for i in range(1, stages + 1))
+    return check_stage(made[-1], Plan(config, made, (), None, "d"), where="stages[0]"), made[-1]
+
+
+def test_a_slot_that_does_not_exist_is_named():
+    (found,) = outside("Typo")[0]
+    assert "claims the slot 'weight:edit', which does not exist" in found.what and "'weights:edit'" in found.fix
+    assert outside("Ordering")[0] == []
+
+
+def test_claims_may_follow_from_settings():
+    """The same class holds a slot with one setting and none with the other."""
+    assert outside("Sometimes", "Writer")[0] == []
+    (found,) = outside("Sometimes", "Writer", Sometimes={"writes": True})[0]
+    assert "needs slot weights:edit" in found.what
+
+
+def test_the_plan_shows_the_writer_before_the_readers():
+    _, stage = outside("Reader", "Sometimes", Sometimes={"writes": True})
+    assert hook_table(stage)["on_stage_end"] == ["outside_methods:Sometimes", "outside_methods:Reader"]
+    _, stage = outside("Reader", "Sometimes")
+    assert hook_table(stage)["on_stage_end"] == ["outside_methods:Reader", "outside_methods:Sometimes"]
+
+
+@pytest.mark.parametrize(
+    "stages, kind, carry, fits",
+    [(1, "lora", "merge", True), (2, "lora", "merge", False), (2, "lora", "stack", False), (2, "lora", "keep", True)]
+    + [(2, "none", "none", True)],
+)
+def test_tensors_kept_by_name_need_names_that_stay(stages, kind, carry, fits):
+    """Under merge and stack a fresh adapter takes the names of the last one: an anchor would be of other weights."""
+    problems, _ = outside("Named", stages=stages, adapter=AdapterConfig(kind=kind, carry=carry))
+    assert (problems == []) is fits
+    if not fits:
+        assert "is a new one under the same names" in problems[0].what and "carry: keep" in problems[0].fix

@@ -7,6 +7,7 @@ import torch
 
 from mcit.core.errors import DataError, PlanError, StateError, TrainingError
 from mcit.core.types import Claims, Counts, LossSum, MethodSpec, StreamSpec
+from mcit.methods import compose
 from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
 from mcit.methods.l2 import L2
@@ -86,7 +87,8 @@ def test_on_batch_composes_in_order_and_keeps_the_rows():
         MethodSet([bad]).on_batch(batch(), context())
 
 
-def test_editors_follow_gradient_order_and_the_writer_comes_last():
+def test_editors_follow_gradient_order_and_the_writer_comes_first():
+    """Else an anchor beside an average of weights would hold weights that are never committed."""
     seen = []
     a = make("a", before_step=lambda s, g, c: seen.append("a"), on_stage_end=lambda s, c: seen.append("a end"))
     b = make("b", before_step=lambda s, g, c: seen.append("b"), on_stage_end=lambda s, c: seen.append("b end"))
@@ -94,7 +96,7 @@ def test_editors_follow_gradient_order_and_the_writer_comes_last():
     group = MethodSet([w, a, b], gradient_order=["b", "a"])
     group.before_step(None, context())
     group.on_stage_end(context())
-    assert seen == ["b", "a", "a end", "b end", "w end"]
+    assert seen == ["b", "a", "w end", "a end", "b end"]
     seen.clear()
     MethodSet([a, b]).before_step(None, context())
     assert seen == ["a", "b"]
@@ -145,3 +147,37 @@ def test_penalties_are_asked_for_the_kinds_of_units_a_method_names():
         assert methods.weight_penalty(SimpleNamespace(kind=kind), {}, CTX) == {}
     assert asked == [("usual", "lora"), ("blocks", "block")]
     assert MethodSet([make("none")]).penalty_kinds == frozenset()
+
+
+def test_state_goes_by_the_name_in_the_config(tmp_path, monkeypatch):
+    """An outside class that calls itself l2 inherited the built-in's tensors."""
+    (tmp_path / "other_l2.py").write_text(
+        "from mcit.methods.base import Method\nclass Mine(Method):\n    name = 'l2'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    built_in = L2(L2.Config())
+    built_in.tensors.put("anchor", "x", torch.ones(2))
+    MethodSet([built_in]).save(tmp_path / "state")
+    spec = MethodSpec("other_l2:Mine", Method.Config())
+    stage = SimpleNamespace(methods=(spec,), gradient_order=())
+    inherited = {folder.name: folder for folder in (tmp_path / "state").iterdir()}
+    (method,) = MethodSet.build(stage, inherited).methods
+    assert method.name == "other_l2:Mine" and method.tensors.get("anchor", "x") is None
+    both = MethodSet([built_in, method])
+    both.save(tmp_path / "both")
+    assert sorted(folder.name for folder in (tmp_path / "both").iterdir()) == ["l2", "other_l2%3AMine"]
+    inherited = {folder.name: folder for folder in (tmp_path / "both").iterdir()}
+    method.tensors.put("k", "y", torch.zeros(1))
+    both.save(tmp_path / "both")
+    assert MethodSet.build(stage, inherited).methods[0].tensors.names("k") == ["y"]
+
+
+def test_a_class_that_is_no_method_is_told_without_a_traceback(tmp_path, monkeypatch):
+    code = "from mcit.methods.base import Method\nclass A(Method):\n    def __init__(self): pass\n"
+    (tmp_path / "no_method.py").write_text(code + "class B(Method):\n    claims = {}\nclass C(Method):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PlanError, match="cannot be made from its settings"):
+        compose.make(MethodSpec("no_method:A", Method.Config()))
+    with pytest.raises(PlanError, match="claims is dict, not Claims"):
+        compose.make(MethodSpec("no_method:B", Method.Config()))
+    assert compose.make(MethodSpec("no_method:C", Method.Config())).name == "no_method:C"  # no `name` of its own

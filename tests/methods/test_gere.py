@@ -327,7 +327,7 @@ def test_nothing_is_lost_at_the_base_and_something_after_training(variant, tmp_p
 
     def added():
         values = []
-        for batch in work.streams.batches("gere"):
+        for batch in work.streams.batches("gere", rows=4):
             work.ctx.counts = Counts({"gere": batch.target_count}, {"gere": len(batch.rows)})
             with torch.no_grad():
                 out = work.engine.forward(batch, work.methods.needs)

@@ -196,3 +196,39 @@ def test_plan_json_names_everything_a_run_depends_on():
     assert set(content["recipes"]) == {"tiny/letter", "tiny/yesno"} and len(content["base_sha256"]) == 64
     assert content["stages"][0]["hooks"] == {"streams": ["replay"], "loss_term": ["replay"], "on_stage_end": ["replay"]}
     assert content["stages"][0]["method_state"] == {"replay": 1}
+
+
+def test_settings_are_checked_before_any_data_is_built(monkeypatch):
+    """A misspelt weight was told after minutes of building."""
+    from mcit.plan import plan as module
+
+    def built(*args, **kwargs):
+        raise AssertionError("data was built first")
+
+    monkeypatch.setattr(module, "build_tasks", built)
+    problems, error = problems_of(
+        changed(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2", "weight": -1}]}])
+    )
+    assert isinstance(error, ConfigError) and problems[0].where == "stages[0].methods[0].weight"
+
+
+def test_settings_that_are_a_plain_class_are_told(tmp_path, monkeypatch):
+    (tmp_path / "plain_config.py").write_text(
+        "from mcit.methods.base import Method\nclass M(Method):\n    class Config:\n        weight = 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    methods = [{"name": "plain_config:M", "weight": 1}]
+    problems, error = problems_of(changed(stages=[{"recipe": "tiny/letter", "methods": methods}]))
+    assert (
+        isinstance(error, ConfigError)
+        and "is no MethodConfig" in problems[0].what
+        and "MethodConfig" in problems[0].fix
+    )
+
+
+def test_the_plan_holds_digests_of_method_sources():
+    from mcit.core.files import sha256_file
+    from mcit.methods import l2
+
+    plan = plan_of(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2"}]}])
+    assert plan_json(plan)["sources"] == {"method l2": sha256_file(l2.__file__)}

@@ -35,3 +35,9 @@ def test_recipes_method_state_and_base_count():
     other["stages"][1]["method_state"] = {"l2": 2}
     found = differences(identity(plan, environment()), identity(other, environment()))
     assert set(found) == {"base_sha256", "recipe b", "state version of l2 in 02-b"}
+
+
+def test_a_changed_source_of_a_method_is_named():
+    before, after = ({**plan_content(resolved()), "sources": {"method l2": digest}} for digest in ("a" * 64, "b" * 64))
+    found = differences(identity(before, environment()), identity(after, environment()))
+    assert told(found) == ["source of method l2: aaaaaaaaaaaa… -> bbbbbbbbbbbb…"]

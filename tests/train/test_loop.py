@@ -6,6 +6,7 @@ import torch
 
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
+from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
@@ -172,3 +173,95 @@ def test_gradient_checkpointing_trains_the_same(tmp_path):
         train_stage(work, d, reporter=Silent())
         losses.append([line["loss"] for line in d.lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# ---- what methods do around the steps --------------------------------------------------------------------------------
+class Reader(Method):
+    """At the end of a stage: a pass over six rows, one log line."""
+
+    seen = 0
+
+    def on_stage_start(self, ctx):
+        for _ in ctx.forward_pass("task", rows=2, limit=4):
+            pass
+
+    def on_stage_end(self, ctx):
+        for _ in ctx.gradient_pass("task", limit=6):
+            type(self).seen += 1
+        ctx.log("reader/step", float(ctx.step))
+
+
+def reading(**checkpoint):
+    Reader.seen = 0
+    methods = [{"name": "tests.train.test_loop:Reader"}]
+    return plan_of(defaults={"methods": methods, "max_steps": 2}, checkpoint={"every": 1, **checkpoint})
+
+
+def test_what_is_logged_at_the_end_of_a_stage_is_kept(tmp_path):
+    work, _ = work_of(reading())
+    assert train_stage(work, draft(tmp_path), reporter=Silent())["logged"] == {"reader/step": 1.0}
+
+
+def test_a_stage_resumed_after_its_last_step_knows_where_it_is(tmp_path):
+    """`base_pass` at its end used the trained model as the base."""
+    plan = reading()
+    straight, _ = work_of(plan)
+    d = draft(tmp_path)
+    train_stage(straight, d, reporter=Silent())
+    work, _ = work_of(plan)
+    assert work.ctx._at_base
+    d.resume_from = 2
+    assert train_stage(work, d, reporter=Silent())["logged"] == {"reader/step": 1.0} and not work.ctx._at_base
+
+
+def test_passes_around_a_stage_show_progress_and_give_way_to_a_signal(tmp_path):
+    """The signal comes in the third of six passes at the end; the next start runs that hook again, whole."""
+    shown, reporter = [], Silent()
+    reporter.progress = shown.append
+    work, _ = work_of(reading())
+    d = draft(tmp_path)
+    with pytest.raises(Interrupted, match="at the end of the stage") as error:
+        train_stage(work, d, reporter=reporter, stop=lambda: Reader.seen == 3)
+    assert error.value.exit_code == 75 and Reader.seen == 3
+    passes = [(p.phase, p.done, p.total) for p in shown if p.phase != "train"]
+    assert passes == [("start", 2, 4), ("start", 4, 4), ("end", 1, 6), ("end", 2, 6), ("end", 3, 6)]
+    work, _ = work_of(reading())
+    d.resume_from = 2
+    assert train_stage(work, d, reporter=Silent())["steps"] == 2 and Reader.seen == 6
+
+
+def test_without_a_checkpoint_of_the_last_step_the_end_is_finished(tmp_path):
+    """There is nothing to come back to: stopping would lose the stage."""
+    work, _ = work_of(reading(every=0))
+    assert train_stage(work, draft(tmp_path), reporter=Silent(), stop=lambda: Reader.seen == 3)["steps"] == 2
+    work, _ = work_of(reading(every=0))
+    with pytest.raises(Interrupted, match="at the start of the stage"):
+        train_stage(work, draft(tmp_path), reporter=Silent(), stop=lambda: True)
+
+
+class Looker(Method):
+    """Reads a loss in the middle of every step and after it."""
+
+    def loss_term(self, out, batch, ctx):
+        list(ctx.forward_pass("task", limit=2))
+
+    def after_step(self, ctx):
+        assert len(list(ctx.gradient_pass("task", limit=2))) == 2
+
+
+def test_passes_beside_steps_change_nothing(tmp_path):
+    """With dropout, so that a random number drawn in a pass would show."""
+    settings = {"adapter": {"rank": 4, "alpha": 8, "dropout": 0.3}, "max_steps": 2}
+    without = run_plan(plan_of(defaults=settings), tmp_path / "without", only=1)
+    looking = {**settings, "methods": [{"name": "tests.train.test_loop:Looker"}]}
+    beside = run_plan(plan_of(defaults=looking), tmp_path / "beside", only=1)
+    assert tensors_of(without) == tensors_of(beside)
+
+
+def test_validation_does_not_change_what_is_trained(tmp_path):
+    settings = {"adapter": {"rank": 4, "alpha": 8, "dropout": 0.3}, "max_steps": 2}
+    results = []
+    for every in (0, 1):
+        plan = plan_of(defaults=settings, eval={"tasks": "none", "validate_every": every})
+        results.append(tensors_of(run_plan(plan, tmp_path / str(every), only=1)))
+    assert results[0] == results[1]
