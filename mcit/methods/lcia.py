@@ -34,7 +34,7 @@ class LCIA(Method):
     """Commit a moving average whose share follows the gradients."""
 
     name = "lcia"
-    claims = Claims(slots=frozenset({"weights:edit"}), edits_gradients=True)
+    claims = Claims(slots=frozenset({"weights:edit"}))
 
     class Config(MethodConfig):
         """Settings of the rule."""

@@ -14,7 +14,7 @@ from mcit.core.tensorstore import HostTensors
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet
 from tests.fakes.bench import plan_of, run_plan, tensors_of
-from tests.fakes.method_plans import NAMES, cls_of, plan_with, shipped_settings, stage_settings
+from tests.fakes.method_plans import NAMES, claims_of, cls_of, plan_with, shipped_settings, stage_settings
 from tests.fakes.sharded import ShardedEngine
 
 METHODS = Path(mcit.__file__).parent / "methods"
@@ -74,7 +74,7 @@ def test_4_order_of_listing_does_not_matter(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_5_weight_zero_equals_not_listed(name, tmp_path):
     if "weight" not in cls_of(name).Config.model_fields:
-        assert cls_of(name).claims.slots, "a method without a weight must hold a slot that says what it does instead"
+        assert claims_of(name).slots, "a method without a weight must hold a slot that says what it does instead"
         return
     on = run_plan(plan_with(name), tmp_path / "on")
     off = run_plan(plan_with(name, changes={name: {"weight": 0.0}}), tmp_path / "off")

@@ -29,13 +29,19 @@ def cls_of(name):
     return lookup.class_of("methods", name, base=Method)
 
 
+def claims_of(name):
+    """Of the method with its shipped settings."""
+    cls = cls_of(name)
+    return cls(cls.Config(**shipped_settings(name))).claims
+
+
 def shipped_settings(name):
     return {k: v for k, v in load_yaml(shipped("configs") / "methods" / f"{name}.yaml").items() if k != "name"}
 
 
 def stage_settings(name):
     """Adapter settings that meet the method's needs."""
-    needs = cls_of(name).claims.needs
+    needs = claims_of(name).needs
     adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
     if "adapter:none" in needs:
         adapter = {"kind": "none", "also_train": ["projector"]}
@@ -60,7 +66,7 @@ def plan_with(*names, changes=None, adapter=None, optim=None, **top):
 
 def data_of(*names):
     """Stages with something to forget where a method needs it."""
-    if any("forget" in cls_of(n).claims.streams for n in names):
+    if any("forget" in claims_of(n).streams for n in names):
         return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
     return {}
 
