@@ -27,6 +27,8 @@ class BaseConfig(Config):
     """Quantise the scales of ``nf4`` once more (QLoRA's double quantisation)."""
     adapter: str | None = None
     """PEFT folder whose adapter is merged into the base before the first stage."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the model's own in this run, its evaluation and its exports."""
     trust_remote_code: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     seed: int = 0

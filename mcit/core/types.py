@@ -78,9 +78,14 @@ class Sample:
     input_ids_T: Tensor
     labels_T: Tensor
     pixels: Mapping[str, Tensor]
-    """What the processor made of the images, by its own names, first axis = images; empty for a text-only row."""
+    """What the processor made beside the tokens, by its own names: first axis = images (or their patches), but for the
+    names in `token_keys`, first axis = T, and in `row_keys`, first axis = 1."""
     image_T: Tensor | None = None
     """True at positions that stand for an image; None where there is none."""
+    token_keys: frozenset[str] = frozenset()
+    """Names in `pixels` with one value, or one table of values, per token."""
+    row_keys: frozenset[str] = frozenset()
+    """Names in `pixels` whose first axis is the row, whatever number of images it has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mcit.core.errors import DataError
@@ -25,8 +26,6 @@ from mcit.data.ragged import join
 from mcit.data.template import ChatTemplate, Rendering
 
 IGNORE = -100
-TOKEN_KEYS = frozenset({"token_type_ids", "mm_token_type_ids"})
-"""Processor outputs with one value per token; everything else it adds belongs to images."""
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "offset_mapping", "text_replacement_offsets"})
 
 
@@ -39,6 +38,8 @@ class _Tokens:
     text: str
     extras: Mapping[str, Tensor]
     expansions: Sequence[Mapping[str, Any]]
+    token_keys: frozenset[str] = frozenset()
+    """Names in `extras` with values per token."""
 
     def moved(self, position: int) -> int:
         """Where a character position of the unexpanded text is in the expanded one."""
@@ -61,6 +62,8 @@ class Encoder:
         self._bos = self._tokenizer.bos_token
         self._end_id: int | None = None
         self._image_id = self._image_token_id()
+        self._image_token = None if self._image_id is None else self._tokenizer.convert_ids_to_tokens(self._image_id)
+        self._row_keys: frozenset[str] | None = None
 
     @property
     def end_token_id(self) -> int:
@@ -111,16 +114,28 @@ class Encoder:
         ids, labels = sample.input_ids_T.tolist(), sample.labels_T.tolist()
         for supervised, group in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORE):
             text = self._tokenizer.decode([token for token, _ in group], skip_special_tokens=False)
-            pieces.append((_collapsed(text, self._template.image_token), supervised))
+            pieces.append((_collapsed(text, self._image_token or self._template.image_token), supervised))
         return pieces
 
     # ---- steps ------------------------------------------------------------------------------------------------------
     def _image_token_id(self) -> int | None:
         """Id of the token that an image is expanded to; None if the processor has no such token."""
-        known = getattr(self.processor, "image_token_id", None)
+        listed = getattr(self.processor, "image_token_ids", None) or [None]  # a placeholder may expand to another token
+        known = listed[0] if listed[0] is not None else getattr(self.processor, "image_token_id", None)
         if known is None:
             known = self._tokenizer.get_vocab().get(self._template.image_token)
         return None if known is None else int(known)
+
+    def _keys_per_row(self) -> frozenset[str]:
+        """Names of picture values whose first axis is the row: seen on two rows with one and two pictures."""
+        if self._row_keys is None:
+            blank = [Image.new("RGB", (56, 56), (9 * k, 0, 0)) for k in range(3)]
+            try:
+                out = self.processor.image_processor([blank[:1], blank[1:]])
+                self._row_keys = frozenset(key for key, value in out.items() if len(value) == 2)
+            except (TypeError, ValueError, AttributeError):  # it takes flat lists only, so nothing can be per row
+                self._row_keys = frozenset()
+        return self._row_keys
 
     def _plain_text(self, row: Row) -> Sample:
         """A text without template or end token, every token supervised.
@@ -167,14 +182,15 @@ class Encoder:
             "truncation": False,
             "add_special_tokens": not (self._bos and text.startswith(self._bos)),
         }
-        images = load_images(row, pad=self.pad_images or bool(row.meta.get("pad_image"))) or None
+        images = load_images(row, pad=self.pad_images or bool(row.meta.get("pad_image")))
+        nested = [images] if images else None  # one list per row: some families expand several pictures differently
         try:
-            out = self.processor(images=images, text=[text], return_text_replacement_offsets=True, **settings)
+            out = self.processor(images=nested, text=[text], return_text_replacement_offsets=True, **settings)
         except ValueError as error:
             raise DataError(
                 f"the processor refuses the row: {error}",
                 where=row.where,
-                fix="check that the chat template shows every image exactly once",
+                fix="check that the chat template shows every image exactly once (base.chat_template)",
             ) from None
         expansions = (out.get("text_replacement_offsets") or [[]])[0]
         expanded = _expanded(text, expansions)
@@ -186,11 +202,10 @@ class Encoder:
                 fix="use a model whose processor supports return_text_replacement_offsets",
             )
         self._check_images(ids, expanded, expansions, row)
-        extras = {}
-        for key in sorted(set(out) - _TEXT_KEYS):
-            value = torch.as_tensor(out[key][0]) if key in TOKEN_KEYS else _images_first(out[key])
-            extras[key] = value
-        return _Tokens(ids, offsets, expanded, extras, expansions)
+        extras = {key: _images_first(out[key]) for key in sorted(set(out) - _TEXT_KEYS)}
+        per_token = {key for key, value in extras.items() if value.shape[:2] == (1, len(out["input_ids"][0]))}
+        extras = {key: value[0, : len(ids)] if key in per_token else value for key, value in extras.items()}
+        return _Tokens(ids, offsets, expanded, extras, expansions, frozenset(per_token))
 
     def _real(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
         """Without the tokens that some tokenizers add after the text: the end token is placed by the template."""
@@ -200,14 +215,14 @@ class Encoder:
         return list(ids[:end]), [(int(a), int(b)) for a, b in offsets[:end]]
 
     def _check_images(self, ids: list[int], expanded: str, expansions: Sequence[Any], row: Row) -> None:
-        token, token_id = self._template.image_token, getattr(self.processor, "image_token_id", None)
+        token, token_id = self._image_token, self._image_id
         if len(expansions) not in (0, len(row.images)):
             raise DataError(
                 f"the processor expanded {len(expansions)} placeholder(s) for {len(row.images)} image(s)",
                 where=row.where,
                 fix="check the chat template: it must show every image once",
             )
-        if token_id is not None and ids.count(token_id) != expanded.count(token):
+        if token_id is not None and token and ids.count(token_id) != expanded.count(token):
             raise DataError(
                 f"{ids.count(token_id)} image tokens are left of {expanded.count(token)}",
                 where=row.where,
@@ -230,7 +245,7 @@ class Encoder:
                 "the generation prompt is not a token prefix of the training sequence: the tokenizer merges its end "
                 f"{text[-12:]!r} with the answer",
                 where=row.where,
-                fix="end the template's generation prompt before the white space that precedes answers",
+                fix="end the template's generation prompt before the white space that precedes answers (base.chat_template)",
             )
         return len(ids)
 
@@ -257,13 +272,21 @@ class Encoder:
                 where=row.where,
                 fix="shorten or remove the row; rows are never cut",
             )
-        extras = {k: v[:length] if k in TOKEN_KEYS else v for k, v in tokens.extras.items()}
+        extras, per_token = dict(tokens.extras), tokens.token_keys
+        if getattr(
+            self.processor, "prefix_attention", False
+        ):  # the prompt is read in both directions, the answer is not
+            answer = next((i for i, label in enumerate(labels) if label != IGNORE), length)
+            extras["token_type_ids"] = (torch.arange(length) >= answer).long()
+            per_token |= {"token_type_ids"}
         return Sample(
             row=row,
             input_ids_T=torch.tensor(tokens.ids, dtype=torch.int64),
             labels_T=torch.tensor(labels, dtype=torch.int64),
             pixels=extras,
             image_T=torch.tensor(tokens.ids) == self._image_id if row.images and self._image_id is not None else None,
+            token_keys=per_token,
+            row_keys=self._keys_per_row() & extras.keys() if row.images else frozenset(),
         )
 
 

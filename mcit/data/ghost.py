@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from mcit.core.types import Batch, Row, Sample
-from mcit.data.encode import IGNORE, TOKEN_KEYS, Encoder
+from mcit.data.collate import pad_tokens
+from mcit.data.encode import IGNORE, Encoder
+from mcit.data.ragged import join
 from mcit.data.streams import row_length
 
 
@@ -32,13 +34,17 @@ class Ghost:
         """The batch itself when it has an image, else (B + 1, T or longer) with the same supervised tokens."""
         if has_image(batch):
             return batch
-        ids_T = self._sample.input_ids_T
-        extra = {k: v for k, v in self._sample.pixels.items() if k not in TOKEN_KEYS}
-        for key in TOKEN_KEYS:
-            if key in batch.pixels or key in self._sample.pixels:
-                mine = self._sample.pixels.get(key, torch.zeros_like(ids_T))
-                theirs = batch.pixels.get(key, torch.zeros_like(batch.input_ids_BT))
-                extra[key] = _below(theirs, mine, 0)
+        sample, ids_T = self._sample, self._sample.input_ids_T
+        count, width = batch.input_ids_BT.shape
+        extra = dict(sample.pixels)
+        for key in sorted({*batch.pixels, *sample.token_keys}):  # a batch without images has values per token only
+            like = sample.pixels[key] if key in sample.pixels else batch.pixels[key][0]
+            mine = sample.pixels.get(key, like.new_zeros(len(ids_T), *like.shape[1:]))
+            theirs = batch.pixels.get(key, like.new_zeros(count, width, *like.shape[1:]))
+            extra[key] = _below(theirs, mine, 0)
+        for key in sample.row_keys:
+            value = sample.pixels[key]
+            extra[key] = torch.cat([value.new_zeros(count, *value.shape[1:]), value])
         return replace(
             batch,
             rows=(*batch.rows, self._sample.row),
@@ -57,7 +63,4 @@ def has_image(batch: Batch) -> bool:
 
 def _below(rows_BT: Tensor, row_T: Tensor, fill: int) -> Tensor:
     length = max(rows_BT.shape[1], len(row_T))
-    out = rows_BT.new_full((len(rows_BT) + 1, length), fill)
-    out[:-1, : rows_BT.shape[1]] = rows_BT
-    out[-1, : len(row_T)] = row_T
-    return out
+    return join([pad_tokens(row, length, fill).unsqueeze(0) for row in (*rows_BT, row_T)])

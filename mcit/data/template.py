@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import commonprefix
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -70,7 +71,7 @@ class ChatTemplate:
             raise DataError(self._no_system, where=row.where, fix=_SYSTEM)
         messages = [self._message(turn, row) for turn in turns]
         answers = [turn.text.strip() for turn in turns if turn.role == "assistant"]
-        text = self._render(messages)
+        text = self._render(messages, row)
         spans = self._spans(text, messages, answers, row)
         return self._close(text, spans, messages, row)
 
@@ -83,7 +84,7 @@ class ChatTemplate:
         """Text-only templates join strings; given a list of parts they fail or print its Python form."""
         probe = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
         try:
-            shown = self._render(probe, prompt=True)
+            shown = self._raw(probe, prompt=True)
         except (TypeError, TemplateError):
             return False
         return "'type'" not in shown and "probe" in shown
@@ -95,7 +96,7 @@ class ChatTemplate:
         asked = self._message(question.turns[0], question)
 
         def shown(role: Literal["system", "user", "assistant"]) -> str:
-            return self._render([self._message(Turn(role, "directions"), question), asked])
+            return self._raw([self._message(Turn(role, "directions"), question), asked], prompt=False)
 
         try:
             text = shown("system")
@@ -110,7 +111,14 @@ class ChatTemplate:
         return ""
 
     # ---- rendering --------------------------------------------------------------------------------------------------
-    def _render(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:
+    def _render(self, messages: Sequence[dict[str, Any]], row: Row, *, prompt: bool = False) -> str:
+        try:
+            return self._raw(messages, prompt=prompt)
+        except TemplateError as error:
+            fix = "change the row, or give another template with base.chat_template"
+            raise DataError(f"the chat template refuses the row: {error}", where=row.where, fix=fix) from None
+
+    def _raw(self, messages: Sequence[dict[str, Any]], *, prompt: bool) -> str:
         with _RENDERING:
             return self._processor.apply_chat_template(
                 list(messages), chat_template=self._source, tokenize=False, add_generation_prompt=prompt, **self._extra
@@ -142,7 +150,7 @@ class ChatTemplate:
 
     # ---- where the answers are --------------------------------------------------------------------------------------
     def _spans(self, text: str, messages: list[dict[str, Any]], answers: list[str], row: Row) -> list[tuple[int, int]]:
-        spans = self._marked_spans(text, messages) if self._marked else self._probed_spans(messages, answers)
+        spans = self._marked_spans(text, messages) if self._marked else self._probed_spans(messages, answers, row)
         fits = len(spans) == len(answers) and all(
             text[start:end].endswith(answer) for (start, end), answer in zip(spans, answers, strict=True)
         )
@@ -150,7 +158,7 @@ class ChatTemplate:
             raise DataError(
                 "the chat template does not show every answer word for word",
                 where=row.where,
-                fix="use a template that prints each assistant message as it is",
+                fix="give a template with base.chat_template that prints each assistant message as it is",
             )
         return spans
 
@@ -177,7 +185,7 @@ class ChatTemplate:
             spans.append((start + len(kept) - len(kept.lstrip()), start + len(kept)))
         return spans
 
-    def _probed_spans(self, messages: list[dict[str, Any]], answers: list[str]) -> list[tuple[int, int]]:
+    def _probed_spans(self, messages: list[dict[str, Any]], answers: list[str], row: Row) -> list[tuple[int, int]]:
         words = [f"\u27e6answer {k}\u27e7" for k in range(len(answers))]
         waiting = iter(words)
         probed = []
@@ -186,7 +194,7 @@ class ChatTemplate:
                 word = next(waiting)
                 message = {**message, "content": [{"type": "text", "text": word}] if self._parts else word}
             probed.append(message)
-        text = self._render(probed)
+        text = self._render(probed, row)
         spans, shift = [], 0
         for word, answer in zip(words, answers, strict=True):
             at = text.find(word)
@@ -206,17 +214,13 @@ class ChatTemplate:
         places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         done = 0  # characters of `text` already in `out`
         for place, (start, end) in zip(places, spans, strict=True):
-            lead = self._render(messages[:place], prompt=True)
-            if not text.startswith(lead) or len(lead) > start or (not self._marked and text[len(lead) : start].strip()):
-                raise DataError(
-                    "the chat template's generation prompt does not lead to the answer: "
-                    f"it ends with {lead[-30:]!r}, the conversation has {text[max(0, start - 30) : start]!r}",
-                    where=row.where,
-                    fix="use a template whose generation prompt is what stands before each assistant message",
-                )
-            prompts.append(len(out) + len(lead) - done)
-            answers.append((len(out) + start - done, len(out) + end - done))
-            out += text[done:end]
+            lead = self._render(messages[:place], row, prompt=True)
+            prompt, gap = self._lead(text, (done, start), lead, row, last=place == places[-1])
+            out += prompt
+            prompts.append(len(out))
+            out += gap
+            answers.append((len(out), len(out) + end - start))
+            out += text[start:end]
             rest = text[end:]
             gap = len(rest) - len(rest.lstrip())
             if rest[gap:].startswith(closer):
@@ -227,6 +231,26 @@ class ChatTemplate:
                 done = end
             ends.append(len(out))
         return Rendering(out, tuple(prompts), tuple(ends), tuple(answers))
+
+    def _lead(self, text: str, span: tuple[int, int], lead: str, row: Row, *, last: bool) -> tuple[str, str]:
+        """What stands in `text` between the last answer and this one, cut where the generation prompt `lead` ends.
+
+        Where the two differ in white space, the last answer follows the generation prompt, as it will when the model is
+        asked; earlier answers are history by then and stay as the template shows them.
+        """
+        done, start = span
+        gap = text[len(lead) : start]
+        if text.startswith(lead) and len(lead) <= start and (self._marked or not gap.strip()):
+            return text[done : len(lead)], gap
+        shared = len(commonprefix([lead, text[:start]]))
+        if lead.split() != text[:start].split() or shared < done:
+            raise DataError(
+                "the chat template's generation prompt does not lead to the answer: "
+                f"it ends with {lead[-30:]!r}, the conversation has {text[max(0, start - 30) : start]!r}",
+                where=row.where,
+                fix="give a template with base.chat_template whose generation prompt stands before each assistant message",
+            )
+        return (text[done:shared] + lead[shared:] if last else text[done:start]), ""
 
     def _closer(self, tail: str) -> str:
         """The end marker, from what the template puts after the last answer."""
@@ -258,6 +282,6 @@ def _template_source(processor: Any) -> str:
         raise DataError(
             "the model's processor has no chat template",
             where=getattr(processor.tokenizer, "name_or_path", "") or "processor",
-            fix="put a chat_template.jinja into the model folder",
+            fix="give one with base.chat_template, or put a chat_template.jinja into the model folder",
         )
     return str(template)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mcit.core import lookup
 from mcit.core.errors import ConfigError
@@ -15,6 +15,7 @@ from mcit.core.optional import needed
 from mcit.core.schema import BaseConfig
 from mcit.models import quant
 from mcit.models.basefiles import check_base, reading
+from mcit.models.processor import own_processor
 from mcit.models.text import TextProcessor, auto_class_of
 
 _PROCESSOR = "the folder must hold processor, image processor and tokenizer files of an image-text-to-text model"
@@ -37,14 +38,40 @@ def pending(base: BaseConfig) -> str | None:
     return str(found) if found else None
 
 
-def load_processor(path: Path | str, *, trust_remote_code: bool = False) -> Any:
-    """The model's own processor, with the PIL image backend (torchvision is never needed); a tokenizer is wrapped."""
+def load_processor(path: Path | str, *, trust_remote_code: bool = False, chat_template: str | None = None) -> Any:
+    """The model's own processor, with the PIL image backend (torchvision is needed for videos only).
+
+    A tokenizer is wrapped; `chat_template` is a file whose template replaces the model's own; a family with a file of its
+    model type in ``models/families`` adapts its processor. Raises ConfigError.
+    """
+    check_base(path)
     with reading(path, "no usable processor", fix=_PROCESSOR):
-        check_base(path)
-        found = AutoProcessor.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code, local_files_only=True, backend="pil"
-        )
-        return TextProcessor(found) if isinstance(found, PreTrainedTokenizerBase) else found
+        found = own_processor(Path(path), trust_remote_code=trust_remote_code)
+        if isinstance(found, PreTrainedTokenizerBase):
+            found = TextProcessor(found)
+    if chat_template is not None:
+        found.chat_template = read_template(chat_template)
+    adapt = family_part(path, "adapt", trust_remote_code=trust_remote_code)
+    return adapt(found) if adapt else found
+
+
+def family_part(path: Path | str, name: str, *, trust_remote_code: bool = False) -> Callable[..., Any] | None:
+    """The function `name` that ``models/families`` has for the model's type, if it has one. Raises ConfigError."""
+    kind = str(model_config(path, trust_remote_code=trust_remote_code).model_type)
+    if kind not in lookup.known("models.families"):
+        return None
+    found: Callable[..., Any] | None = getattr(lookup.module_of("models.families", kind), name, None)
+    return found
+
+
+def read_template(file: str) -> str:
+    """The chat template in a file. Raises ConfigError when it cannot be read."""
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"'{file}' cannot be read ({error})"
+        fix = "give a text file that holds a Jinja chat template"
+        raise ConfigError(what, where="base.chat_template", fix=fix) from None
 
 
 def load_base(

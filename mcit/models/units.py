@@ -17,7 +17,8 @@ from mcit.core.config import suggestion
 from mcit.core.errors import PlanError
 from mcit.core.types import WeightUnit
 
-PROJECTOR = frozenset({"multi_modal_projector", "mm_projector", "connector", "merger", "embed_vision", "aligner"})
+PROJECTOR = re.compile(r"(?:^|[._])(?:projector|merger|connector|aligner|embed_vision)(?=[._]|$)")
+"""Between tower and language model, also in parts: Qwen3-VL has a ``merger`` and a ``deepstack_merger_list``."""
 TOWER = frozenset({"vision_tower", "vision_model", "visual", "vision_encoder", "image_tower", "vision_embed_tokens"})
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])\.(?P<adapter>[^.]+)\.weight$")
 
@@ -25,7 +26,7 @@ _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])\.(?P<adapter>[^.]+)\.w
 def group_of(name: str) -> str:
     """Group of a parameter by name: projector, tower, head, embeddings or language."""
     parts = set(name.split("."))
-    if parts & PROJECTOR:
+    if PROJECTOR.search(name):
         return "projector"
     if parts & TOWER:
         return "tower"

@@ -17,13 +17,17 @@ from mcit.models import load
 from mcit.models.adapters import candidates
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
+from mcit.plan.modelcheck import Kind, kind_of, kind_problem
 
 _SAMPLED, _LONGEST = 24, 8
 
 
 def make_encoder(plan: Plan) -> Encoder:
     """The encoder of the plan's base, with the model's own context length as limit."""
-    processor = load.load_processor(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    base = plan.config.base
+    processor = load.load_processor(
+        plan.model_path, trust_remote_code=base.trust_remote_code, chat_template=base.chat_template
+    )
     return Encoder(processor, max_length=context_length(plan))
 
 
@@ -35,21 +39,47 @@ def context_length(plan: Plan) -> int | None:
 
 
 def check_rows(plan: Plan) -> list[Problem]:
-    """Encode sampled rows and the longest rows of every task and split, images included."""
+    """Encode sampled rows and the longest rows of every task and split, images included.
+
+    What the model cannot be given at all is said once, as a problem of the model, and not of each row.
+    """
     encoder = make_encoder(plan)
+    where = "base.chat_template" if plan.config.base.chat_template else f"base.model: {plan.model_path}"
+    known: dict[Kind, Problem | None] = {}
+    counts: set[int] = set()
     problems: list[Problem] = []
     for task in recipes_of(plan):
         folder = DataFolder.open(task.folder)
         for split in ("train", "validation", "test"):
             sizes = []
-            for row in sampled(folder.rows(split)):
+            rows = folder.rows(split)
+            counts |= {len(row.images) for row in rows}
+            for row in sampled(rows):
+                kind = kind_of(row)
+                if kind not in known:
+                    known[kind] = kind_problem(encoder, kind, where=where)
+                if known[kind] is not None:
+                    continue
                 try:
                     sizes.append(SampleSize.of(encoder.encode(row)))
                 except McitError as error:
                     problems += error.problems
             if split == "train":
                 _SIZES[str(plan.model_path), str(task.folder)] = sizes
-    return problems
+    said = {problem.what: problem for problem in known.values() if problem is not None}
+    return [*said.values(), *problems, *_count_problems(plan, counts)]
+
+
+def _count_problems(plan: Plan, counts: set[int]) -> list[Problem]:
+    """Rows with different numbers of pictures, in a family whose batches cannot hold them."""
+    base = plan.config.base
+    check = load.family_part(plan.model_path, "counts_problem", trust_remote_code=base.trust_remote_code)
+    what = check(counts) if check else ""
+    alone = plan.config.engine.micro_batch == 1 and plan.config.eval.batch == 1 and 0 not in counts
+    if not what or alone:
+        return []
+    fix = "give all rows equally many pictures, or (if each has one) set engine.micro_batch: 1 and eval.batch: 1"
+    return [Problem(f"base.model: {plan.model_path}", what, fix)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +94,8 @@ class SampleSize:
     @classmethod
     def of(cls, sample: Sample) -> SampleSize:
         """Of one row."""
-        pixels = {name: (tuple(value.shape), value.dtype) for name, value in sample.pixels.items()}
+        images = {name: value for name, value in sample.pixels.items() if name not in sample.token_keys}
+        pixels = {name: (tuple(value.shape), value.dtype) for name, value in images.items()}
         return cls(len(sample.input_ids_T), int((sample.labels_T != IGNORE).sum()), pixels)
 
 

@@ -9,10 +9,11 @@ from mcit.data.collate import collate
 from tests.fakes.rows import row
 
 
-def sample(ids, labels, identity="r", **pixels):
-    """A sample by hand."""
+def sample(ids, labels, identity="r", tokens=(), rows=(), **pixels):
+    """A sample by hand; `tokens` and `rows` are the names with values per token and per row."""
     one = row("q", "a", id=identity)
-    return Sample(one, torch.tensor(ids), torch.tensor(labels), pixels)
+    kinds = {"token_keys": frozenset(tokens), "row_keys": frozenset(rows)}
+    return Sample(one, torch.tensor(ids), torch.tensor(labels), pixels, **kinds)
 
 
 A = sample([5, 6, 7], [-100, 6, 7], "a", pixel_values=torch.ones(1, 3, 2, 2))
@@ -57,11 +58,32 @@ def test_ragged_tiles_are_filled_with_zeros():
 
 
 def test_types_per_token_are_padded_like_tokens():
-    typed = sample([5, 6, 7], [-100, 6, 7], token_type_ids=torch.tensor([1, 1, 0]))
+    typed = sample([5, 6, 7], [-100, 6, 7], tokens=["token_type_ids"], token_type_ids=torch.tensor([1, 1, 0]))
     batch = collate([typed, B], stream="task", pad_id=0)
     assert batch.pixels["token_type_ids"].tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     left = collate([typed, B], stream="task", pad_id=0, side="left")
     assert left.pixels["token_type_ids"].tolist()[0] == [0, 0, 1, 1, 0]
+
+
+def test_tables_per_token_are_padded_on_the_tokens_side_and_by_zeros_behind():
+    """Mllama's (T, images, tiles): three tokens of one image beside five of two; text rows see nothing."""
+    key = "cross_attention_mask"
+    one = sample([5, 6, 7], [-100, 6, 7], tokens=[key], cross_attention_mask=torch.ones(3, 1, 2, dtype=torch.int64))
+    two = sample([1] * 5, [1] * 5, tokens=[key], cross_attention_mask=torch.ones(5, 2, 2, dtype=torch.int64))
+    left = collate([one, two, B], stream="task", pad_id=0, side="left").pixels[key]
+    assert left.shape == (3, 5, 2, 2)
+    assert left[0, :, 0, 0].tolist() == [0, 0, 1, 1, 1] and left[0, :, 1].sum() == 0
+    assert left[1].sum() == 20 and left[2].sum() == 0
+    assert collate([one, two], stream="task", pad_id=0).pixels[key][0, :, 0, 0].tolist() == [1, 1, 1, 0, 0]
+
+
+def test_values_per_row_have_a_line_for_every_row():
+    """Idefics3's (rows, images, ...): a text row between two others gets zeros, not the next row's values."""
+    one = sample([1], [-100], rows=["pixel_values"], pixel_values=torch.ones(1, 1, 3))
+    two = sample([1], [-100], rows=["pixel_values"], pixel_values=torch.full((1, 2, 3), 2.0))
+    joined = collate([one, B, two], stream="task", pad_id=0).pixels["pixel_values"]
+    assert joined.shape == (3, 2, 3)
+    assert joined[:, :, 0].tolist() == [[1, 0], [0, 0], [2, 2]]
 
 
 def test_image_positions_are_padded_with_false():

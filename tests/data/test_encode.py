@@ -492,3 +492,34 @@ def test_image_positions_are_marked(encoders, tmp_path):
     sample = encoder.encode(row("<image>\nIs it red?", "yes", images=(image,), root=tmp_path))
     assert torch.equal(sample.image_T, sample.input_ids_T == encoder.processor.image_token_id) and sample.image_T.any()
     assert encoder.encode(row("Is it red?", "yes")).image_T is None
+
+
+def test_a_generation_prompt_with_other_white_space_is_what_the_last_answer_follows():
+    """A blank after the role that the prompt has not: the last answer follows the prompt, the one before stays as shown."""
+    parts = "{% for c in m['content'] %}{{ '\n' + c['text'] }}{% endfor %}"
+    template = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}" + parts + "{{ '<|im_end|>' }}{% endfor %}"
+    prompt = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    processor = make_processor("chatml")
+    processor.chat_template = template + prompt
+    encoder = Encoder(processor)
+    two = row("Is it red?", "yes", "And blue?", "no")
+    assert encoder.supervised_text(encoder.encode(two)) == [
+        ("<|im_start|>user \nIs it red?<|im_end|><|im_start|>assistant \n", False),
+        ("yes<|im_end|>", True),
+        ("<|im_start|>user \nAnd blue?<|im_end|><|im_start|>assistant\n", False),
+        ("no<|im_end|>", True),
+    ]
+    asked = encoder.prompt(two).input_ids_T
+    assert torch.equal(encoder.encode(two).input_ids_T[: len(asked)], asked)
+
+
+def test_a_template_that_refuses_a_row_is_quoted():
+    processor = make_processor("chatml")
+    processor.chat_template = "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + (
+        TEMPLATES["chatml"]
+    )
+    encoder = Encoder(processor)
+    assert encoder.encode(row("Is it red?", "yes"))
+    with pytest.raises(DataError, match="refuses the row: one turn only") as caught:
+        encoder.encode(row("Is it red?", "yes", "And?", "no"))
+    assert caught.value.where == "f.json:1:r1"

@@ -2,6 +2,7 @@ import dataclasses
 
 import torch
 
+from mcit.core.types import Sample
 from mcit.data.ghost import Ghost, has_image
 from mcit.engine.forward import run_model
 from tests.fakes.engine_checks import ToyGhost
@@ -37,6 +38,19 @@ def test_values_per_token_are_joined():
     more = ghost(dataclasses.replace(batch, pixels={"token_type_ids": types}))
     assert more.pixels["token_type_ids"].tolist() == [[1] * 10 + [0] * 20, [0] * 30]
     assert set(more.pixels) == {"token_type_ids", "pixel_values"}
+
+
+def test_values_per_row_and_tables_per_token_come_with_the_ghost():
+    """Two rows of text before it: zeros for both; the ghost's own table is padded to the longer text."""
+    model = tiny_model()
+    ids_T = torch.tensor([1, 2])
+    values = {"pixel_values": torch.ones(1, 2, 3), "cross_attention_mask": torch.ones(2, 2, 4, dtype=torch.int64)}
+    kinds = {"token_keys": frozenset(["cross_attention_mask"]), "row_keys": frozenset(["pixel_values"])}
+    ghost = Ghost(Sample(toy_rows(1)[0], ids_T, ids_T, values, **kinds), pad_id=0)
+    more = ghost(toy_batch(model, rows=2, length=3, images=False))
+    assert more.pixels["pixel_values"].sum((1, 2)).tolist() == [0, 0, 6]
+    assert more.pixels["cross_attention_mask"].shape == (3, 3, 2, 4)
+    assert more.pixels["cross_attention_mask"].sum((2, 3)).tolist() == [[0, 0, 0], [0, 0, 0], [8, 8, 0]]
 
 
 def test_the_shortest_row_with_an_image_is_taken_or_none():

@@ -13,6 +13,7 @@ import torch
 from mcit.core.errors import McitError
 from mcit.core.schema import OptimConfig
 from mcit.core.tensorfile import load_tensors, save_tensors
+from mcit.core.types import Sample
 from mcit.data.ghost import Ghost
 from mcit.engine import world
 from mcit.engine.base import EngineSpec
@@ -44,8 +45,8 @@ class ToyGhost(Ghost):
 
     def __init__(self, model):
         batch = toy_batch(model, rows=1, seed=77)
-        sample = dataclasses.make_dataclass("S", ["row", "input_ids_T", "pixels"])
-        super().__init__(sample(batch.rows[0], batch.input_ids_BT[0], batch.pixels), pad_id=0)
+        ids_T = batch.input_ids_BT[0]
+        super().__init__(Sample(batch.rows[0], ids_T, ids_T, batch.pixels), pad_id=0)
 
 
 class Kit:

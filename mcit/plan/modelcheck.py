@@ -1,0 +1,49 @@
+"""Does the model's processor fit this trainer at all: asked once, on rows made here, before any row of the data."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from mcit.core.errors import McitError, Problem
+from mcit.core.types import Row, Turn
+from mcit.data.encode import Encoder
+
+Kind = tuple[int, int]
+"""What matters about a row to a processor: pictures (at most 2) and answers (at most 2)."""
+_COLOURS = ((200, 40, 40), (40, 40, 200))
+
+
+def kind_of(row: Row) -> Kind:
+    """The kind of a row; plain texts have no answer."""
+    answers = sum(turn.role == "assistant" for turn in row.turns)
+    return min(len(row.images), 2), 0 if row.meta.get("raw") else min(answers, 2)
+
+
+def kind_problem(encoder: Encoder, kind: Kind, *, where: str) -> Problem | None:
+    """Why the model cannot be given this kind of row, said of the model; None when it can."""
+    pictures, answers = kind
+    if not answers:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(pictures):
+            Image.new("RGB", (64, 48), _COLOURS[k]).save(Path(folder) / f"{k}.png")
+        try:
+            encoder.encode(_row(folder, pictures, answers))
+        except McitError as error:
+            return Problem(where, error.what if answers == 1 else f"{_said(kind)}: {error.what}", error.fix)
+    return None
+
+
+def _said(kind: Kind) -> str:
+    pictures = ("a text", "a picture", "several pictures")[kind[0]]
+    return pictures + (" in a conversation of several turns" if kind[1] > 1 else "")
+
+
+def _row(folder: str, pictures: int, answers: int) -> Row:
+    first = Turn("user", "<image>\n" * pictures + "What is shown?")
+    rest = [Turn("assistant", "yes"), Turn("user", "Is it red?")] * (answers - 1)
+    names = tuple(f"{k}.png" for k in range(pictures))
+    return Row("model", names, (first, *rest, Turn("assistant", "yes")), "model", "model", root=folder)

@@ -1,0 +1,73 @@
+"""A model that cannot be given a kind of row is said to be the problem, once."""
+
+import pytest
+
+from mcit.core.errors import PlanError
+from mcit.data.encode import Encoder
+from mcit.plan.modelcheck import kind_of, kind_problem
+from mcit.plan.plan import make_plan, parse_run
+from tests.fakes.families.make import write
+from tests.fakes.families.rows import conversation
+from tests.fakes.families.task import recipe
+from tests.fakes.processors import make_processor
+
+
+def test_kinds(tmp_path):
+    assert kind_of(conversation(tmp_path, "q", "a")) == (0, 1)
+    assert kind_of(conversation(tmp_path, "<image>q", "a", "b", "c", "d", "e", images=(0,))) == (1, 2)
+    assert kind_of(conversation(tmp_path, "<image><image><image>q", "a", images=(0, 1, 2))) == (2, 1)
+
+
+def test_a_problem_names_the_model_and_the_cure():
+    encoder = Encoder(make_processor("llava", kind="melting"))
+    found = kind_problem(encoder, (0, 1), where="base.model: x")
+    assert found is not None and found.where == "base.model: x"
+    assert "not a token prefix" in found.what and "base.chat_template" in found.fix
+    assert kind_problem(Encoder(make_processor("chatml")), (2, 2), where="x") is None
+
+
+def plan_of(folder, tmp_path, **base):
+    data = {
+        "name": "r",
+        "base": {"family": "hf", "model": str(folder), "dtype": "fp32", **base},
+        "stages": [{"recipe": recipe(tmp_path / "one", "one", rows=12)}],
+    }
+    config, problems = parse_run(data)
+    assert config is not None, problems
+    return make_plan(config)
+
+
+LOSING = "{% for m in messages %}{{ m['role'] }}: {% if m['role'] == 'user' %}<image>?{% else %}hidden{% endif %}{% endfor %}"
+
+
+def test_a_plan_says_it_once_and_another_template_cures_it(tmp_path):
+    """Twelve rows of which each would fail; the same folder works with a template from a file."""
+    folder = write("llava", tmp_path / "llava")
+    good = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(LOSING)
+    with pytest.raises(PlanError) as caught:
+        plan_of(folder, tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.where == f"base.model: {folder}" and "every answer word for word" in problem.what
+    (tmp_path / "good.jinja").write_text(good)
+    assert plan_of(folder, tmp_path, chat_template=str(tmp_path / "good.jinja")).stages[0].rows == 12
+    with pytest.raises(PlanError, match="base.chat_template"):
+        (tmp_path / "bad.jinja").write_text(LOSING)
+        plan_of(folder, tmp_path, chat_template=str(tmp_path / "bad.jinja"))
+
+
+def test_mllama_is_refused_where_rows_have_unlike_numbers_of_pictures(tmp_path):
+    """With one picture each it runs; with text rows among them the plan says why not."""
+    folder = write("mllama", tmp_path / "mllama")
+    assert plan_of(folder, tmp_path).stages[0].rows == 12
+    data = recipe(tmp_path / "two", "two", rows=12, text=3)
+    config, _ = parse_run(
+        {
+            "name": "r",
+            "base": {"family": "hf", "model": str(folder), "dtype": "fp32"},
+            "stages": [{"recipe": recipe(tmp_path / "one", "one", rows=12)}, {"recipe": data}],
+        }
+    )
+    with pytest.raises(PlanError, match=r"different numbers of pictures \(0, 1\)") as caught:
+        make_plan(config)
+    assert len(caught.value.problems) == 1 and "equally many pictures" in caught.value.problems[0].fix
