@@ -16,7 +16,7 @@ from typing import Any
 from mcit.core import lookup
 from mcit.core.config import Config, MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
-from mcit.core.files import digest_of, sha256_tree
+from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
@@ -107,6 +107,9 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     if config.base.adapter and not (Path(config.base.adapter) / "adapter_config.json").is_file():
         fix = "give a folder written by peft's save_pretrained, or by mcit export --as adapter"
         problems.append(Problem("base.adapter", f"'{config.base.adapter}' holds no adapter_config.json", fix))
+    if config.base.chat_template and not Path(config.base.chat_template).expanduser().is_file():
+        fix = "give a text file that holds a Jinja chat template"
+        problems.append(Problem("base.chat_template", f"'{config.base.chat_template}' is no file", fix))
     for i, name in enumerate(config.eval.filters):
         found = lookup.missing("evals.filters", name, where=f"eval.filters[{i}]")
         problems += [found] if found else []
@@ -279,6 +282,7 @@ def plan_json(plan: Plan) -> JsonDict:
         "code": mcit.__version__,
         "base": str(plan.model_path),
         "base_sha256": base_sha256,
+        "chat_template_sha256": _template_digest(plan),
         "tasks": [task.name for task in plan.tasks],
         "forget_tasks": [task.name for task in plan.forget_tasks],
         "recipes": {task.recipe: task.digest for task in recipes_of(plan)},
@@ -312,6 +316,11 @@ def sources(plan: Plan) -> dict[str, str]:
 
     names = sorted({spec.name for stage in plan.stages for spec in stage.methods})
     return {f"method {name}": lookup.source_digest(lookup.class_of("methods", name, base=Method)) for name in names}
+
+
+def _template_digest(plan: Plan) -> str | None:
+    file = plan.config.base.chat_template
+    return sha256_file(Path(file).expanduser()) if file else None
 
 
 def resolved(config: Config) -> JsonDict:

@@ -51,7 +51,7 @@ def _section(key: str) -> str:
 
 def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
     """What must be equal at every start of a run besides its config, by key."""
-    out: dict[str, Any] = {"base_sha256": plan["base_sha256"]}
+    out: dict[str, Any] = {key: plan.get(key) for key in ("base_sha256", "chat_template_sha256")}
     out.update({f"recipe {name}": digest for name, digest in plan["recipes"].items()})
     for stage in plan["stages"]:
         for method, version in stage["method_state"].items():

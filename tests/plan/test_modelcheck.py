@@ -71,3 +71,31 @@ def test_mllama_is_refused_where_rows_have_unlike_numbers_of_pictures(tmp_path):
     with pytest.raises(PlanError, match=r"different numbers of pictures \(0, 1\)") as caught:
         make_plan(config)
     assert len(caught.value.problems) == 1 and "equally many pictures" in caught.value.problems[0].fix
+
+
+def test_another_templates_content_is_part_of_a_runs_identity(tmp_path):
+    """The path stays, the text changes: plan.json says so, and a run's restart compares it."""
+    from mcit.plan.plan import plan_json
+    from mcit.runs.identity import identity
+
+    folder, file = write("llava", tmp_path / "llava"), tmp_path / "mine.jinja"
+    file.write_text((folder / "chat_template.jinja").read_text())
+    plan = plan_of(folder, tmp_path, chat_template=str(file))
+    first = plan_json(plan)
+    file.write_text(file.read_text().replace("USER", "HUMAN") + " ")
+    versions = {"versions": {}}
+    changed = {k for k, v in identity(plan_json(plan), versions).items() if v != identity(first, versions)[k]}
+    assert changed == {"chat_template_sha256"}
+    assert plan_json(plan_of(folder, tmp_path))["chat_template_sha256"] is None
+
+
+def test_a_template_file_that_is_not_there_is_a_problem_of_the_config(tmp_path):
+    from mcit.plan.plan import reference_problems
+
+    data = {
+        "name": "r",
+        "base": {"family": "tiny", "chat_template": "nowhere.jinja"},
+        "stages": [{"recipe": "tiny/letter"}],
+    }
+    (problem,) = reference_problems(parse_run(data)[0]) if parse_run(data)[0] else parse_run(data)[1]
+    assert problem.where == "base.chat_template" and "is no file" in problem.what
