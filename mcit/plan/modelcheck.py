@@ -11,27 +11,28 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.types import Row, Turn
 from mcit.data.encode import Encoder
 
-Kind = tuple[int, int]
-"""What matters about a row to a processor: pictures (at most 2) and answers (at most 2)."""
+Kind = tuple[int, int, bool]
+"""What matters about a row to a processor: pictures (at most 2), answers (at most 2), whether it has a system turn."""
 _COLOURS = ((200, 40, 40), (40, 40, 200))
 
 
 def kind_of(row: Row) -> Kind:
     """The kind of a row; plain texts have no answer."""
     answers = sum(turn.role == "assistant" for turn in row.turns)
-    return min(len(row.images), 2), 0 if row.meta.get("raw") else min(answers, 2)
+    system = any(turn.role == "system" for turn in row.turns)
+    return min(len(row.images), 2), 0 if row.meta.get("raw") else min(answers, 2), system
 
 
 def kind_problem(encoder: Encoder, kind: Kind, *, where: str) -> Problem | None:
     """Why the model cannot be given this kind of row, said of the model; None when it can."""
-    pictures, answers = kind
+    pictures, answers, system = kind
     if not answers:
         return None
     with tempfile.TemporaryDirectory() as folder:
         for k in range(pictures):
             Image.new("RGB", (64, 48), _COLOURS[k]).save(Path(folder) / f"{k}.png")
         try:
-            encoder.encode(_row(folder, pictures, answers))
+            encoder.encode(_row(folder, pictures, answers, system))
         except McitError as error:
             return Problem(where, error.what if answers == 1 else f"{_said(kind)}: {error.what}", error.fix)
     return None
@@ -42,8 +43,9 @@ def _said(kind: Kind) -> str:
     return pictures + (" in a conversation of several turns" if kind[1] > 1 else "")
 
 
-def _row(folder: str, pictures: int, answers: int) -> Row:
+def _row(folder: str, pictures: int, answers: int, system: bool) -> Row:
+    directions = (Turn("system", "Be brief."),) if system else ()
     first = Turn("user", "<image>\n" * pictures + "What is shown?")
     rest = [Turn("assistant", "yes"), Turn("user", "Is it red?")] * (answers - 1)
     names = tuple(f"{k}.png" for k in range(pictures))
-    return Row("model", names, (first, *rest, Turn("assistant", "yes")), "model", "model", root=folder)
+    return Row("model", names, (*directions, first, *rest, Turn("assistant", "yes")), "model", "model", root=folder)

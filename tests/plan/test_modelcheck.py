@@ -13,17 +13,17 @@ from tests.fakes.processors import make_processor
 
 
 def test_kinds(tmp_path):
-    assert kind_of(conversation(tmp_path, "q", "a")) == (0, 1)
-    assert kind_of(conversation(tmp_path, "<image>q", "a", "b", "c", "d", "e", images=(0,))) == (1, 2)
-    assert kind_of(conversation(tmp_path, "<image><image><image>q", "a", images=(0, 1, 2))) == (2, 1)
+    assert kind_of(conversation(tmp_path, "q", "a")) == (0, 1, False)
+    assert kind_of(conversation(tmp_path, "<image>q", "a", "b", "c", "d", "e", images=(0,))) == (1, 2, False)
+    assert kind_of(conversation(tmp_path, "<image><image><image>q", "a", images=(0, 1, 2))) == (2, 1, False)
 
 
 def test_a_problem_names_the_model_and_the_cure():
     encoder = Encoder(make_processor("llava", kind="melting"))
-    found = kind_problem(encoder, (0, 1), where="base.model: x")
+    found = kind_problem(encoder, (0, 1, False), where="base.model: x")
     assert found is not None and found.where == "base.model: x"
     assert "not a token prefix" in found.what and "base.chat_template" in found.fix
-    assert kind_problem(Encoder(make_processor("chatml")), (2, 2), where="x") is None
+    assert kind_problem(Encoder(make_processor("chatml")), (2, 2, True), where="x") is None
 
 
 def plan_of(folder, tmp_path, **base):
