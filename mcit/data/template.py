@@ -215,10 +215,10 @@ class ChatTemplate:
         done = 0  # characters of `text` already in `out`
         for place, (start, end) in zip(places, spans, strict=True):
             lead = self._render(messages[:place], row, prompt=True)
-            prompt, gap = self._lead(text, (done, start), lead, row, last=place == places[-1])
+            prompt, between = self._lead(text, (done, start), lead, row, last=place == places[-1])
             out += prompt
             prompts.append(len(out))
-            out += gap
+            out += between
             answers.append((len(out), len(out) + end - start))
             out += text[start:end]
             rest = text[end:]

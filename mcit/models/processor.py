@@ -33,9 +33,11 @@ class NoVideos(VideoProcessorMixin):
     """Takes the place of a video processor that cannot be loaded; keeps its settings, so that saving writes them back."""
 
     why = ""
-    num_frames = fps = None
+    real: str | None = None
+    """Name of the class whose place it takes."""
+    num_frames = fps = _processor_class = None
 
-    def __call__(self, videos: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ImportError: pictures work without this part, videos do not."""
         raise ImportError(f"videos need a package that is not installed ({self.why}); pictures work without it")
 
@@ -44,8 +46,8 @@ class NoVideos(VideoProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """The settings as the folder has them, with the name of the real class."""
         found = super().to_dict()
-        found["video_processor_type"] = self._wanted
-        return {k: v for k, v in found.items() if k not in ("why", "_wanted")}
+        found["video_processor_type"] = self.real
+        return {k: v for k, v in found.items() if k not in ("why", "real")}
 
     @classmethod
     def of(cls, folder: Path, why: str) -> NoVideos:
@@ -53,8 +55,7 @@ class NoVideos(VideoProcessorMixin):
         found = _json(folder / _NAMED_IN[0]).get(_PART) or next(filter(None, (_json(folder / n) for n in _VIDEO)), {})
         part = cls.__new__(cls)
         part.__dict__.update({k: v for k, v in found.items() if not callable(getattr(cls, k, None))})
-        part.why, part._wanted = why, found.get("video_processor_type")
-        part._processor_class = None
+        part.why, part.real = why, found.get("video_processor_type")
         return part
 
 
@@ -96,7 +97,7 @@ def _assembled(cls: type[ProcessorMixin], parts: list[Any], given: dict[str, Any
     def checked(self: Any, name: str, part: Any) -> Any:
         return None if isinstance(part, NoVideos) else cls.check_argument_for_proper_class(self, name, part)
 
-    open_to_stand_ins = type(cls.__name__, (cls,), {"check_argument_for_proper_class": checked})
+    open_to_stand_ins: Any = type(cls.__name__, (cls,), {"check_argument_for_proper_class": checked})
     processor = open_to_stand_ins.from_args_and_dict(parts, given)
     processor.__class__ = cls
     return processor
@@ -113,7 +114,7 @@ def _first_line(error: ImportError) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _processor_class(folder: Path, *, trust_remote_code: bool) -> type[ProcessorMixin] | None:
+def _processor_class(folder: Path, *, trust_remote_code: bool) -> Any:
     """The class that a folder names, or that belongs to its model; None for a tokenizer alone and for code of its own."""
     configs = [_json(folder / name) for name in _NAMED_IN]
     if any("AutoProcessor" in config.get("auto_map", {}) for config in configs):
