@@ -25,7 +25,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the stored config again, compare, go on."""
-    from mcit.runs.run import open_existing
+    from mcit.runs.run import open_existing, open_run
 
     found = open_existing(Path(args.run))
     from mcit.cli import team
@@ -39,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     root = found.layout.root
     return go(
         lambda out: plan_of_run(found),
+        lambda plan, start: open_run(
+            plan, runs_dir=root.parent, root=root, accept_changes=args.accept_changes, **start
+        ),
         engine=config.engine,
-        runs_dir=root.parent,
         config_text=(root / "config.yaml").read_text(),
         as_json=args.json,
-        accept_changes=args.accept_changes,
     )

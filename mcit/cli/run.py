@@ -6,14 +6,19 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcit.cli import team
 from mcit.cli.common import StopFlag, config_arguments
 from mcit.cli.team import nproc_argument
+from mcit.core.errors import ConfigError, StateError
 from mcit.core.ranks import on_first
 from mcit.core.schema import EngineConfig
 from mcit.core.types import Plan
+from mcit.runs.layout import RunLayout
+
+if TYPE_CHECKING:
+    from mcit.runs.run import Run
 
 
 def add_parser(verbs: Any) -> None:
@@ -22,7 +27,14 @@ def add_parser(verbs: Any) -> None:
     config_arguments(parser)
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
     nproc_argument(parser)
-    parser.add_argument("--new", action="store_true", help="start beside an unfinished run of the same name")
+    parser.add_argument("--new", action="store_true", help="start beside other runs of the same name")
+    parser.add_argument("--extend", metavar="RUN", help="add the config's further stages to this run")
+    parser.add_argument(
+        "--from", dest="parent", metavar="RUN", help="share the first stages of this run, in a run beside it"
+    )
+    parser.add_argument(
+        "--stage", type=int, metavar="K", help="with --from: share stages 1..K (default: all that are equal)"
+    )
     parser.set_defaults(verb="run")
 
 
@@ -30,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, then everything that is not done yet."""
     from mcit.plan.plan import read_config
 
+    _check_arguments(args)
     config, text = read_config(args.config, args.set)  # schema and references first, without torch
     code = team.started(args, config)
     if code is not None:
@@ -40,21 +53,41 @@ def run(args: argparse.Namespace) -> int:
 
         return make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
 
-    given = {"runs_dir": Path(args.runs_dir), "config_text": text, "as_json": args.json, "new": args.new}
-    return go(planned, engine=config.engine, **given)
+    def opened(plan: Plan, start: dict[str, Any]) -> Run:
+        from mcit.runs.extend import open_branch, open_or_extend
+        from mcit.runs.run import open_existing
+
+        runs_dir = Path(args.runs_dir)
+        if args.parent:
+            return open_branch(plan, open_existing(Path(args.parent)), runs_dir=runs_dir, stages=args.stage, **start)
+        root = Path(args.extend) if args.extend else None
+        return open_or_extend(plan, runs_dir=runs_dir, root=root, new=args.new, **start)
+
+    return go(planned, opened, engine=config.engine, config_text=text, as_json=args.json)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not go together, or a run that is none."""
+    if sum(map(bool, (args.new, args.extend, args.parent))) > 1:
+        raise ConfigError("--new, --extend and --from exclude each other", where="mcit run", fix="give one of them")
+    if args.stage is not None and not args.parent:
+        raise ConfigError("goes with --from only", where="--stage", fix="say whose stages with --from RUN")
+    for root in filter(None, (args.extend, args.parent)):
+        if not RunLayout(Path(root)).manifest.is_file():
+            raise StateError("is no run directory", where=root, fix="name a run: `mcit status` lists them")
 
 
 def go(
     planned: Callable[[Any], Plan],
+    open_it: Callable[[Plan, dict[str, Any]], Run],
     *,
     engine: EngineConfig,
-    runs_dir: Path,
     config_text: str,
     as_json: bool,
-    new: bool = False,
-    accept_changes: bool = False,
 ) -> int:
     """Plan, open the run, train and score under its lock, then print the report and where everything is.
+
+    `open_it` gets the plan and what `open_run` takes of a start: config text, resolved config, plan and environment.
 
     With several ranks all of them go through this; rank 0 opens, locks, reports and prints.
     """
@@ -64,7 +97,6 @@ def go(
     stop.install()
     common.start_torch()
     from mcit.plan import plan as planning
-    from mcit.runs.run import Run, open_run
     from mcit.train.sequence import run_sequence
 
     with team.joined(engine) as ranks:
@@ -73,16 +105,13 @@ def go(
             plan = team.same_plan(ranks, lambda: planned(out))
 
             def open_or_create() -> Run:
-                return open_run(
-                    plan,
-                    runs_dir=runs_dir,
-                    config_text=config_text,
-                    resolved=planning.resolved(plan.config),
-                    plan_json=planning.plan_json(plan),
-                    environment={**common.environment(), "ranks": ranks.size()},
-                    accept_changes=accept_changes,
-                    new=new,
-                )
+                start = {
+                    "config_text": config_text,
+                    "resolved": planning.resolved(plan.config),
+                    "plan_json": planning.plan_json(plan),
+                    "environment": {**common.environment(), "ranks": ranks.size()},
+                }
+                return open_it(plan, start)
 
             opened = team.same_run(ranks, open_or_create)
             with opened.locked():

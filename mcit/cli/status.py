@@ -40,13 +40,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def state(found: Run) -> JsonDict:
-    """Where a run stands. Raises StateError when its plan cannot be read."""
+    """Where a run stands. Raises StateError when its plan cannot be read or a stage it shares is gone."""
+    from mcit.runs.shared import shared_from
+
     stages = []
     for stage in found.plan()["stages"]:
         folder = stage["folder"]
         committed = found.is_committed(folder)
         live = None if committed else found.live_step(folder)
-        stages.append({"folder": folder, "steps": stage.get("steps"), "committed": committed, "live_step": live})
+        shared = shared_from(found.layout, folder)
+        entry = {"folder": folder, "steps": stage.get("steps"), "committed": committed, "live_step": live}
+        stages.append({**entry, "shared_from": str(shared) if shared else None})
     return {
         "run": str(found.layout.root),
         "name": found.plan()["name"],
@@ -85,7 +89,7 @@ def show(item: JsonDict) -> None:
 
 def _words(stage: JsonDict) -> str:
     if stage["committed"]:
-        return "committed"
+        return f"committed, shared from {stage['shared_from']}" if stage["shared_from"] else "committed"
     if stage["live_step"] is None:
         return "not started"
     return f"started, checkpoint at step {stage['live_step']} of {stage['steps']}"

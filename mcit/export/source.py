@@ -116,7 +116,7 @@ def open_source(run: Run, stage: int) -> Source:
         run.verify(folder)
     path = materialize(config.base)
     lineage = read_lineage(
-        [run.layout.stage(folder) for folder in folders[:stage]], base=str(path), base_sha256=base_digest(path)
+        [run.stage(folder) for folder in folders[:stage]], base=str(path), base_sha256=base_digest(path)
     )
     wanted = config.engine.device
     cuda = wanted == "cuda" or wanted == "auto" and torch.cuda.is_available()

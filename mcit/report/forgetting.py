@@ -12,6 +12,7 @@ from mcit.core.types import JsonDict
 from mcit.evals.score import read_score
 from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence
 from mcit.runs.layout import RunLayout
+from mcit.runs.shared import home
 
 Cell = float | None
 _COLUMNS = (
@@ -79,7 +80,7 @@ def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
                     "h_mean": h_mean(retained, drop(before, after)),
                     "elsewhere": lost,
                     "most_lost_elsewhere": max(lost.values(), default=None),
-                    **_zeros(layout.stage(stage["folder"])),
+                    **_zeros(home(layout, stage["folder"])),
                 }
             )
     return out

@@ -17,6 +17,7 @@ from mcit.evals.continual import METRICS
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
 from mcit.report.matrix import read_matrix, read_plan
 from mcit.runs.layout import RunLayout
+from mcit.runs.shared import home
 
 NAMES = {
     "mft": "MFT, mean right after learning",
@@ -60,7 +61,7 @@ def costs(run: Path) -> list[JsonDict]:
     """Steps, answer tokens, seconds and last loss of each committed stage, as its ``progress.json`` has them."""
     layout, out = RunLayout(run), []
     for stage in read_plan(run)["stages"]:
-        path = layout.stage(stage["folder"]) / "progress.json"
+        path = home(layout, stage["folder"]) / "progress.json"
         found = read_json(path) if path.is_file() else {}
         kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss")}
         out.append({"stage": stage["folder"], "committed": bool(found), **kept})

@@ -45,6 +45,11 @@ class RunLayout:
         return self.root / "manifest.json"
 
     @property
+    def extension(self) -> Path:
+        """Root files of an extension that was decided on and is being moved in."""
+        return self.root / "extension"
+
+    @property
     def lock(self) -> Path:
         """Held by the one writer."""
         return self.root / "lock"
@@ -60,8 +65,12 @@ class RunLayout:
         return self.root / "stages"
 
     def stage(self, folder: str) -> Path:
-        """A committed stage; exists = committed. Raises StateError for a name that would leave the run."""
+        """A stage that this run trained; exists = committed. Raises StateError for a name that would leave the run."""
         return self.stages / _checked(folder)
+
+    def reference(self, folder: str) -> Path:
+        """In place of a stage's folder where the stage is shared with another run: names the folder there."""
+        return self.stages / f"{_checked(folder)}.json"
 
     def draft(self, folder: str) -> Path:
         """The hidden directory of a stage that is not committed."""

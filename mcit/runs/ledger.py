@@ -22,6 +22,8 @@ Event = Literal[
     "accepted_changes",
     "layout",
     "rollback",
+    "extended",
+    "branched",
 ]
 
 

@@ -11,10 +11,11 @@ import os
 import shutil
 from pathlib import Path
 
-from mcit.core.errors import ConfigError, StateError
+from mcit.core.errors import ConfigError, Problem, StateError
 from mcit.core.files import explained, fault_point, read_json
 from mcit.runs.layout import REMOVED
 from mcit.runs.run import Run
+from mcit.runs.shared import users
 
 EXPORT_RECORD = "export.json"
 
@@ -26,7 +27,7 @@ def rollback(run: Run, to_stage: int) -> list[str]:
     """
     check(run, to_stage)
     folders = removed_by(run, to_stage)
-    stages = [p.name for p in folders if p.parent == run.layout.stages and not p.name.startswith(".")]
+    stages = [p.name.removesuffix(".json") for p in folders if p.parent == run.layout.stages and p.name[0] != "."]
     names = [str(p.relative_to(run.layout.root)) for p in folders]
     run.ledger.append("rollback", to_stage=to_stage, removed=sorted(stages), folders=names)
     for path in folders:
@@ -35,21 +36,29 @@ def rollback(run: Run, to_stage: int) -> list[str]:
 
 
 def check(run: Run, to_stage: int) -> None:
-    """Raise ConfigError unless stages 1..`to_stage` are committed."""
+    """Raise ConfigError unless stages 1..`to_stage` are committed, StateError when another run shares a later one."""
     done = len(run.committed())
     if not 0 <= to_stage <= done:
         raise ConfigError(f"stage {to_stage} is not committed", where="--to-stage", fix=f"0 to {done}")
+    children = [run.layout.root / event["run"] for event in run.ledger.events("branched")]
+    shared = users(run.layout, children, run.stage_folders()[to_stage:])
+    if shared:
+        fix = "roll that run back first, or remove it"
+        raise StateError.of([Problem(str(run.layout.root), text, fix) for text in shared])
 
 
 def removed_by(run: Run, to_stage: int) -> list[Path]:
-    """Folders that a rollback removes, in order: exports, scores, drafts, and the stages from the last one down."""
+    """What a rollback removes, in order: exports, scores, drafts, and the stages from the last one down.
+
+    Of a stage that is shared with another run it is the reference.
+    """
     layout, folders = run.layout, run.stage_folders()
     later = folders[to_stage:]
     exports = [p for p in _children(layout.exports) if _last_stage(p, folders) > to_stage]
     scores = [layout.evals(k) for k in range(len(folders), to_stage, -1)]
     drafts = [layout.draft(folder) for folder in reversed(folders)]
-    stages = [layout.stage(folder) for folder in reversed(later)]
-    return [p for p in (*exports, *scores, *drafts, *stages) if p.is_dir()]
+    stages = [path for folder in reversed(later) for path in (layout.stage(folder), layout.reference(folder))]
+    return [p for p in (*exports, *scores, *drafts, *stages) if p.exists()]
 
 
 def _children(folder: Path) -> list[Path]:
@@ -70,6 +79,9 @@ def _remove(path: Path) -> None:
     with explained(path):
         shutil.rmtree(hidden, ignore_errors=True)
         fault_point()
-        os.rename(path, hidden)
-        fault_point()
-        shutil.rmtree(hidden, ignore_errors=True)
+        if path.is_dir():
+            os.rename(path, hidden)
+            fault_point()
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            path.unlink()

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mcit.core.errors import Problem, StateError
-from mcit.core.files import check_manifest, digest_of, explained, read_json, sha256_file, write_json, write_text
+from mcit.core.files import (
+    canonical_json,
+    check_manifest,
+    digest_of,
+    explained,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.schema import NOT_IDENTITY
 from mcit.core.types import JsonDict, Plan
+from mcit.runs import rewrite
 from mcit.runs.draft import StageDraft
 from mcit.runs.identity import Changes, config_changes, differences, identity, layout_changes, told
 from mcit.runs.layout import REMOVED, RunLayout
 from mcit.runs.ledger import Ledger
 from mcit.runs.lock import RunLock
+from mcit.runs.shared import home
 
 
 class Run:
@@ -73,8 +84,8 @@ class Run:
         return [str(stage["folder"]) for stage in self.plan()["stages"]]
 
     def is_committed(self, folder: str) -> bool:
-        """Whether a stage is whole. Raises StateError when its folder exists without a manifest."""
-        path = self.layout.stage(folder)
+        """Whether a stage is whole, here or where it is shared from. Raises StateError when it is there but damaged."""
+        path = home(self.layout, folder)
         if path.is_dir() and not (path / "manifest.json").is_file():
             raise _broken(path / "manifest.json", "a committed stage has no manifest")
         return path.is_dir()
@@ -83,8 +94,9 @@ class Run:
         """Folder names of committed stages, in order."""
         if not self.layout.stages.is_dir():
             return []
-        names = sorted(p.name for p in self.layout.stages.iterdir() if p.is_dir() and not p.name.startswith("."))
-        return [name for name in names if self.is_committed(name)]
+        own = {p.name for p in self.layout.stages.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        shared = {p.stem for p in self.layout.stages.glob("[!.]*.json")}
+        return [name for name in sorted(own | shared) if self.is_committed(name)]
 
     def finished(self) -> bool:
         """Whether every planned stage is committed."""
@@ -102,7 +114,11 @@ class Run:
 
         Raises StateError naming the file that is missing, was cut off or was edited.
         """
-        _check(self.layout.stage(folder))
+        _check(home(self.layout, folder))
+
+    def stage(self, folder: str) -> Path:
+        """Where the files of a committed stage are: in this run, or in the one it is shared from."""
+        return home(self.layout, folder)
 
     def draft(self, folder: str, *, keep: int = 2) -> StageDraft:
         """The draft of a stage that is not committed, to be entered with ``with``."""
@@ -114,19 +130,20 @@ class Run:
 
         Call it under the lock. Raises StateError naming the file that is missing or was changed.
         """
+        rewrite.finish(self.layout)
         self._check_root_files()
         if not self.ledger.events("created"):
             self.ledger.append("created", recovered=True)
         noted = self._noted()
         for folder in self.committed():
             self.verify(folder)
-            if folder not in noted:
+            if folder not in noted and self.layout.stage(folder).is_dir():
                 self.ledger.append("stage_committed", stage=folder, recovered=True)
             if self.layout.draft(folder).exists():
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
         for leftover in self.layout.root.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-        for leftover in self.layout.root.glob(f"*/.*{REMOVED}"):
+        for leftover in (*self.layout.root.glob(f".*{REMOVED}"), *self.layout.root.glob(f"*/.*{REMOVED}")):
             shutil.rmtree(leftover, ignore_errors=True)
         self._recovered = True
 
@@ -145,17 +162,24 @@ class Run:
             raise _broken(self.layout.manifest, "file is missing: this is no run directory, or it was never finished")
         _check(self.layout.root)
 
-    def create(self, *, config_text: str, resolved: JsonDict, plan_json: JsonDict, environment: JsonDict) -> None:
-        """Write the files of a new run; the manifest comes last and makes it one."""
+    def create(
+        self,
+        *,
+        config_text: str,
+        resolved: JsonDict,
+        plan_json: JsonDict,
+        environment: JsonDict,
+        begun: JsonDict | None = None,
+    ) -> None:
+        """Write the files of a new run; the manifest comes last and makes it one. `begun` goes to the ledger."""
         layout = self.layout
-        write_text(layout.config, config_text)
-        write_text(layout.resolved, yaml.safe_dump(resolved, sort_keys=True, allow_unicode=True))
-        write_json(layout.plan, plan_json)
+        for name, data in plan_files(config_text, resolved, plan_json).items():
+            write_bytes(layout.root / name, data)
         write_json(layout.environment, environment)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in root_files(layout)}
         layout.stages.mkdir(exist_ok=True)
         write_json(layout.manifest, {"files": files})
-        self.ledger.append("created", name=plan_json["name"], digest=plan_json["digest"])
+        self.ledger.append("created", name=plan_json["name"], digest=plan_json["digest"], **(begun or {}))
 
     def check_same(
         self, *, resolved: JsonDict, plan_json: JsonDict, environment: JsonDict, accept_changes: bool
@@ -164,16 +188,9 @@ class Run:
 
         Raises StateError naming every difference, unless `accept_changes`: then they go to the ledger.
         """
-        stored = self.plan()
-        if stored["digest"] != plan_json["digest"]:
-            raise StateError(
-                "the folder holds another run", where=str(self.layout.root), fix="change `name:` in the config"
-            )
-        recorded = read_json(self.layout.environment)
-        known = identity(stored, recorded)
-        for event in self.ledger.events("accepted_changes"):
-            known.update({key: pair[1] for key, pair in event["changes"].items()})
-        changes = differences(known, identity(plan_json, environment))
+        if self.plan()["digest"] != plan_json["digest"]:
+            raise self._another(plan_json["digest"])
+        changes = differences(self.identity(), identity(plan_json, environment))
         if changes and not accept_changes:
             fix = f"restore it, or go on with: mcit resume {self.layout.root} --accept-changes"
             found = [f"changed since the run began: {text}" for text in told(changes)]
@@ -181,9 +198,26 @@ class Run:
         if changes:
             self.ledger.append("accepted_changes", changes=changes)
             self.notes += [f"accepted: {text}" for text in told(changes)]
-        self._note_layout(resolved, recorded, environment)
+        self.note_layout(resolved, environment)
 
-    def _note_layout(self, resolved: JsonDict, recorded: JsonDict, environment: JsonDict) -> None:
+    def identity(self) -> dict[str, Any]:
+        """What must be equal at every start, by key: as recorded, with the changes that were accepted since."""
+        known = identity(self.plan(), read_json(self.layout.environment))
+        for event in self.ledger.events("accepted_changes"):
+            known.update({key: pair[1] for key, pair in event["changes"].items()})
+        return known
+
+    def _another(self, digest: str) -> StateError:
+        """The error for a config that this folder was not made for."""
+        root = self.layout.root
+        if any(event["digest"] == digest for event in self.ledger.events("extended")):
+            what, fix = "the run of this config was extended since", f"continue it with: mcit resume {root}"
+            return StateError(what, where=str(root), fix=f"{fix}; for the shorter sequence change `name:`")
+        return StateError("the folder holds another run", where=str(root), fix="change `name:` in the config")
+
+    def note_layout(self, resolved: JsonDict, environment: JsonDict) -> None:
+        """Write to the ledger what may differ between two starts and does."""
+        recorded = read_json(self.layout.environment)
         changes: Changes = layout_changes(_read_yaml(self.layout.resolved), resolved)
         changes.update({f"environment.{k}": pair for k, pair in differences(recorded, environment).items()})
         before = self.ledger.events("layout")
@@ -191,6 +225,15 @@ class Run:
         if {k: list(pair) for k, pair in changes.items()} != last:
             self.ledger.append("layout", changes=changes)
         self.notes += [f"differs from the first start: {text}" for text in told(changes)]
+
+
+def plan_files(config_text: str, resolved: JsonDict, plan_json: JsonDict) -> dict[str, bytes]:
+    """Names and bytes of the root files that say what a run is to do."""
+    return {
+        "config.yaml": config_text.encode(),
+        "resolved.yaml": yaml.safe_dump(resolved, sort_keys=True, allow_unicode=True).encode(),
+        "plan.json": (canonical_json(plan_json, indent=1) + "\n").encode(),
+    }
 
 
 def root_files(layout: RunLayout) -> tuple[Path, ...]:
@@ -208,16 +251,18 @@ def open_run(
     environment: JsonDict,
     accept_changes: bool = False,
     new: bool = False,
+    root: Path | None = None,
+    prepare: Callable[[Run], JsonDict] | None = None,
 ) -> Run:
-    """Continue the run of this plan, or create it.
+    """Continue the run of this plan (in `root`, if known), or create it; `prepare` puts something into a new one.
 
     Raises StateError when the run on disk is damaged, locked or differs, or when `runs_dir` holds an unfinished run of
     the same name with another config and `new` is not set.
     """
     runs_dir = Path(runs_dir)
-    run = Run(runs_dir / f"{plan.config.name}-{plan.digest[:8]}")
+    run = Run(root) if root else find_run(runs_dir, plan.config.name, plan.digest)
     if not run.layout.manifest.is_file():
-        if any(run.layout.stages.glob("*")):
+        if any(p.is_dir() for p in run.layout.stages.glob("*")):
             raise _broken(run.layout.manifest, "file is missing although the run has stages")
         if not new:
             refuse_unfinished(runs_dir, plan.config.name, digest=plan.digest, resolved=resolved)
@@ -229,7 +274,23 @@ def open_run(
             )
         else:
             with explained(run.layout.root):
-                run.create(config_text=config_text, resolved=resolved, plan_json=plan_json, environment=environment)
+                begun = prepare(run) if prepare else {}
+                given = {"resolved": resolved, "plan_json": plan_json, "environment": environment}
+                run.create(config_text=config_text, begun=begun, **given)
+    return run
+
+
+def find_run(runs_dir: Path, name: str, digest: str) -> Run:
+    """The run of a plan: in the folder of its name and digest, or where an extension led to this digest.
+
+    It need not exist yet.
+    """
+    run = Run(Path(runs_dir) / f"{name}-{digest[:8]}")
+    if not run.layout.manifest.is_file():
+        for other in find_runs(runs_dir):
+            with contextlib.suppress(StateError):  # a damaged run is told by `mcit status`
+                if other.plan()["digest"] == digest:
+                    return other
     return run
 
 
@@ -239,6 +300,9 @@ def open_existing(path: Path) -> Run:
     if not path.is_dir():
         raise StateError("no such folder", where=str(path), fix="name a run: `mcit status` lists them")
     run = Run(path)
+    if run.layout.extension.is_dir():
+        with run.lock.held():
+            rewrite.finish(run.layout)
     run.config()
     run.plan()
     return run

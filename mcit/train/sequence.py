@@ -53,7 +53,7 @@ class Session:
 
     def lineage(self, stages: int) -> Lineage:
         """Lineage of the first `stages` stages. Raises StateError for a damaged or foreign stage."""
-        folders = [self.run.layout.stage(stage.folder) for stage in self.plan.stages[:stages]]
+        folders = [self.run.stage(stage.folder) for stage in self.plan.stages[:stages]]
         return read_lineage(folders, base=str(self.plan.model_path), base_sha256=self._sha)
 
     def model_after(self, stages: int) -> PreTrainedModel:
@@ -139,7 +139,7 @@ def inherited_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
     """Each method's newest state folder below a stage; a method not listed in a stage keeps its state for its return."""
     found: dict[str, Path] = {}
     for earlier in plan.stages[: stage.index - 1]:
-        home = run.layout.stage(earlier.folder) / "methods"
+        home = run.stage(earlier.folder) / "methods"
         found.update({folder.name: folder for folder in sorted(home.glob("*")) if folder.is_dir()})
     return found
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from mcit.cli.main import main
 from mcit.core.files import sha256_file
+from tests.fakes.jobs import mcit
 
 FAST = ["--set", "defaults.epochs=1", "--set", "eval.rows=8"]
 
@@ -184,3 +186,36 @@ def test_own_answers_given_as_answers_made_elsewhere_score_the_same(finished, tm
     assert main(["eval", str(root), "--predictions", str(answers), "--task", "word"]) != 0
     assert f"has no answer for: {lines[0]['id']}" in capsys.readouterr().err
     assert main(["eval", str(root), "--predictions", str(answers), "--task", "word", "--rescore"]) != 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--extend", "x", "--new"], "exclude each other"),
+        (["--extend", "x", "--from", "y"], "exclude each other"),
+        (["--stage", "1"], "goes with --from"),
+        (["--extend", "nothing"], "is no run directory"),
+        (["--from", "nothing", "--stage", "1"], "is no run directory"),
+    ],
+)
+def test_options_of_extending_that_cannot_be(tmp_path, capsys, options, text):
+    assert main(["run", "tiny", "--runs-dir", str(tmp_path), *options]) in (2, 5)
+    assert text in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_config_with_one_more_stage_extends_the_finished_run_and_says_so(finished, tmp_path, cache):
+    """As a user does it: two stages of the three, then the whole config; and a branch from it."""
+    two = tmp_path / "two.yaml"
+    text = (Path(__file__).parents[2] / "configs" / "tiny.yaml").read_text()
+    two.write_text(text.replace("  - {recipe: tiny/word}\n", ""))
+    limits = ("--runs-dir", tmp_path / "runs", *FAST)
+    assert mcit("run", two, *limits, cache=cache).code == 0
+    done = mcit("run", "tiny", *limits, cache=cache)
+    assert done.code == 0, done.err
+    (root,) = (tmp_path / "runs").glob("tiny-*")
+    assert "this run of 2 stages is extended by 03-word" in done.err and kept(root) == kept(finished[0])
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("  - {recipe: tiny/word}\n", "  - {recipe: tiny/word, epochs: 1, name: again}\n"))
+    done = mcit("run", other, *limits, "--from", root, cache=cache)
+    assert done.code == 0 and f"stages 01-letter, 02-yesno are shared with {root}" in done.err

@@ -22,8 +22,8 @@ def test_a_run_in_the_middle_of_its_second_stage(tmp_path, capsys):
     assert "checkpoint stage=02-b step=2" in out
     found = json.loads(shown(capsys, run.layout.root, "--json"))
     assert found["stages"] == [
-        {"folder": "01-a", "steps": 5, "committed": True, "live_step": None},
-        {"folder": "02-b", "steps": 5, "committed": False, "live_step": 2},
+        {"folder": "01-a", "steps": 5, "committed": True, "live_step": None, "shared_from": None},
+        {"folder": "02-b", "steps": 5, "committed": False, "live_step": 2, "shared_from": None},
     ]
     assert found["finished"] is False and found["writer"] is None
     assert found["events"][-1]["event"] == "checkpoint" and len(found["events"]) == 5

@@ -68,6 +68,8 @@ def plan_content(config, **changes):
         "base_sha256": "0" * 64,
         "recipes": {s["recipe"]: f"digest-{s['recipe']}" for s in config["stages"]},
         "stages": stages,
+        "tasks": [s["recipe"] for s in config["stages"]],
+        "forget_tasks": [],
     }
     return {**content, **changes}
 
@@ -77,20 +79,14 @@ def environment(**versions):
     return {"versions": {**known, "python": "3.11.9", **versions}, "threads": 2}
 
 
-def opened(runs_dir, config=None, *, env=None, content=None, **options):
-    """`open_run` of a toy config."""
+def opened(runs_dir, config=None, *, by=open_run, env=None, content=None, **options):
+    """`open_run` of a toy config, or another function that opens runs."""
     config = config or resolved()
     content = content or plan_content(config)
-    plan = SimpleNamespace(config=SimpleNamespace(name=config["name"]), digest=config_digest(config))
-    return open_run(
-        plan,
-        runs_dir=runs_dir,
-        config_text="name: toy\n",
-        resolved=config,
-        plan_json=content,
-        environment=env or environment(),
-        **options,
-    )
+    stages = tuple(SimpleNamespace(folder=stage["folder"]) for stage in content["stages"])
+    plan = SimpleNamespace(config=SimpleNamespace(name=config["name"]), digest=config_digest(config), stages=stages)
+    start = {"config_text": f"name: toy # {len(stages)}\n", "resolved": config, "plan_json": content}
+    return by(plan, runs_dir=runs_dir, environment=env or environment(), **start, **options)
 
 
 def train(run, folder, *, until=None, steps=STEPS):
@@ -116,9 +112,9 @@ def train(run, folder, *, until=None, steps=STEPS):
         return draft.commit(write, {"steps": steps, "tokens": draft.extra.get("tokens")})
 
 
-def whole(runs_dir, config=None):
+def whole(runs_dir, config=None, **options):
     """A run (of two stages) from the first line to the last."""
-    run = opened(runs_dir, config)
+    run = opened(runs_dir, config, **options)
     with run.locked():
         for folder in run.stage_folders():
             if not run.is_committed(folder):

@@ -10,11 +10,13 @@ def test_paths_are_those_of_the_architecture(tmp_path):
         name: str(path.relative_to(tmp_path))
         for name, path in {
             "stage": layout.stage("02-textvqa"),
+            "reference": layout.reference("02-textvqa"),
             "draft": layout.draft("02-textvqa"),
             "live": layout.live("02-textvqa", 400),
             "base": layout.evals(0),
             "first": layout.evals(1),
             "after": layout.evals(12),
+            "extension": layout.extension,
             "lock": layout.lock,
             "ledger": layout.ledger,
             "config": layout.config,
@@ -30,11 +32,13 @@ def test_paths_are_those_of_the_architecture(tmp_path):
     }
     assert found == {
         "stage": "stages/02-textvqa",
+        "reference": "stages/02-textvqa.json",
         "draft": "stages/.02-textvqa.draft",
         "live": "stages/.02-textvqa.draft/live/000400",
         "base": "evals/base",
         "first": "evals/after-01",
         "after": "evals/after-12",
+        "extension": "extension",
         "lock": "lock",
         "ledger": "ledger.jsonl",
         "config": "config.yaml",

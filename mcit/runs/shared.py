@@ -1,0 +1,107 @@
+"""Stages that a run shares with another one by reference: ``stages/01-letter.json`` in place of the folder.
+
+A reference names the folder of the run that trained the stage, and the checksum of its manifest, which holds the
+checksums of its files: what is read through it is what was there when the reference was made, or an error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from mcit.core.errors import StateError
+from mcit.core.files import explained, fault_point, read_json, sha256_file, write_bytes, write_json
+from mcit.runs.layout import RunLayout
+
+_ANSWERS = ("generation.json", "predictions.jsonl", "rows.json", "score.json")
+"""Files of a scored task in the order in which they are made: a part of them is made again."""
+
+
+def home(layout: RunLayout, folder: str) -> Path:
+    """Where the files of a stage are: its own folder, or the one it is shared from.
+
+    Raises StateError when a reference is damaged, or leads to a stage that is gone or is another one now.
+    """
+    own, reference = layout.stage(folder), layout.reference(folder)
+    if own.is_dir() or not reference.is_file():
+        return own
+    path, digest = _read(reference)
+    fix = f"restore it from a copy, or remove {reference}: the stage is then trained again in this run"
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise StateError("the stage is shared with this run and is gone", where=str(path), fix=fix)
+    if sha256_file(manifest) != digest:
+        raise StateError("the stage is shared with this run and is another one now", where=str(path), fix=fix)
+    return path
+
+
+def shared_from(layout: RunLayout, folder: str) -> Path | None:
+    """The run that a stage is shared from; None for a stage of its own or none at all."""
+    if layout.stage(folder).is_dir() or not layout.reference(folder).is_file():
+        return None
+    return _read(layout.reference(folder))[0].parent.parent
+
+
+def _read(reference: Path) -> tuple[Path, str]:
+    """Folder and checksum that a reference names."""
+    found = read_json(reference)
+    if not isinstance(found, dict) or set(found) != {"stage", "manifest_sha256"}:
+        found = {}
+    path, digest = found.get("stage"), found.get("manifest_sha256")
+    if not isinstance(path, str) or not isinstance(digest, str) or Path(path).name != reference.stem:
+        fix = "restore it from a copy, or remove it: the stage is then trained again in this run"
+        raise StateError("is no reference to a stage of another run", where=str(reference), fix=fix)
+    return Path(os.path.normpath(reference.parent / path)), digest
+
+
+def share(layout: RunLayout, parent: RunLayout, folders: Sequence[str], *, tasks: Collection[str]) -> None:
+    """Refer to stages of another run, and take over their scores on some tasks and the large tensors of methods.
+
+    References lead to the run that trained the stage, so they are never longer than one step; they are relative where
+    both runs lie in the same folder. Scores are copied, because each run may add to its own.
+    """
+    for leftover in layout.stages.glob("*.json"):
+        leftover.unlink()  # of a start that was killed
+    for folder in folders:
+        target = home(parent, folder).resolve()
+        beside = target.parent.parent.parent == layout.root.resolve().parent
+        named = os.path.relpath(target, layout.stages.resolve()) if beside else str(target)
+        record = {"stage": named, "manifest_sha256": sha256_file(target / "manifest.json")}
+        write_json(layout.reference(folder), record)
+    for after in range(len(folders) + 1):
+        for task in tasks:
+            for path in (parent.evals(after) / task / name for name in _ANSWERS):
+                if path.is_file():
+                    write_bytes(layout.evals(after) / task / path.name, path.read_bytes())
+    blobs = [p for p in parent.blobs.glob("*") if not p.name.startswith(".")]
+    for blob in sorted(blobs, key=lambda p: (p.suffix == ".json", p.name)):  # a record makes a blob whole: last
+        _link(blob, layout.blobs / blob.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy on another file system. Neither is ever written to again."""
+    if target.exists():
+        return
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fault_point()
+        try:
+            os.link(source, target)
+        except OSError:
+            work = target.with_name(f".{target.name}.tmp")
+            shutil.copyfile(source, work)
+            os.replace(work, target)
+
+
+def users(layout: RunLayout, children: Sequence[Path], folders: Sequence[str]) -> list[str]:
+    """Which of some stages are shared with which of some runs, in words."""
+    found = []
+    for child in children:
+        other = RunLayout(child)
+        for folder in folders:
+            if other.reference(folder).is_file() and not other.stage(folder).is_dir():
+                if _read(other.reference(folder))[0].resolve() == layout.stage(folder).resolve():
+                    found.append(f"{folder} is shared with {child}")
+    return found
