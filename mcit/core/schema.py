@@ -141,6 +141,17 @@ class StageConfig(Config):
         return [self.forget] if isinstance(self.forget, str) else list(self.forget)
 
 
+class VllmConfig(Config):
+    """How answers are made with ``eval.backend: vllm``; see docs/scorers.md."""
+
+    memory_share: float = Field(0.45, gt=0, le=1)
+    """Share of the GPU's memory for vLLM's weights and cache; the model of the run stays there beside it."""
+    max_length: int | None = Field(None, ge=1)
+    """Longest sequence, answer included; None is the model's own limit."""
+    compare: int = Field(16, ge=0)
+    """Rows per task that are answered by the own backend too; how many answers differ is recorded."""
+
+
 class EvalConfig(Config):
     """What is scored after each stage."""
 
@@ -156,6 +167,9 @@ class EvalConfig(Config):
     mode: Literal["strict", "fixed"] = "strict"
     """Scorer mode of the matrix; both are always stored."""
     filters: list[str] = []
+    backend: Literal["own", "vllm"] = "own"
+    """What makes the answers: the model of the run itself, or vLLM (extra ``vllm``, one process, a GPU)."""
+    vllm: VllmConfig = VllmConfig()
     validate_every: int = Field(0, ge=0)
     """Score the validation split every so many steps inside a stage; 0 is never."""
 

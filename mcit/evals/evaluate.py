@@ -7,22 +7,26 @@ torch is imported only when answers are made.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcit.core.errors import DataError
+from mcit.core.errors import ConfigError, DataError
 from mcit.core.files import digest_of, read_json
 from mcit.core.interfaces import Reporter, Silent
-from mcit.core.ranks import ONE, Ranks, on_first
+from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.schema import EvalConfig
-from mcit.core.types import JsonDict, Progress, TaskSpec
+from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
-from mcit.evals.predictions import PART, PREDICTIONS, made_with, read_predictions, recorded_settings
+from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, made_with, read_predictions, recorded_settings
 from mcit.evals.score import load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
 from mcit.runs.layout import RunLayout
+
+_CHUNK = 512
+"""Rows per call of vLLM, which fills its own batches from them; a kill loses no more than these."""
 
 
 def needs_eval(tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str) -> bool:
@@ -59,16 +63,61 @@ def evaluate(
     style.
     """
     reporter = reporter or Silent()
-    for task in tasks:
-        if not task.rows.get("test"):
-            reporter.line(f"{task.name}: has no test rows, nothing to score")
-            continue
-        path, settings = folder / task.name, _settings(task, config, lineage)
-        if on_first(ranks, lambda path=path, settings=settings: made_with(path) != settings):  # type: ignore[misc]
-            given = {"reporter": reporter, "label": task.name, "stop": stop, "ranks": ranks}
-            shown = replace(progress, name=task.name) if progress else None
-            _answer(task, path, settings, model=model, encoder=encoder, device=device, progress=shown, **given)
-        on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, reporter))  # type: ignore[misc]
+    own = Own(model, encoder, device)
+    with contextlib.ExitStack() as stack:
+        other = Vllm(stack, folder, config, ranks) if config.backend == "vllm" else None
+        for task in tasks:
+            if not task.rows.get("test"):
+                reporter.line(f"{task.name}: has no test rows, nothing to score")
+                continue
+            path, settings = folder / task.name, _settings(task, config, lineage)
+            if on_first(ranks, lambda path=path, settings=settings: made_with(path) != settings):  # type: ignore[misc]
+                shown = replace(progress, name=task.name) if progress else None
+                given: JsonDict = {"label": task.name, "progress": shown, "stop": stop, "ranks": ranks}
+                _answer(task, path, settings, own, other, reporter=reporter, **given)
+            on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, reporter))  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Own:
+    """The run's own backend."""
+
+    model: Any
+    encoder: Any
+    device: Any
+
+
+class Vllm:
+    """vLLM, started with the first answers that are needed and kept for all tasks of an evaluation."""
+
+    def __init__(self, stack: contextlib.ExitStack, home: Path, config: EvalConfig, ranks: Ranks) -> None:
+        """Raises ConfigError with more than one process."""
+        if ranks.size() > 1:
+            what = f"answers come from one process, this run has {ranks.size()}"
+            raise agreed(ConfigError(what, where="eval.backend: vllm", fix="use one process, or eval.backend: own"))
+        self._stack, self._home, self._config = stack, home, config.vllm
+        self._served: Any = None
+
+    def answerer(self, rows: Sequence[Row], own: Own, settings: JsonDict, *, out: Path, reporter: Reporter) -> Any:
+        """What answers a task's rows, after the comparison with the own backend.
+
+        Raises ConfigError for filters that it cannot apply, or a model that it does not take.
+        """
+        from mcit.evals.generate import load_filters
+        from mcit.evals.vllm import check_filters, compare, serving
+
+        check_filters(load_filters(settings["filters"]))
+        if self._served is None:
+            served = serving(own.model, own.encoder, config=self._config, home=self._home)
+            self._served = self._stack.enter_context(served)
+        limit = settings["max_new_tokens"]
+        given = {"count": self._config.compare, "max_new_tokens": limit, "device": own.device, "out": out}
+        found = compare(self._served, own.model, rows, **given)
+        reporter.line(
+            f"{settings['task']}: vLLM {found['version']} and the own backend differ in {found['different']} "
+            f"of {found['compared']} rows"
+        )
+        return self._served.for_task(limit)
 
 
 def _finish(task: TaskSpec, folder: Path, config: EvalConfig, lineage: str, reporter: Reporter) -> None:
@@ -105,9 +154,10 @@ def _settings(task: TaskSpec, config: EvalConfig, lineage: str) -> JsonDict:
         "data": task.digest,
         "rows": config.rows,
         "lineage": lineage,
-        "batch": config.batch,
+        "batch": _CHUNK if config.backend == "vllm" else config.batch,
         "filters": list(config.filters),
         "max_new_tokens": config.max_new_tokens or task.max_new_tokens,
+        **({"backend": "vllm", "max_length": config.vllm.max_length} if config.backend == "vllm" else {}),
     }
 
 
@@ -128,7 +178,7 @@ def _is_scored(task: TaskSpec, folder: Path, settings: JsonDict) -> bool:
 
 
 def _answer(
-    task: TaskSpec, path: Path, settings: JsonDict, *, model: Any, encoder: Any, device: Any, **given: Any
+    task: TaskSpec, path: Path, settings: JsonDict, own: Own, other: Vllm | None, *, reporter: Reporter, **given: Any
 ) -> None:
     from mcit.evals.generate import predict
 
@@ -136,15 +186,17 @@ def _answer(
     if not rows:
         raise DataError("the test split is empty", where=str(task.folder), fix="remove the folder: it is built again")
     predict(
-        model,
-        encoder,
+        own.model,
+        own.encoder,
         rows,
         out=path,
         batch=settings["batch"],
         max_new_tokens=settings["max_new_tokens"],
-        device=device,
+        device=own.device,
         filters=settings["filters"],
         settings=settings,
+        answerer=other.answerer(rows, own, settings, out=path, reporter=reporter) if other else None,
+        reporter=reporter,
         **given,
     )
 
@@ -156,6 +208,7 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
         "filters": settings["filters"],
         "lineage": settings["lineage"],
         "settings": _score_digest(settings, scorer=scorer, style=style),
+        **({"backend": read_json(path / BACKEND)} if settings.get("backend") else {}),
     }
     scored = score_predictions(read_predictions(path), scorer=scorer, style=style, extra=extra)
     write_score(path, scored)

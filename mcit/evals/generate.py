@@ -45,6 +45,15 @@ class PromptEncoder(Protocol):
         """Everything before the row's last answer."""
 
 
+class Answerer(Protocol):
+    """Makes answers to a batch of rows; see `Generator`."""
+
+    def answer(
+        self, rows: Sequence[Row], *, filters: Sequence[Filter] = (), device: torch.device | str
+    ) -> list[JsonDict]:
+        """``text``, ``tokens`` and ``truncated`` per row."""
+
+
 def load_filters(names: Sequence[str]) -> list[Filter]:
     """Filters by file name, in listed order. Raises ConfigError for one that does not exist."""
     return [lookup.class_of("evals.filters", name, base=Filter)() for name in names]
@@ -66,8 +75,11 @@ def predict(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ONE,
+    answerer: Answerer | None = None,
 ) -> None:
     """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
+
+    The model makes the answers itself, or `answerer` does.
 
     `settings` goes into the record beside the predictions; batches made under other settings are not continued.
     `progress` is shown with counts filled in. With several ranks each takes every so many-th batch, in step with the
@@ -88,7 +100,8 @@ def predict(
     shown = progress or Progress(0, 0, label, "eval", kept, len(rows))
     clock = _Clock(reporter, shown, done=kept, total=len(rows))
     chain = load_filters(filters)
-    with greedy(model, encoder, max_new_tokens=max_new_tokens) as generator:
+    own = contextlib.nullcontext(answerer) if answerer else greedy(model, encoder, max_new_tokens=max_new_tokens)
+    with own as generator:
         for start in range(0, len(missing), ranks.size()):
             turn = missing[start : start + ranks.size()]
             made: JsonDict = {}
@@ -160,16 +173,18 @@ class Generator:
             generation_config=self._config,
             logits_processor=hooks,
         )
-        answers = []
-        for row, ids_T in zip(rows, made[:, length:].cpu(), strict=True):
-            ends = torch.isin(ids_T, self._ends).nonzero()
-            tokens = int(ends[0]) if len(ends) else len(ids_T)
-            text = tokenizer.decode(ids_T[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            text = text.strip()
-            for one in filters:
-                text = one.text(text, row)
-            answers.append({"text": text, "tokens": tokens, "truncated": not len(ends)})
-        return answers
+        pairs = zip(rows, made[:, length:].cpu(), strict=True)
+        return [read_answer(ids_T, row, ends=self._ends, tokenizer=tokenizer, filters=filters) for row, ids_T in pairs]
+
+
+def read_answer(ids_T: Tensor, row: Row, *, ends: Tensor, tokenizer: Any, filters: Sequence[Filter]) -> JsonDict:
+    """``text``, ``tokens`` and ``truncated`` of generated ids, up to the first that is in `ends`."""
+    found = torch.isin(ids_T, ends).nonzero()
+    tokens = int(found[0]) if len(found) else len(ids_T)
+    text = tokenizer.decode(ids_T[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+    for one in filters:
+        text = one.text(text, row)
+    return {"text": text, "tokens": tokens, "truncated": not len(found)}
 
 
 class _Hook(LogitsProcessor):

@@ -30,6 +30,8 @@ from mcit.core.files import (
 from mcit.core.types import JsonDict, Row
 
 PREDICTIONS, PART, GENERATION = "predictions.jsonl", "predictions.part.jsonl", "generation.json"
+BACKEND = "backend.json"
+"""How answers of another backend compare with the own one's."""
 _GOLD_KEYS = ("answers", "choices", "box", "size")
 
 
