@@ -26,6 +26,7 @@ from mcit.data.images import load_images
 from mcit.evals.filters.base import Filter, edits_scores
 from mcit.evals.generate import PromptEncoder, end_tokens, greedy, read_answer
 from mcit.evals.predictions import BACKEND
+from mcit.models.adapters import lora_layers
 
 _WHERE = "eval.backend: vllm"
 
@@ -87,9 +88,12 @@ class Limited:
 def serving(model: Any, encoder: PromptEncoder, *, config: VllmConfig, home: Path) -> Iterator[Served]:
     """A vLLM engine with the weights of `model`, written below `home` and removed afterwards.
 
-    Raises ConfigError if vllm cannot be imported or does not take the model.
+    Raises ConfigError if vllm cannot be imported or does not take the model, or for adapters that are not merged.
     """
     library = needed("vllm", where=_WHERE)
+    if lora_layers(model):
+        what = "takes whole weights, and this model has adapters on it that are not merged"
+        raise ConfigError(what, where=_WHERE, fix="set adapter.carry: merge in every stage, or eval.backend: own")
     folder = home / ".vllm.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

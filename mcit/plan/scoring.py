@@ -16,13 +16,28 @@ def scoring_problems(plan: Plan) -> list[Problem]:
     """
     from mcit.evals.style import STYLES
 
-    problems = []
+    problems = _backend_problems(plan)
     for task in (*plan.tasks, *plan.forget_tasks):
         found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
         problems += [found] if found else _gold_problems(task, plan)
         if task.style and task.style not in STYLES:
             where = f"{task.recipe}: eval.style"
             problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
+    return problems
+
+
+def _backend_problems(plan: Plan) -> list[Problem]:
+    """What another backend for answers cannot do."""
+    config, where = plan.config, "eval.backend: vllm"
+    if config.eval.backend == "own" or config.eval.tasks == "none":
+        return []
+    problems = missing("vllm", where=where)
+    if config.base.dtype in ("nf4", "int8"):
+        what = f"takes whole weights, and base.dtype is {config.base.dtype}"
+        problems.append(Problem(where, what, "set base.dtype: bf16, or eval.backend: own"))
+    if any(stage.adapter.carry in ("keep", "stack") for stage in plan.stages):
+        what = "takes whole weights, and adapters that are kept or stacked are not merged"
+        problems.append(Problem(where, what, "set adapter.carry: merge in every stage, or eval.backend: own"))
     return problems
 
 

@@ -10,11 +10,12 @@ import torch
 from mcit.core import optional
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.files import read_json, read_json_lines
-from mcit.core.schema import EvalConfig, VllmConfig
+from mcit.core.schema import AdapterConfig, EvalConfig, VllmConfig
 from mcit.data.encode import Encoder
 from mcit.evals.evaluate import evaluate, needs_eval
 from mcit.evals.filters.base import Filter
 from mcit.evals.vllm import check_filters, serving
+from mcit.models import adapters
 from mcit.models.load import load_processor
 from tests.evals.test_evaluate import task_of
 from tests.fakes import vllm as fake
@@ -127,6 +128,13 @@ def test_a_model_that_vllm_does_not_take_is_a_message(setting, package, tmp_path
     with pytest.raises(ConfigError, match="no kernel for heads of 8"):
         go(setting, tmp_path, backend="vllm")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_adapters_that_are_not_merged_are_refused(package, tmp_path):
+    model = tiny_model()
+    adapters.add_lora(model, AdapterConfig(rank=2, alpha=4), seed=0)
+    with pytest.raises(ConfigError, match="not merged"), serving(model, None, config=VllmConfig(), home=tmp_path):
+        pass
 
 
 def test_without_the_package_the_extra_is_named(setting, tmp_path, monkeypatch):

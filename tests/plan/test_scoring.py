@@ -1,6 +1,8 @@
 """Test rows that the published rule cannot judge are found before anything is trained."""
 
 import json
+import sys
+import types
 
 import pytest
 
@@ -56,3 +58,17 @@ def test_rows_that_are_not_scored_do_not_count(tmp_path):
 def test_science_needs_pictures(tmp_path):
     with pytest.raises(PlanError, match="has no picture"):
         plan(recipe_of(tmp_path, [ROW], scorer="sci"))
+
+
+def test_vllm_needs_its_package_and_whole_weights(tmp_path, monkeypatch):
+    ten = recipe_of(tmp_path, [{**ROW, "answer": ["cat"] * 10}])
+    with pytest.raises(PlanError) as error:
+        plan(ten, backend="vllm")
+    assert "mcit[vllm]" in error.value.fix
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    assert plan(ten, backend="vllm") and plan(ten, backend="vllm", tasks="none")
+    kept = {"adapter": {"rank": 4, "alpha": 8, "carry": "keep"}}
+    with pytest.raises(PlanError, match="not merged"):
+        plan_of(stages=[{"recipe": ten, **kept}], eval={"backend": "vllm"})
+    with pytest.raises(PlanError, match="base.dtype is nf4"):
+        plan_of(stages=[{"recipe": ten}], eval={"backend": "vllm"}, base={"family": "tiny", "dtype": "nf4"})
