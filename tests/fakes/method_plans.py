@@ -17,6 +17,11 @@ VARIANTS = {
         {"target": "refusal", "prototypes": {"forget": 1.0, "retain": 0.1, "bound": 0.5, "by": "task"}},
         None,
     ),
+    "ewc, parameters": (
+        "ewc",
+        {"space": "parameters", "merge": "separate", "estimator": "batches"},
+        {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"},
+    ),
     "lcia, released rule": ("lcia", {"role": "new", "quotient": False, "factor": 2.0, "fallback": 0.01}, None),
     "gere, dynamic weight": ("gere", {"weight": "dynamic", "combine": "halves"}, None),
     "gere, features": ("gere", {"variant": "l2", "weight": 1.0}, None),

@@ -43,5 +43,26 @@ def top_kl(student_NV: Tensor, ids_NK: Tensor, log_p_NK: Tensor, temperature: fl
     return kl_N + rest_p_N * (rest_p_N.log() - left_NV.logsumexp(-1))
 
 
+def candidate_bce(student_NV: Tensor, teacher_NV: Tensor, gold_N: Tensor, *, candidates: int = 0) -> Tensor:
+    """Binary cross-entropy per position, fp32, (N,): target 1 for the gold token, sigmoid(teacher) for the others that count.
+
+    Those are the teacher's `candidates` likeliest tokens beside the gold one (0: all); the loss is a sum over them.
+    """
+    student_NV, teacher_NV, gold_N1 = _wide(student_NV), _wide(teacher_NV.detach()), gold_N[:, None]
+    target_NV = teacher_NV.sigmoid().scatter(-1, gold_N1, 1.0)
+    loss_NV = F.binary_cross_entropy_with_logits(student_NV, target_NV, reduction="none")
+    if 0 < candidates < student_NV.shape[-1]:
+        others_NV = teacher_NV.scatter(-1, gold_N1, -torch.inf)
+        ids_NK = torch.cat([others_NV.topk(candidates, dim=-1).indices, gold_N1], dim=-1)
+        loss_NV = loss_NV.gather(-1, ids_NK)
+    return loss_NV.sum(-1)
+
+
+def feature_distance(new_BTD: Tensor, old_BTD: Tensor, *, mean: bool) -> Tensor:
+    """Squared distance over the features of each position, fp32, (B, T); their mean or their sum."""
+    square_BTD = (_wide(new_BTD) - _wide(old_BTD.detach())).square()
+    return square_BTD.mean(-1) if mean else square_BTD.sum(-1)
+
+
 def _wide(logits_NV: Tensor) -> Tensor:
     return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
