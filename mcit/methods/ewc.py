@@ -57,7 +57,7 @@ class EWC(Method):
         """What is anchored of a LoRA pair; see above. The same for tensors that train whole."""
 
     @property
-    def claims(self) -> Claims:  # type: ignore[override]
+    def claims(self) -> Claims:
         """Parameters must keep their names and their meaning over stages."""
         return Claims(needs=frozenset({"names:kept"}) if self.config.space == "parameters" else frozenset())
 

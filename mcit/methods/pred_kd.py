@@ -41,7 +41,7 @@ class PredKD(Method):
         """First stage in which it acts."""
 
     @property
-    def claims(self) -> Claims:  # type: ignore[override]
+    def claims(self) -> Claims:
         """``bce`` takes the place of the task's loss."""
         if self.config.weight == 0:
             return Claims()
