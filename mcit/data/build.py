@@ -26,14 +26,13 @@ from mcit.core.files import (
     read_json,
     write_json,
     write_manifest,
-    write_text,
 )
 from mcit.core.paths import cache_dir
 from mcit.core.seeds import seed_for
 from mcit.core.types import Row
 from mcit.data.collect import Collected, collect
 from mcit.data.recipe import SPLITS, FileSource, Recipe, Split, SplitConfig, recipe_digest
-from mcit.data.rowjson import row_to_json
+from mcit.data.rowfile import RowWriter, write_index
 from mcit.data.transforms.base import RowTransform
 
 
@@ -142,8 +141,10 @@ def _write(recipe: Recipe, digest: str, final: Path) -> None:
             raise DataError.of(empty)
         roots, numbers = _roots(recipe, work)
         for split in SPLITS:
-            lines = [canonical_json(row_to_json(row, root=numbers[row.root])) + "\n" for row in result.rows[split]]
-            write_text(work / f"{split}.jsonl", "".join(lines))
+            with RowWriter(work / f"{split}.jsonl") as out:
+                for row in result.rows[split]:
+                    out.add(row, root=numbers[row.root])
+                write_index(out.path, out.finish())
         write_manifest(work, extra=_manifest(recipe, digest, found, result, roots))
 
 

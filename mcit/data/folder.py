@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import DataError, StateError
 from mcit.core.files import read_json, sha256_file
-from mcit.core.types import JsonDict, Row
+from mcit.core.types import JsonDict
 from mcit.data.recipe import SPLITS, ScoringConfig
-from mcit.data.rowjson import row_from_json
+from mcit.data.rowfile import StoredRows, read_index
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,18 @@ class DataFolder:
         """Whether pictures are padded to squares before the model's processor."""
         return bool(self.manifest["image"]["pad"])
 
-    def rows(self, split: str = "train") -> list[Row]:
-        """Rows of a split in the recipe's order, with image root, and ``meta["pad_image"]`` where pictures are padded.
+    def rows(self, split: str = "train") -> StoredRows:
+        """Rows of a split in the recipe's order, read when they are asked for.
+
+        They know their image root, and have ``meta["pad_image"]`` where pictures are padded.
 
         Raises DataError for an unknown split.
         """
         if split not in SPLITS:
             raise DataError(f"there is no split '{split}'", where=str(self.path), fix=f"use {', '.join(SPLITS)}")
-        lines = (self.path / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")
-        values = [json.loads(line) for line in lines if line]
-        extra = {"pad_image": True} if self.pad_images else {}
-        return [
-            row_from_json({**value, "meta": {**value["meta"], **extra}}, root=self._root(value["root"]))
-            for value in values
-        ]
+        path = self.path / f"{split}.jsonl"
+        roots = {number: self._root(number) for number in self.manifest["roots"]}
+        return StoredRows(path, read_index(path), roots=roots, meta={"pad_image": True} if self.pad_images else {})
 
     def _root(self, number: str) -> str:
         outside = self.manifest["roots"][number]

@@ -15,7 +15,7 @@ from mcit.core.types import Batch, Row, Sample
 from mcit.data.collate import pad_tokens
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.ragged import join
-from mcit.data.streams import row_length
+from mcit.data.rowset import row_length
 
 
 class Ghost:

@@ -30,7 +30,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Generator = Callable[[str, int, int, Path], Iterator[dict[str, Any]]]
 
 _SOURCES = "mcit.data.sources"
-_VERSION = 1
+_VERSION = 2
 """Part of every digest: raised when the layout or meaning of a built folder changes."""
 
 

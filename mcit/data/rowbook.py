@@ -1,4 +1,4 @@
-"""Rows of a stage by task, split, forget set and pool, as methods ask for them."""
+"""Rows of a stage by task, split, forget set and pool, as methods ask for them: read from disk one by one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.data.rowset import joined
 
 
 class RowBook:
@@ -19,25 +20,25 @@ class RowBook:
         self.stage = stage
         self.seed = stage.seed
 
-    def rows(self, task: str, split: str = "train") -> list[Row]:
+    def rows(self, task: str, split: str = "train") -> Sequence[Row]:
         """Rows in the recipe's order. Raises DataError for a task that is not in the sequence so far."""
         if task not in self._tasks:
             raise DataError(f"task '{task}' is not in this or an earlier stage", where=self.stage.name)
         if task not in self._open:
             self._open[task] = DataFolder.open(self._tasks[task].folder)
-        return list(self._open[task].rows(split))
+        return self._open[task].rows(split)
 
-    def stage_rows(self) -> list[Row]:
+    def stage_rows(self) -> Sequence[Row]:
         """Training rows of all tasks of the stage."""
-        return [row for task in self.stage.tasks for row in self.rows(task.name)]
+        return joined([self.rows(task.name) for task in self.stage.tasks])
 
-    def forget_rows(self) -> list[Row]:
+    def forget_rows(self) -> Sequence[Row]:
         """Training rows of the recipes the stage forgets."""
-        return [row for task in self.stage.forget for row in self._folder(task).rows("train")]
+        return joined([self._folder(task).rows("train") for task in self.stage.forget])
 
-    def pool(self, recipe: str) -> list[Row]:
+    def pool(self, recipe: str) -> Sequence[Row]:
         """Training rows of a recipe beside the tasks. Raises DataError for one that no method of the stage names."""
-        return list(self._folder(self._pool(recipe)).rows("train"))
+        return self._folder(self._pool(recipe)).rows("train")
 
     def pool_digest(self, recipe: str) -> str:
         """Digest of the recipe's text and sources."""
@@ -54,6 +55,6 @@ class RowBook:
             self._open[key] = DataFolder.open(task.folder)
         return self._open[key]
 
-    def validation_rows(self) -> list[Row]:
+    def validation_rows(self) -> Sequence[Row]:
         """Validation rows of all tasks of the stage."""
-        return [row for task in self.stage.tasks for row in self.rows(task.name, "validation")]
+        return joined([self.rows(task.name, "validation") for task in self.stage.tasks])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -21,23 +22,21 @@ from mcit.core.seeds import seed_for
 from mcit.core.types import Batch, Row, Sample
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
-
-_IMAGE_LENGTH = 2_000
-"""Characters that an image counts for when rows are compared by length without encoding them."""
+from mcit.data.rowset import longest, row_length
 
 
 @lru_cache(maxsize=8)
-def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+def epoch_order(seed: int, epoch: int, count: int) -> array[int]:
     """A permutation of ``range(count)`` that depends on (seed, epoch) alone.
 
     Fisher-Yates over ``random.Random.random``, whose sequence Python guarantees for ever (``shuffle`` it does not).
     """
     draw = random.Random(seed_for(seed, "epoch", epoch)).random
-    order = list(range(count))
+    order = array("i", range(count))
     for last in range(count - 1, 0, -1):
         pick = int(draw() * (last + 1))
         order[last], order[pick] = order[pick], order[last]
-    return tuple(order)
+    return order
 
 
 class Stream:
@@ -168,7 +167,7 @@ class StageStreams:
         for stream in self.streams.values():
             if not stream.rows:
                 continue
-            rows = sorted(stream.rows, key=row_length, reverse=True)[: max(4 * self.micro_batch, 16)]
+            rows = longest(stream.rows, max(4 * self.micro_batch, 16))
             samples = sorted((self.encoder.encode(row) for row in rows), key=lambda s: -len(s.input_ids_T))
             size = min(self.micro_batch, stream.per_step)
             batch = collate(samples[:size], stream=stream.name, pad_id=self.encoder.pad_id)
@@ -276,8 +275,3 @@ def even_chunks(lengths: Sequence[int], count: int) -> list[list[int]]:
         chunks[target].append(index)
         sums[target] += length
     return chunks
-
-
-def row_length(row: Row) -> int:
-    """A length to compare rows by without encoding them."""
-    return sum(len(turn.text) for turn in row.turns) + _IMAGE_LENGTH * len(row.images)

@@ -47,7 +47,8 @@ class Replay(Method):
             return {}
         rows = []
         for task, ids in self._kept:
-            by_id = {row.id: row for row in ctx.rows(str(task))}
+            wanted = set(ids)  # type: ignore[call-overload]
+            by_id = {row.id: row for row in ctx.rows(str(task)) if row.id in wanted}
             lost = [i for i in ids if i not in by_id]  # type: ignore[attr-defined]
             if lost:
                 raise StateError(

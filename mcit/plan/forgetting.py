@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mcit.core.files import sha256_file
 from mcit.core.types import Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.data.rowbook import RowBook
+from mcit.data.rowset import joined
 from mcit.methods.compose import make
 
 _NAMED = 20
@@ -79,8 +80,8 @@ def _picture(path: Path) -> str:
     return sha256_file(path)
 
 
-def _rows(tasks: tuple[TaskSpec, ...]) -> list[Row]:
-    return [row for task in tasks for row in DataFolder.open(task.folder).rows("train")]
+def _rows(tasks: tuple[TaskSpec, ...]) -> Sequence[Row]:
+    return joined([DataFolder.open(task.folder).rows("train") for task in tasks])
 
 
 def _unusable(stage: Stage, plan: Plan) -> list[Problem]:

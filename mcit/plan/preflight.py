@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
+from mcit.data.rowset import longest
 from mcit.models import load
 from mcit.models.adapters import candidates
 from mcit.models.units import decoder_prefix, lora_targets
@@ -111,12 +112,11 @@ def train_sizes(plan: Plan, task: TaskSpec) -> list[SampleSize]:
     return _SIZES.get(key, [])
 
 
-def sampled(rows: list[Row]) -> list[Row]:
+def sampled(rows: Sequence[Row]) -> list[Row]:
     """A seeded sample and the rows with most text and images."""
     if len(rows) <= _SAMPLED + _LONGEST:
         return list(rows)
-    longest = sorted(rows, key=lambda r: (-len(r.images), -sum(len(t.text) for t in r.turns), r.id))[:_LONGEST]
-    return longest + random.Random(0).sample(rows, _SAMPLED)
+    return longest(rows, _LONGEST) + random.Random(0).sample(rows, _SAMPLED)
 
 
 def skeleton(plan: Plan) -> Any:

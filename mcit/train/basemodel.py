@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from mcit.core.files import digest_of, sha256_tree
 from mcit.core.types import Batch, JsonDict, ModelOutput, Plan, Row
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
-from mcit.data.streams import row_length
+from mcit.data.rowset import lengths
 from mcit.engine import world
 from mcit.engine.forward import run_model
 from mcit.models.adapterfile import read_adapter
@@ -78,7 +79,7 @@ class BaseModel:
         engines gather weights in them). Without `logits` nothing is supervised, so none are computed. `watch` is told how
         many rows of how many are done, at the same moments on every rank.
         """
-        order = sorted(range(len(rows)), key=lambda index: (-row_length(rows[index]), index))
+        order = np.argsort(-lengths(rows), kind="stable").tolist()
         groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
         run = forward or self._loaded()
         for first in range(0, len(groups), world.size()):

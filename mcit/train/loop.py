@@ -6,7 +6,7 @@ Everything mutable is in engine, methods and streams, and the draft saves all th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -202,7 +202,7 @@ class Meter:
 
 
 def validation(
-    engine: Engine, rows: list[Row], batches: Callable[[list[Row]], list[Batch]]
+    engine: Engine, rows: Sequence[Row], batches: Callable[[Sequence[Row]], list[Batch]]
 ) -> Callable[[], dict[str, float]]:
     """A function that scores validation rows: mean token loss and share of answer tokens predicted right.
 

@@ -183,7 +183,7 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
     )
 
 
-def _batches(rows: list[Row], *, encoder: Encoder, size: int) -> list[Any]:
+def _batches(rows: Sequence[Row], *, encoder: Encoder, size: int) -> list[Any]:
     pad = encoder.pad_id
     return [
         collate([encoder.encode(row) for row in rows[i : i + size]], stream="validation", pad_id=pad)

@@ -101,7 +101,7 @@ def test_transforms_and_validation_never_touch_the_test(tmp_path):
         {"use": "relabel", "rows_before": 20, "rows_after": 20},
     ]
     assert {r.answer for r in folder.rows("test")} == {"yes", "no"}
-    assert {r.answer for r in folder.rows("train") + folder.rows("validation")} == {"indeed", "no"}
+    assert {r.answer for r in [*folder.rows("train"), *folder.rows("validation")]} == {"indeed", "no"}
     ids = [r.id for split in ("train", "validation") for r in folder.rows(split)]
     assert len(set(ids)) == 20
     order = [int(r.id[1:]) for r in folder.rows("train")]
