@@ -3,7 +3,7 @@
     python scripts/chaos.py CONFIG --kills 20 [--seed 0] [--runs-dir DIR] [--nproc 2 --engine ddp|zero2|zero3]
 
 First an undisturbed run and export of the last stage. Then rounds of the same commands in fresh folders, killed during
-training, at durable operations (checkpoints and commits, through MCIT_FAULT_AT), during evaluation and during the
+training, at file operations (scripts/inject), during evaluation and during the
 export. Prints one line per kill and the verdict last; exit 1 if any byte of adapter/, methods/, weights/,
 predictions.jsonl or of the exported adapter differs. With --nproc each kill hits one rank, drawn at random; the command
 then ends the other ranks by itself, and the bytes are those of the undisturbed run of the same engine.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -149,11 +150,12 @@ def arguments() -> argparse.Namespace:
 # ---- commands --------------------------------------------------------------------------------------------------------
 def start(command: list[str], *, log: Path, fault_at: int | None = None) -> subprocess.Popen[bytes]:
     """Start one command in a process group of its own, output appended to `log`."""
-    env = {k: v for k, v in os.environ.items() if k != "MCIT_FAULT_AT"}
+    env = dict(os.environ)
     env[FOLDER] = str(log.parent / "board")
     Board(log.parent / "board", 0).clear()
     if fault_at is not None:
-        env["MCIT_FAULT_AT"] = str(fault_at)
+        env["FAULTPOINTS"] = json.dumps({"root": str(log.parent), "at": fault_at, "how": "before"})
+        env["PYTHONPATH"] = str(Path(__file__).parent / "inject")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as out:
         return subprocess.Popen(
@@ -196,7 +198,7 @@ def undisturbed(this: Round) -> Timing:
             timing.phases["evaluation"].append(moment - max(before, default=moment))
     run = this.found()
     checkpoints = len(run.ledger.events("checkpoint")) if run else 0
-    timing.operations = 2 * len([p for p in this.runs.rglob("*") if p.is_file()]) + 20 * checkpoints
+    timing.operations = 8 * len([p for p in this.runs.rglob("*") if p.is_file()]) + 20 * checkpoints
     return timing
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mcit.core.files import read_json, read_json_lines
+from mcit.core.files import read_json
 from mcit.core.lookup import class_of
+from mcit.evals.predictions import read_predictions
 from mcit.evals.scorers.base import Scorer
 from mcit.evals.style import format_valid
 
@@ -33,7 +34,7 @@ def cell(run: Path, after: int, task: str) -> dict[str, list[float]]:
     folder = run / "evals" / f"after-{after:02d}" / task
     score = read_json(folder / "score.json")
     scorer: Any = class_of("evals.scorers", score["scorer"]["name"], base=Scorer)()
-    rows = [row for row in read_json_lines(folder / "predictions.jsonl") if isinstance(row, dict)]
+    rows = read_predictions(folder)
     golds = [{**row["gold"], "question": row["question"]} for row in rows]
     found = {
         "accuracy": [100 * scorer.strict(row["text"], gold) for row, gold in zip(rows, golds, strict=True)],

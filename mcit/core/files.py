@@ -1,40 +1,28 @@
 """Durable files: checksums, canonical JSON, and writes that are either whole or absent.
 
-Every write of the run directory goes through this module, so that a test can kill the process at each of them:
-with ``MCIT_FAULT_AT=n`` in the environment the n-th durable operation of the process is preceded by SIGKILL.
+What a kill can leave behind is a hidden temporary file or folder, which `remove_temporaries` finds, or a last line
+without its end, which readers leave out and the next `append_line` cuts off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mcit.core.errors import StateError
 
 _CHUNK = 1 << 20
-_operations = 0
-
-
-def fault_point() -> None:
-    """Count one durable operation; kill the process here if a test asked for it."""
-    global _operations
-    _operations += 1
-    if os.environ.get("MCIT_FAULT_AT") == str(_operations):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def operations() -> int:
-    """Durable operations this process has made so far (the range of ``MCIT_FAULT_AT``)."""
-    return _operations
+_TEMPORARY = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -113,19 +101,30 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
     Raises StateError when the disk is full or the folder cannot be written.
     """
-    path = Path(path)
+    with _whole(Path(path)) as file:
+        file.write(data)
+
+
+def copy_file(source: Path | str, target: Path | str) -> None:
+    """Copy a whole file or nothing, in pieces. Raises StateError as `write_bytes`."""
+    with open(source, "rb") as given, _whole(Path(target)) as file:
+        shutil.copyfileobj(given, file, _CHUNK)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path` that becomes it when the block ends well."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fault_point()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                _claim(handle)
+                yield file
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            fault_point()
-            os.replace(name, path)
+                os.fsync(handle)
+                os.chmod(name, 0o644)
+                os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -143,45 +142,77 @@ def write_json(path: Path | str, obj: Any) -> None:
     write_text(path, canonical_json(obj, indent=1) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read JSON; a file that is missing or cut off is a StateError that names it."""
+def read_bytes(path: Path | str) -> bytes:
+    """Content of a file. Raises StateError for one that is missing or cannot be read."""
     try:
-        return json.loads(Path(path).read_text())
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise StateError("file is missing", where=str(path), fix="restore it, or remove its folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise StateError(f"cannot be read ({error.strerror})", where=str(path), fix="restore it") from None
+
+
+def parse_json(data: bytes, *, where: str) -> Any:
+    """JSON of untrusted bytes. Raises StateError for what is cut off, too deep, too long a number or no JSON at all."""
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise StateError(
-            f"not valid JSON ({error})", where=str(path), fix="the file was edited or cut off; restore it"
+            f"not valid JSON ({error})", where=where, fix="the file was edited or cut off; restore it"
         ) from None
 
 
+def read_json(path: Path | str) -> Any:
+    """Read JSON; a file that is missing, cut off or something else is a StateError that names it."""
+    return parse_json(read_bytes(path), where=str(path))
+
+
 def append_line(path: Path | str, line: str) -> None:
-    """Append one line and flush it to disk. A torn last line is the reader's business (`read_lines`)."""
+    """Append a line (or several) of JSON and flush it to disk; what a killed writer left of its last line is cut off."""
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fault_point()
         with open(path, "a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a torn line of a killed writer: end it, so that ours stays readable
-                    file.write(b"\n")
+            mend_end(file)
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def read_json_lines(path: Path | str) -> list[Any]:
-    """All complete JSON lines of a file; lines torn by a kill are left out. A missing file is empty."""
-    path = Path(path)
-    if not path.exists():
+def mend_end(file: BinaryIO) -> bool:
+    """Give the last line of a file opened with ``a+b`` its end, or cut it off where it is torn; whether it was torn."""
+    end = start = file.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0 and b"\n" not in tail:
+        size = min(_CHUNK, start)
+        start -= size
+        file.seek(start)
+        tail = file.read(size) + tail
+    tail = tail.rpartition(b"\n")[2]
+    if not tail:
+        return False
+    if is_whole(tail):
+        file.write(b"\n")
+        return False
+    file.truncate(end - len(tail))
+    return True
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line is JSON, and so all that was to be written of it."""
+    try:
+        parse_json(line, where="")
+    except StateError:
+        return False
+    return True
+
+
+def read_lines(path: Path | str) -> list[bytes]:
+    """The lines of a file without their ends; a last one that was torn off is left out. A missing file is empty."""
+    if not Path(path).exists():
         return []
-    out = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-            if line.strip():
-                out.append(json.loads(line))
-    return out
+    *lines, last = read_bytes(path).split(b"\n")
+    return [*lines, last] if is_whole(last) else lines
 
 
 def fsync_tree(root: Path | str) -> None:
@@ -208,13 +239,60 @@ def atomic_directory(final: Path | str) -> Iterator[Path]:
     with explained(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
-        os.chmod(work, 0o755)
+        handle = os.open(work, os.O_RDONLY)
         try:
+            _claim(handle)
+            os.chmod(work, 0o755)
             yield work
             rename_directory(work, final)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+        finally:
+            os.close(handle)
+
+
+def _claim(handle: int) -> None:
+    """Mark a temporary file or folder as in use until the handle is closed, or the process ends however it does."""
+    with contextlib.suppress(OSError):  # a file system without locks: others may take it for abandoned
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_claimed(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False
+
+
+def remove_temporaries(root: Path | str, *, of: str | None = None) -> None:
+    """Remove what killed `write_bytes` and `atomic_directory` left below `root`; with `of`, in it and of that name only.
+
+    What a living process still writes stays.
+    """
+    for folder, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            match = _TEMPORARY.fullmatch(name)
+            path = Path(folder, name)
+            if match and of in (None, match["of"]) and not _is_claimed(path):
+                remove(path)
+        folders[:] = [] if of is not None else [n for n in folders if not _TEMPORARY.fullmatch(n)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as it goes."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def build_once(final: Path, build: Callable[[Path], None]) -> Path:
@@ -238,41 +316,5 @@ def rename_directory(work: Path, final: Path) -> None:
     """The commit of this project: fsync everything, rename, fsync the parent."""
     with explained(final):
         fsync_tree(work)
-        fault_point()
         os.rename(work, final)
-        fault_point()
         fsync_dir(final.parent)
-
-
-def write_manifest(root: Path | str, *, name: str = "manifest.json", extra: Mapping[str, Any] | None = None) -> None:
-    """List every file below `root` with size and sha256; written last, so its existence means the rest is whole."""
-    root = Path(root)
-    files = {
-        str(p.relative_to(root)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
-        for p in sorted(root.rglob("*"))
-        if p.is_file() and p.name != name
-    }
-    write_json(root / name, {**(extra or {}), "files": files})
-
-
-def check_manifest(root: Path | str, *, name: str = "manifest.json", ignore: frozenset[str] = frozenset()) -> None:
-    """Compare every listed file with its size and sha256.
-
-    Raises StateError that names the first file that is missing, was cut off or was edited.
-    """
-    root = Path(root)
-    for relative, expected in read_json(root / name)["files"].items():
-        path = root / relative
-        if relative in ignore:
-            continue
-        fix = "restore the file from a copy, or remove the folder and run again"
-        if not path.is_file():
-            raise StateError("file listed in the manifest is missing", where=str(path), fix=fix)
-        size, sha = path.stat().st_size, sha256_file(path)
-        if size != expected["bytes"] or sha != expected["sha256"]:
-            raise StateError(
-                f"checksum differs from the manifest: sha256 {sha[:12]}… ({size} bytes), "
-                f"expected {expected['sha256'][:12]}… ({expected['bytes']} bytes)",
-                where=str(path),
-                fix=fix,
-            )

@@ -25,10 +25,10 @@ from mcit.core.files import (
     explained,
     read_json,
     write_json,
-    write_manifest,
 )
 from mcit.core.paths import cache_dir
 from mcit.core.seeds import seed_for
+from mcit.core.stored import write_manifest
 from mcit.core.types import Row
 from mcit.data.collect import Collected, collect
 from mcit.data.recipe import SPLITS, FileSource, Recipe, Split, SplitConfig, recipe_digest

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import write_json
+from mcit.core.records import EngineRecord
 from mcit.core.seeds import seed_for
+from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.engine import world
 
@@ -44,7 +46,7 @@ def write_state(folder: Path, state: EngineState) -> None:
 
 def read_state(folder: Path, shapes: Mapping[str, torch.Size]) -> EngineState:
     """Read it again. Raises StateError for a checkpoint of another model, adapter or optimiser."""
-    record = read_json(folder / "engine.json")
+    record = read_record(folder / "engine.json", EngineRecord)
     weights = load_tensors(folder / "model.safetensors")
     if set(weights) != set(shapes) or any(weights[name].shape != shape for name, shape in shapes.items()):
         raise StateError("checkpoint is of another model or adapter", where=str(folder), fix="restore the run's config")

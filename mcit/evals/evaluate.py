@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcit.core.errors import ConfigError, DataError
-from mcit.core.files import digest_of, read_json
+from mcit.core.errors import ConfigError, DataError, StateError
+from mcit.core.files import digest_of
 from mcit.core.interfaces import Reporter, Silent
 from mcit.core.ranks import ONE, Ranks, agreed, on_first
+from mcit.core.records import Backend
 from mcit.core.schema import EvalConfig
+from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
-from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, made_with, read_predictions, recorded_settings
+from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, damage, made_with, read_predictions, recorded_settings
 from mcit.evals.score import load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
 from mcit.runs.layout import RunLayout
+from mcit.runs.run import read_plan
 
 _CHUNK = 512
 """Rows per call of vLLM, which fills its own batches from them; a kill loses no more than these."""
@@ -56,7 +59,8 @@ def evaluate(
 ) -> None:
     """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
 
-    Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next.
+    Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next. Damaged
+    ones are told and made again.
     `model` may be None if `needs_model` says so. `progress` is shown with counts and the task's name filled in.
     With several ranks all of them call it: they share the batches, rank 0 writes and scores. Raises Interrupted after
     the batch in which `stop` says so, DataError for a bad row or picture, ConfigError for an unknown scorer, filter or
@@ -71,7 +75,7 @@ def evaluate(
                 reporter.line(f"{task.name}: has no test rows, nothing to score")
                 continue
             path, settings = folder / task.name, _settings(task, config, lineage)
-            if on_first(ranks, lambda path=path, settings=settings: made_with(path) != settings):  # type: ignore[misc]
+            if on_first(ranks, lambda path=path, settings=settings: _is_due(path, settings, reporter)):  # type: ignore[misc]
                 shown = replace(progress, name=task.name) if progress else None
                 given: JsonDict = {"label": task.name, "progress": shown, "stop": stop, "ranks": ranks}
                 _answer(task, path, settings, own, other, reporter=reporter, **given)
@@ -122,7 +126,7 @@ class Vllm:
 
 def _finish(task: TaskSpec, folder: Path, config: EvalConfig, lineage: str, reporter: Reporter) -> None:
     (folder / task.name / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
-    if not _is_scored(task, folder, _settings(task, config, lineage)):
+    if not _is_scored(task, folder, _settings(task, config, lineage), reporter):
         _score(task.name, folder / task.name, reporter, scorer=task.scorer, style=task.style)
 
 
@@ -132,7 +136,7 @@ def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
     Raises StateError for answers that were edited or cut off, or if `run` is no run folder.
     """
     layout = RunLayout(run)
-    plan = read_json(layout.plan)
+    plan = read_plan(layout)
     done = []
     for after in range(len(plan["stages"]) + 1):
         for task, kind in plan["scorers"].items():
@@ -166,14 +170,28 @@ def _score_digest(settings: JsonDict, *, scorer: str, style: str) -> str:
     return digest_of([settings, scorer, load_scorer(scorer).version, style, STYLE_VERSION])
 
 
-def _is_scored(task: TaskSpec, folder: Path, settings: JsonDict) -> bool:
+def _is_due(path: Path, settings: JsonDict, reporter: Reporter) -> bool:
+    """Whether answers are to be made; damaged ones are told."""
+    wrong = damage(path)
+    if wrong is not None:
+        reporter.line(f"{wrong.where}: {wrong.what}; the answers are made again")
+    return made_with(path) != settings
+
+
+def _is_scored(task: TaskSpec, folder: Path, settings: JsonDict, reporter: Reporter | None = None) -> bool:
+    """Whether a score is there, whole and of these settings; a damaged one is told."""
     path = folder / task.name
-    score = read_score(path)
+    try:
+        score = read_score(path)
+        read_rows(path)
+    except StateError as error:
+        if reporter:
+            reporter.line(f"{error.where}: {error.what}; the answers are scored again")
+        return False
     return (
         score is not None
-        and score.get("settings") == _score_digest(settings, scorer=task.scorer, style=task.style)
+        and score["settings"] == _score_digest(settings, scorer=task.scorer, style=task.style)
         and made_with(path) == settings
-        and read_rows(path) is not None
     )
 
 
@@ -208,7 +226,7 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
         "filters": settings["filters"],
         "lineage": settings["lineage"],
         "settings": _score_digest(settings, scorer=scorer, style=style),
-        **({"backend": read_json(path / BACKEND)} if settings.get("backend") else {}),
+        **({"backend": read_sealed(path / BACKEND, Backend)} if settings.get("backend") else {}),
     }
     scored = score_predictions(read_predictions(path), scorer=scorer, style=style, extra=extra)
     write_score(path, scored)

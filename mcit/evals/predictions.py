@@ -1,8 +1,9 @@
 """Predictions on disk: written batch by batch, whole at the end, equal bytes whether or not the process was killed.
 
-While answers come, ``predictions.part.jsonl`` holds one line per batch, flushed. A line torn by a kill is no batch and
-is made again; batches are never regrouped, because who shares a batch with whom changes the last bits of the scores. At
-the end ``generation.json`` (how the answers were made, and their checksum) and then ``predictions.jsonl`` are written.
+While answers come, ``predictions.part.jsonl`` holds one line per batch with its checksum, flushed. A line torn by a kill
+or damaged is no batch and is made again; batches are never regrouped, because who shares a batch with whom changes the
+last bits of the scores. At the end ``generation.json`` (how the answers were made, and their checksum) and then
+``predictions.jsonl`` are written.
 Needs no torch.
 """
 
@@ -19,14 +20,13 @@ from mcit.core.files import (
     canonical_json,
     digest_of,
     explained,
-    fault_point,
-    read_json,
-    read_json_lines,
+    parse_json,
+    read_bytes,
     sha256_bytes,
-    sha256_file,
     write_bytes,
-    write_json,
 )
+from mcit.core.records import Generation, PartBatch, PartHead, Prediction
+from mcit.core.stored import read_sealed, read_sealed_lines, sealed_line, valid, write_sealed
 from mcit.core.types import JsonDict, Row
 
 PREDICTIONS, PART, GENERATION = "predictions.jsonl", "predictions.part.jsonl", "generation.json"
@@ -59,16 +59,16 @@ class PartFile:
         self._path = folder / PART
         self._groups = groups
         self._identity = identity
-        lines = read_json_lines(self._path)
+        lines, _ = read_sealed_lines(self._path, PartHead, PartBatch)
         if not lines or lines[0] != {"identity": identity}:
             if self._path.exists():
                 self._path.unlink()
             lines = []
-        self._done = {line["batch"]: line["rows"] for line in lines[1:] if self._whole(line)}
+        self._done = {line["batch"]: line["rows"] for line in lines if self._whole(line)}
         self._started = bool(lines)
 
-    def _whole(self, line: Any) -> bool:
-        known = isinstance(line, dict) and isinstance(line.get("batch"), int) and 0 <= line["batch"] < len(self._groups)
+    def _whole(self, line: JsonDict) -> bool:
+        known = "batch" in line and line["batch"] < len(self._groups)
         return known and [row["index"] for row in line["rows"]] == list(self._groups[line["batch"]])
 
     @property
@@ -79,9 +79,9 @@ class PartFile:
     def add(self, number: int, rows: Sequence[JsonDict]) -> None:
         """Append one finished batch and flush it."""
         if not self._started:
-            append_line(self._path, canonical_json({"identity": self._identity}))
+            append_line(self._path, sealed_line({"identity": self._identity}))
             self._started = True
-        append_line(self._path, canonical_json({"batch": number, "rows": list(rows)}))
+        append_line(self._path, sealed_line({"batch": number, "rows": list(rows)}))
         self._done[number] = list(rows)
 
     def rows(self) -> Iterator[JsonDict]:
@@ -90,7 +90,6 @@ class PartFile:
 
     def remove(self) -> None:
         """Delete the part file; it is no longer needed."""
-        fault_point()
         with contextlib.suppress(FileNotFoundError), explained(self._path):
             self._path.unlink()
 
@@ -98,7 +97,7 @@ class PartFile:
 def write_predictions(folder: Path, rows: Sequence[JsonDict], settings: Mapping[str, Any]) -> None:
     """Write ``generation.json`` and then ``predictions.jsonl``; both exist and agree, or the answers are made again."""
     data = "".join(canonical_json(row) + "\n" for row in rows).encode()
-    write_json(folder / GENERATION, {"settings": dict(settings), "rows": len(rows), "sha256": sha256_bytes(data)})
+    write_sealed(folder / GENERATION, {"settings": dict(settings), "rows": len(rows), "sha256": sha256_bytes(data)})
     write_bytes(folder / PREDICTIONS, data)
 
 
@@ -106,13 +105,26 @@ def made_with(folder: Path) -> JsonDict | None:
     """The settings of finished predictions; None if there are none or if they do not belong to their record."""
     if not (folder / PREDICTIONS).is_file() or not (folder / GENERATION).is_file():
         return None
-    record = read_json(folder / GENERATION)
-    return record["settings"] if sha256_file(folder / PREDICTIONS) == record["sha256"] else None
+    try:
+        return _checked(folder)[0]["settings"]
+    except StateError:
+        return None
+
+
+def damage(folder: Path) -> StateError | None:
+    """What is wrong with predictions that were finished; None if they are whole, unfinished or not there."""
+    if not (folder / PREDICTIONS).is_file():
+        return None
+    try:
+        _checked(folder)
+    except StateError as error:
+        return error
+    return None
 
 
 def recorded_settings(folder: Path) -> JsonDict:
-    """The settings on record. Raises StateError if there is no record."""
-    settings: JsonDict = read_json(folder / GENERATION)["settings"]
+    """The settings on record. Raises StateError if there is no record, or a damaged one."""
+    settings: JsonDict = read_sealed(folder / GENERATION, Generation)["settings"]
     return settings
 
 
@@ -124,15 +136,25 @@ def read_predictions(folder: Path) -> list[JsonDict]:
     path = folder / PREDICTIONS
     if not path.is_file():
         raise StateError("there are no finished predictions", where=str(path), fix="run `mcit eval` without --rescore")
-    record = read_json(folder / GENERATION)
-    found = sha256_file(path)
+    _, data = _checked(folder)
+    lines = data.split(b"\n")[:-1]
+    return [
+        valid(Prediction, parse_json(line, where=f"{path}:{number}"), where=f"{path}:{number}")
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _checked(folder: Path) -> tuple[JsonDict, bytes]:
+    """Record and bytes of finished predictions. Raises StateError if they do not belong together."""
+    record, data = read_sealed(folder / GENERATION, Generation), read_bytes(folder / PREDICTIONS)
+    found = sha256_bytes(data)
     if found != record["sha256"]:
         raise StateError(
             f"checksum differs from {GENERATION}: sha256 {found[:12]}…, expected {record['sha256'][:12]}…",
-            where=str(path),
+            where=str(folder / PREDICTIONS),
             fix="restore the file, or remove the folder and evaluate again",
         )
-    return read_json_lines(path)
+    return record, data
 
 
 def identity_of(settings: Mapping[str, Any], rows: Sequence[Row]) -> str:

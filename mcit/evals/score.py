@@ -12,7 +12,9 @@ from typing import Any
 
 from mcit.core import lookup
 from mcit.core.errors import StateError
-from mcit.core.files import canonical_json, read_json, sha256_file, write_json, write_text
+from mcit.core.files import canonical_json, parse_json, read_bytes, sha256_bytes, write_bytes
+from mcit.core.records import Rows, Score
+from mcit.core.stored import read_sealed, valid, write_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import interval
 from mcit.evals.scorers.base import MODES, Gold, Mode, Scorer
@@ -131,23 +133,28 @@ def _interval(values: Sequence[float], ids: Sequence[str]) -> list[float] | None
 
 def write_score(folder: Path, scored: Scored) -> None:
     """Write ``rows.json``, then ``score.json`` with the checksum of the first: a score is whole or absent."""
-    write_text(folder / ROWS, canonical_json(scored.rows) + "\n")
-    write_json(folder / SCORE, {**scored.score, "rows_sha256": sha256_file(folder / ROWS)})
+    rows = (canonical_json(scored.rows) + "\n").encode()
+    score = {**scored.score, "rows_sha256": sha256_bytes(rows)}
+    valid(Score, score, where=folder / SCORE)
+    write_bytes(folder / ROWS, rows)
+    write_sealed(folder / SCORE, score)
 
 
 def read_score(folder: Path) -> JsonDict | None:
     """A finished score; None if there is none. Raises StateError for a damaged file."""
-    if not (folder / SCORE).is_file():
-        return None
-    score: JsonDict = read_json(folder / SCORE)
-    return score
+    return read_sealed(folder / SCORE, Score) if (folder / SCORE).is_file() else None
 
 
 def read_rows(folder: Path) -> JsonDict | None:
-    """Results per question of a finished score; None when they are not those that the score was made from."""
+    """Results per question of a finished score; None if there is none.
+
+    Raises StateError for a damaged score, and when the results are not those that it was made from.
+    """
     score = read_score(folder)
-    path = folder / ROWS
-    if score is None or not path.is_file() or sha256_file(path) != score["rows_sha256"]:
+    if score is None:
         return None
-    rows: JsonDict = read_json(path)
-    return rows
+    path = folder / ROWS
+    data = read_bytes(path)
+    if sha256_bytes(data) != score["rows_sha256"]:
+        raise StateError(f"is not what {SCORE} was made from: its checksum differs", where=str(path), fix=Rows.fix)
+    return valid(Rows, parse_json(data, where=str(path)), where=path)

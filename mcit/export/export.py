@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import atomic_directory, canonical_json, check_manifest, read_json, write_manifest
+from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
+from mcit.core.records import ExportRecord
+from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
 from mcit.export import adapter, delta, merged
 from mcit.export.source import Source, open_source
@@ -45,8 +46,7 @@ def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, m
     wanted = _wanted(source, kind, max_rank)
     if folder.exists():
         return Export(folder, _same(folder, wanted), made=False)
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_temporaries(folder.parent, of=folder.name)
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
     with atomic_directory(folder) as work:
         if kind == "adapter":
@@ -57,7 +57,7 @@ def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, m
             found = merged.write(source, work, batch)
         write_manifest(work, name=RECORD, extra={**found, **wanted})
     run.ledger.append("export", stage=stage, kind=kind, out=str(folder))
-    return Export(folder, read_json(folder / RECORD), made=True)
+    return Export(folder, read_sealed(folder / RECORD, ExportRecord), made=True)
 
 
 def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
@@ -80,8 +80,7 @@ def _same(folder: Path, wanted: JsonDict) -> JsonDict:
     refusal = StateError("already exists", where=str(folder), fix="remove it or choose another folder with --out")
     if not (folder / RECORD).is_file():
         raise refusal
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or canonical_json({k: record.get(k) for k in wanted}) != canonical_json(wanted):
+    record = read_sealed(folder / RECORD, ExportRecord)
+    if canonical_json({k: record.get(k) for k in wanted}) != canonical_json(wanted):
         raise refusal
-    check_manifest(folder, name=RECORD)
-    return record
+    return check_manifest(folder, name=RECORD, model=ExportRecord, unlisted=True)

@@ -10,9 +10,11 @@ from urllib.parse import quote
 from torch import Tensor
 
 from mcit.core.errors import DataError, PlanError, StateError, TrainingError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import write_json
 from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
 from mcit.core.lookup import class_of
+from mcit.core.records import MethodState
+from mcit.core.stored import read_record
 from mcit.core.types import (
     WRITES,
     Batch,
@@ -213,7 +215,7 @@ def state_folder(name: str) -> str:
 
 
 def _load(method: Method, home: Path) -> None:
-    record = read_json(home / "state.json")
+    record = read_record(home / "state.json", MethodState)
     if record["state_version"] != method.state_version:
         raise StateError(
             f"state has version {record['state_version']}, this code writes {method.state_version}",

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mcit.core.errors import StateError
 from mcit.core.files import read_json, write_json
+from mcit.core.records import AdapterNote
+from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import JsonDict
 
@@ -89,7 +91,7 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
     folder = Path(folder)
     config = read_json(folder / CONFIG)
     _refuse_variants(config, folder / CONFIG)
-    live = (folder / OURS).is_file() and read_json(folder / OURS).get("names") == "live"
+    live = (folder / OURS).is_file() and read_record(folder / OURS, AdapterNote)["names"] == "live"
     halves: dict[str, dict[str, Tensor]] = {}
     full: dict[str, Tensor] = {}
     for key, tensor in load_tensors(folder / WEIGHTS).items():

@@ -12,7 +12,9 @@ from pathlib import Path
 from torch import nn
 
 from mcit.core.errors import StateError
-from mcit.core.files import digest_of, read_json, sha256_file
+from mcit.core.files import digest_of, sha256_file
+from mcit.core.records import LineageRecord
+from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, read_adapter
@@ -70,7 +72,7 @@ def read_lineage(stage_folders: Sequence[Path], *, base: str, base_sha256: str) 
     """
     deltas: list[Delta] = []
     for folder in stage_folders:
-        record = read_json(folder / "lineage.json")
+        record = read_record(folder / "lineage.json", LineageRecord)
         below = [[e["folder"], e["digest"]] for e in record["stages"]]
         if record["base_sha256"] != base_sha256:
             raise StateError("stage was trained on another base model", where=str(folder), fix="restore the base")

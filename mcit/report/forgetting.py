@@ -7,11 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mcit.core.files import read_json
+from mcit.core.records import AdapterConfig, AdapterNote
+from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
 from mcit.evals.score import read_score
 from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence
 from mcit.runs.layout import RunLayout
+from mcit.runs.run import read_plan
 from mcit.runs.shared import home
 
 Cell = float | None
@@ -49,11 +51,11 @@ def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
     score.
     """
     layout = RunLayout(run)
-    plan = read_json(layout.plan)
+    plan = read_plan(layout)
     out = []
     for stage in plan["stages"]:
         k = stage["index"]
-        for task in stage.get("forget", []):
+        for task in stage["forget"]:
 
             def score(after: int, of: str = task) -> Cell:
                 found = read_score(layout.evals(after) / of)
@@ -88,11 +90,10 @@ def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
 
 def _zeros(folder: Path) -> JsonDict:
     """LoRA pairs of a committed stage that are exactly 0, which its adapter leaves out, and all pairs it trained."""
-    path = folder / "adapter" / "mcit.json"
-    if not path.is_file():
+    if not (folder / "adapter").is_dir():
         return {"zero_pairs": None, "pairs": None}
-    zero = set(read_json(path).get("zero", []))
-    kept = set(read_json(path.with_name("adapter_config.json"))["target_modules"])
+    zero = set(read_listed(folder, "adapter/mcit.json", AdapterNote).get("zero", []))
+    kept = set(read_listed(folder, "adapter/adapter_config.json", AdapterConfig)["target_modules"])
     return {"zero_pairs": len(zero), "pairs": len(zero | kept)}
 
 

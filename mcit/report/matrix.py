@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metrics
 from mcit.evals.score import kappa, read_rows, read_score
-from mcit.evals.scorers.base import MODES
 from mcit.runs.layout import RunLayout
+from mcit.runs.run import read_plan as plan_of
 
 BASE = 0
 """Number of the row before the first stage."""
@@ -60,12 +59,11 @@ class Measured:
 
 
 def read_plan(run: Path) -> JsonDict:
-    """``plan.json`` of a run folder. Raises StateError if it is none."""
+    """``plan.json`` of a run folder. Raises StateError if it is none, or if it was edited."""
     layout = RunLayout(run)
     if not layout.plan.is_file():
         raise StateError("is not a run folder: it holds no plan.json", where=str(run), fix="give the folder of a run")
-    plan: JsonDict = read_json(layout.plan)
-    return plan
+    return plan_of(layout)
 
 
 def measure(run: Path) -> Measured:
@@ -91,7 +89,7 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
     Raises StateError if `run` is no run folder or a score file is damaged.
     """
     run = Path(run)
-    mode = mode or read_plan(run).get("scorer_mode", MODES[0])
+    mode = mode or read_plan(run)["scorer_mode"]
     found = measure(run)
     matrix = found.ragged(lambda s: s[mode]["accuracy"])
     base = found.base(lambda s: s[mode]["accuracy"])
@@ -120,7 +118,7 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
             "metrics": metric_intervals(found, mode),
         },
         "forgetting_kinds": forgetting_kinds(found, mode),
-        "filters": sorted({name for score in found.scores.values() for name in score.get("filters", [])}),
+        "filters": sorted({name for score in found.scores.values() for name in score["filters"]}),
         "scorer_mode": mode,
         "scale": "percent",
     }

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcit.core.files import read_json, write_json, write_text
+from mcit.core.files import write_json, write_text
+from mcit.core.records import ProgressRecord
+from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
@@ -61,8 +63,8 @@ def costs(run: Path) -> list[JsonDict]:
     """Steps, answer tokens, seconds and last loss of each committed stage, as its ``progress.json`` has them."""
     layout, out = RunLayout(run), []
     for stage in read_plan(run)["stages"]:
-        path = home(layout, stage["folder"]) / "progress.json"
-        found = read_json(path) if path.is_file() else {}
+        folder = home(layout, stage["folder"])
+        found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}
         kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss")}
         out.append({"stage": stage["folder"], "committed": bool(found), **kept})
     return out
@@ -196,8 +198,8 @@ def _kinds_rows(report: JsonDict) -> list[list[str]]:
 
 
 def _cost_rows(report: JsonDict) -> list[list[str]]:
-    def whole(value: Any) -> str:
-        return f"{sum(value.values()) if isinstance(value, dict) else value:,}" if value is not None else _NONE
+    def whole(value: int | None) -> str:
+        return _NONE if value is None else f"{value:,}"
 
     def loss(value: Any) -> str:
         return _NONE if value is None else f"{value:.4f}"

@@ -2,7 +2,8 @@
 
 A checkpoint is written under a temporary name and renamed when its manifest is in. A commit is put together in
 ``whole/`` inside the draft and renamed to the stage's final name; only then is the draft with its checkpoints removed,
-so that a kill at any moment costs at most the steps since the last checkpoint.
+so that a kill at any moment costs at most the steps since the last checkpoint. A checkpoint holds the metrics up to its
+step too; the file of them in the draft is there to be watched, and written anew from the checkpoint at a restart.
 
 With several ranks every method is called by all of them in the same order: rank 0 writes, each rank lets its engine add
 what it alone holds to a checkpoint, and nobody goes on before the rename.
@@ -19,20 +20,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from mcit.core.errors import Interrupted, McitError, StateError
-from mcit.core.files import (
-    append_line,
-    canonical_json,
-    check_manifest,
-    explained,
-    fault_point,
-    read_json,
-    read_json_lines,
-    rename_directory,
-    write_json,
-    write_manifest,
-    write_text,
-)
+from mcit.core.files import append_line, canonical_json, explained, rename_directory, write_bytes, write_json
 from mcit.core.ranks import ONE, Ranks, on_first
+from mcit.core.records import StreamsRecord
+from mcit.core.stored import check_manifest, read_record, write_manifest
 from mcit.core.types import JsonDict
 from mcit.runs.layout import RunLayout
 from mcit.runs.ledger import Ledger
@@ -105,8 +96,8 @@ class StageDraft:
     def restore(self, engine: Saved, methods: Saved, streams: Cursors) -> int:
         """Load the newest whole live checkpoint; returns its step, 0 when there is none.
 
-        Damaged checkpoints are noted in the ledger and removed, older ones beyond `keep` too; metrics of later steps
-        are cut off. Raises StateError when the checkpoint is of another model, method or stream.
+        Damaged checkpoints are noted in the ledger and removed, older ones beyond `keep` too; metrics are those of the
+        checkpoint. Raises StateError when the checkpoint is of another model, method or stream.
         """
         found = on_first(self._ranks, self._newest)
         step = int(found["step"])
@@ -126,7 +117,7 @@ class StageDraft:
             folder = self._layout.live(self._folder, step)
             try:
                 check_manifest(folder)
-                record = read_json(folder / "streams.json")
+                record = read_record(folder / "streams.json", StreamsRecord)
             except StateError as error:
                 self._ledger.append("problem", stage=self._folder, what=error.what, where=error.where, step=step)
                 self._remove(folder)
@@ -137,7 +128,9 @@ class StageDraft:
     def _restored(self, step: int) -> None:
         if step:
             self._prune()
-        self._cut_metrics(step)
+        saved = self._layout.live(self._folder, step) / _METRICS
+        if step or self._metrics.is_file():
+            write_bytes(self._metrics, saved.read_bytes() if step else b"")
         if step or not self._new:
             self._ledger.append("resumed", stage=self._folder, step=step)
 
@@ -165,6 +158,7 @@ class StageDraft:
         def finish() -> None:
             methods.save(work / "methods")
             write_json(work / "streams.json", {"step": step, "cursors": streams.cursors, "extra": dict(extra or {})})
+            write_bytes(work / _METRICS, self._metrics_so_far())
             write_manifest(work)
             if final.exists():
                 self._remove(final)
@@ -193,9 +187,7 @@ class StageDraft:
         """Hide first: a half-removed checkpoint must never look like a candidate."""
         hidden = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
-        fault_point()
         os.rename(folder, hidden)
-        fault_point()
         shutil.rmtree(hidden, ignore_errors=True)
 
     def _clear_temporary(self) -> None:
@@ -203,17 +195,17 @@ class StageDraft:
             shutil.rmtree(folder, ignore_errors=True)
 
     # ---- metrics ----------------------------------------------------------------------------------------------------
+    @property
+    def _metrics(self) -> Path:
+        return self.path / _METRICS
+
+    def _metrics_so_far(self) -> bytes:
+        return self._metrics.read_bytes() if self._metrics.is_file() else b""
+
     def _flush(self) -> None:
         if self._lines:
-            append_line(self.path / _METRICS, "\n".join(self._lines))
+            append_line(self._metrics, "\n".join(self._lines))
             self._lines = []
-
-    def _cut_metrics(self, step: int) -> None:
-        path = self.path / _METRICS
-        if path.is_file():
-            lines = [line for line in read_json_lines(path) if isinstance(line, dict)]
-            kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
-            write_text(path, "".join(canonical_json(line) + "\n" for line in kept))
 
     # ---- commit -----------------------------------------------------------------------------------------------------
     def commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> Path:
@@ -234,12 +226,10 @@ class StageDraft:
             whole.mkdir()
             write(whole)
             write_json(whole / "progress.json", dict(progress))
-            metrics = self.path / _METRICS
-            write_text(whole / _METRICS, metrics.read_text() if metrics.is_file() else "")
+            write_bytes(whole / _METRICS, self._metrics_so_far())
             write_manifest(whole)
             rename_directory(whole, final)
         self._ledger.append("stage_committed", stage=self._folder)
-        fault_point()
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -1,4 +1,6 @@
-"""Append-only diary of a run: one JSON line per event. It tells people what happened; no weights depend on it."""
+"""Append-only diary of a run: one JSON line per event, each with its checksum. It tells people what happened; no weights
+depend on it. A line that was damaged is left out and told; lines that were removed leave no trace here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mcit.core.files import append_line, canonical_json, read_json_lines
+from mcit.core.files import append_line, explained, mend_end
+from mcit.core.records import Event as EventRecord
+from mcit.core.stored import read_sealed_lines, sealed_line
 from mcit.core.types import JsonDict
 
 Event = Literal[
@@ -39,9 +43,21 @@ class Ledger:
         if not self._writes:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        append_line(self.path, canonical_json({"time": now, "event": event, **fields}))
+        append_line(self.path, sealed_line({"time": now, "event": event, **fields}))
 
     def events(self, event: Event | None = None) -> list[JsonDict]:
-        """All lines in order, or those of one kind; lines torn by a kill are left out, a missing file is empty."""
-        found = [line for line in read_json_lines(self.path) if isinstance(line, dict) and "event" in line]
-        return [line for line in found if event in (None, line["event"])]
+        """All whole lines in order, or those of one kind; a missing file is empty."""
+        return [line for line in self.read()[0] if event in (None, line["event"])]
+
+    def read(self) -> tuple[list[JsonDict], list[int]]:
+        """All whole lines in order, and the numbers (from 1) of damaged ones; a last line torn by a kill is in neither."""
+        return read_sealed_lines(self.path, EventRecord)
+
+    def recover(self) -> list[int]:
+        """Cut off a last line that was torn, and say so; returns the numbers of damaged lines, which stay as they are."""
+        if self._writes and self.path.is_file():
+            with explained(self.path), open(self.path, "a+b") as file:
+                torn = mend_end(file)
+            if torn:
+                self.append("problem", what="the last line was torn and is cut off", where=str(self.path))
+        return self.read()[1]

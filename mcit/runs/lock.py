@@ -11,7 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mcit.core.errors import StateError
-from mcit.core.files import explained, read_json, write_json
+from mcit.core.files import explained
+from mcit.core.records import Holder
+from mcit.core.stored import read_sealed, write_sealed
 from mcit.core.types import JsonDict
 
 
@@ -33,7 +35,7 @@ class RunLock:
                 raise self._refusal() from None
         try:
             if self._lock.lock_counter == 1:
-                write_json(self._holder_file, {"pid": os.getpid(), "host": socket.gethostname()})
+                write_sealed(self._holder_file, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             if self._lock.lock_counter == 1:
@@ -55,10 +57,9 @@ class RunLock:
 
     def _record(self) -> JsonDict | None:
         try:
-            found = read_json(self._holder_file)
-        except (StateError, OSError):
+            return read_sealed(self._holder_file, Holder)
+        except StateError:
             return None
-        return found if isinstance(found, dict) and isinstance(found.get("pid"), int) and "host" in found else None
 
     def _refusal(self) -> StateError:
         found = self._record()

@@ -10,17 +10,9 @@ import shutil
 from collections.abc import Mapping
 
 from mcit.core.errors import StateError
-from mcit.core.files import (
-    check_manifest,
-    explained,
-    fault_point,
-    rename_directory,
-    write_bytes,
-    write_manifest,
-)
+from mcit.core.files import explained, rename_directory, write_bytes
+from mcit.core.stored import MANIFEST, check_manifest, write_manifest
 from mcit.runs.layout import REMOVED, RunLayout
-
-_MANIFEST = "manifest.json"
 
 
 def prepare(layout: RunLayout, files: Mapping[str, bytes]) -> None:
@@ -47,14 +39,12 @@ def finish(layout: RunLayout) -> bool:
         check_manifest(folder)
     except StateError as error:
         raise StateError(error.what, where=error.where, fix="restore the file from a copy") from None
-    names = sorted(p.name for p in folder.iterdir() if p.name != _MANIFEST)
-    for name in [*names, _MANIFEST]:
+    names = sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
+    for name in [*names, MANIFEST]:
         write_bytes(layout.root / name, (folder / name).read_bytes())
     hidden = folder.with_name(f".{folder.name}{REMOVED}")
     with explained(folder):
         shutil.rmtree(hidden, ignore_errors=True)
-        fault_point()
         os.rename(folder, hidden)
-        fault_point()
         shutil.rmtree(hidden, ignore_errors=True)
     return True

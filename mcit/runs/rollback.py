@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 
 from mcit.core.errors import ConfigError, Problem, StateError
-from mcit.core.files import explained, fault_point, read_json
+from mcit.core.files import explained
+from mcit.core.records import ExportRecord
+from mcit.core.stored import read_sealed
 from mcit.runs.layout import REMOVED
 from mcit.runs.run import Run
 from mcit.runs.shared import users
@@ -68,9 +70,9 @@ def _children(folder: Path) -> list[Path]:
 def _last_stage(export: Path, folders: list[str]) -> float:
     """The last stage whose weights are in an export, by its record; one that cannot be read counts as the newest."""
     try:
-        stages = read_json(export / EXPORT_RECORD)["stages"]
+        stages = read_sealed(export / EXPORT_RECORD, ExportRecord)["stages"]
         return max(folders.index(name) + 1 for name in stages)
-    except (StateError, KeyError, TypeError, ValueError):
+    except (StateError, ValueError):
         return math.inf
 
 
@@ -78,10 +80,8 @@ def _remove(path: Path) -> None:
     hidden = path.with_name(f".{path.name.lstrip('.')}{REMOVED}")
     with explained(path):
         shutil.rmtree(hidden, ignore_errors=True)
-        fault_point()
         if path.is_dir():
             os.rename(path, hidden)
-            fault_point()
             shutil.rmtree(hidden, ignore_errors=True)
         else:
             path.unlink()

@@ -13,16 +13,18 @@ import yaml
 from mcit.core.errors import Problem, StateError
 from mcit.core.files import (
     canonical_json,
-    check_manifest,
     digest_of,
     explained,
-    read_json,
+    remove,
+    remove_temporaries,
     sha256_file,
     write_bytes,
     write_json,
 )
 from mcit.core.ranks import ONE, Ranks, on_first
+from mcit.core.records import Environment, PlanRecord
 from mcit.core.schema import NOT_IDENTITY
+from mcit.core.stored import MANIFEST, check_manifest, listed_bytes, read_listed, write_sealed
 from mcit.core.types import JsonDict, Plan
 from mcit.runs import rewrite
 from mcit.runs.draft import StageDraft
@@ -70,14 +72,11 @@ class Run:
     def config(self) -> JsonDict:
         """The resolved config. Raises StateError when it was edited."""
         self._check_root_files()
-        return _read_yaml(self.layout.resolved)
+        return _read_yaml(self.layout)
 
     def plan(self) -> JsonDict:
         """Content of plan.json. Raises StateError when it is missing or damaged."""
-        found = read_json(self.layout.plan)
-        if not isinstance(found, dict) or not {"name", "digest", "recipes", "stages", "base_sha256"} <= set(found):
-            raise StateError("is no plan of a run", where=str(self.layout.plan), fix="restore the file")
-        return found
+        return read_plan(self.layout)
 
     def stage_folders(self) -> list[str]:
         """Folder names of all planned stages, in order."""
@@ -86,8 +85,8 @@ class Run:
     def is_committed(self, folder: str) -> bool:
         """Whether a stage is whole, here or where it is shared from. Raises StateError when it is there but damaged."""
         path = home(self.layout, folder)
-        if path.is_dir() and not (path / "manifest.json").is_file():
-            raise _broken(path / "manifest.json", "a committed stage has no manifest")
+        if path.is_dir() and not (path / MANIFEST).is_file():
+            raise _broken(path / MANIFEST, "a committed stage has no manifest")
         return path.is_dir()
 
     def committed(self) -> list[str]:
@@ -106,15 +105,15 @@ class Run:
         """Step of the newest live checkpoint of a draft; None when there is no draft, 0 without a checkpoint."""
         if not self.layout.draft(folder).is_dir():
             return None
-        whole = [p.parent.name for p in self.layout.lives(folder).glob("*/manifest.json")]
+        whole = [p.parent.name for p in self.layout.lives(folder).glob(f"*/{MANIFEST}")]
         return max((int(name) for name in whole if name.isdigit()), default=0)
 
     def verify(self, folder: str) -> None:
         """Compare every file of a committed stage with its manifest.
 
-        Raises StateError naming the file that is missing, was cut off or was edited.
+        Raises StateError naming the file that is missing, was cut off, was edited or does not belong there.
         """
-        _check(home(self.layout, folder))
+        check_manifest(home(self.layout, folder))
 
     def stage(self, folder: str) -> Path:
         """Where the files of a committed stage are: in this run, or in the one it is shared from."""
@@ -132,6 +131,10 @@ class Run:
         """
         rewrite.finish(self.layout)
         self._check_root_files()
+        damaged = self.ledger.recover()
+        if damaged:
+            lines = ", ".join(map(str, damaged))
+            self.notes.append(f"{self.layout.ledger}: damaged lines are left out: {lines}")
         if not self.ledger.events("created"):
             self.ledger.append("created", recovered=True)
         noted = self._noted()
@@ -141,10 +144,9 @@ class Run:
                 self.ledger.append("stage_committed", stage=folder, recovered=True)
             if self.layout.draft(folder).exists():
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
-        for leftover in self.layout.root.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_temporaries(self.layout.root)
         for leftover in (*self.layout.root.glob(f".*{REMOVED}"), *self.layout.root.glob(f"*/.*{REMOVED}")):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         self._recovered = True
 
     def _noted(self) -> set[str]:
@@ -154,13 +156,12 @@ class Run:
             if event["event"] == "stage_committed":
                 noted.add(str(event.get("stage")))
             elif event["event"] == "rollback":
-                noted -= set(event["removed"])
+                noted -= set(map(str, event["removed"]))
         return noted
 
     def _check_root_files(self) -> None:
-        if not self.layout.manifest.is_file():
-            raise _broken(self.layout.manifest, "file is missing: this is no run directory, or it was never finished")
-        _check(self.layout.root)
+        for path in root_files(self.layout):
+            listed_bytes(root_of(self.layout), path.name)
 
     def create(
         self,
@@ -178,7 +179,7 @@ class Run:
         write_json(layout.environment, environment)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in root_files(layout)}
         layout.stages.mkdir(exist_ok=True)
-        write_json(layout.manifest, {"files": files})
+        write_sealed(layout.manifest, {"files": files})
         self.ledger.append("created", name=plan_json["name"], digest=plan_json["digest"], **(begun or {}))
 
     def check_same(
@@ -202,10 +203,14 @@ class Run:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal at every start, by key: as recorded, with the changes that were accepted since."""
-        known = identity(self.plan(), read_json(self.layout.environment))
+        known = identity(self.plan(), self.environment())
         for event in self.ledger.events("accepted_changes"):
             known.update({key: pair[1] for key, pair in event["changes"].items()})
         return known
+
+    def environment(self) -> JsonDict:
+        """Versions and devices of the first start. Raises StateError when the file is missing or damaged."""
+        return read_listed(root_of(self.layout), self.layout.environment.name, Environment)
 
     def _another(self, digest: str) -> StateError:
         """The error for a config that this folder was not made for."""
@@ -217,8 +222,8 @@ class Run:
 
     def note_layout(self, resolved: JsonDict, environment: JsonDict) -> None:
         """Write to the ledger what may differ between two starts and does."""
-        recorded = read_json(self.layout.environment)
-        changes: Changes = layout_changes(_read_yaml(self.layout.resolved), resolved)
+        recorded = self.environment()
+        changes: Changes = layout_changes(_read_yaml(self.layout), resolved)
         changes.update({f"environment.{k}": pair for k, pair in differences(recorded, environment).items()})
         before = self.ledger.events("layout")
         last = before[-1]["changes"] if before else {}
@@ -239,6 +244,20 @@ def plan_files(config_text: str, resolved: JsonDict, plan_json: JsonDict) -> dic
 def root_files(layout: RunLayout) -> tuple[Path, ...]:
     """The files every run has from its creation."""
     return layout.config, layout.resolved, layout.plan, layout.environment
+
+
+def read_plan(layout: RunLayout) -> JsonDict:
+    """Content of plan.json. Raises StateError when there is none, or when it was cut off or edited."""
+    return read_listed(root_of(layout), layout.plan.name, PlanRecord)
+
+
+def root_of(layout: RunLayout) -> Path:
+    """Where the root files hold: an extension that was decided on counts before it is moved in."""
+    if layout.extension.is_dir():
+        return layout.extension
+    if not layout.manifest.is_file():
+        raise _broken(layout.manifest, "file is missing: this is no run directory, or it was never finished")
+    return layout.root
 
 
 def open_run(
@@ -300,9 +319,6 @@ def open_existing(path: Path) -> Run:
     if not path.is_dir():
         raise StateError("no such folder", where=str(path), fix="name a run: `mcit status` lists them")
     run = Run(path)
-    if run.layout.extension.is_dir():
-        with run.lock.held():
-            rewrite.finish(run.layout)
     run.config()
     run.plan()
     return run
@@ -324,7 +340,7 @@ def refuse_unfinished(runs_dir: Path, name: str, *, digest: str, resolved: JsonD
             stored = other.plan()
             if stored["name"] != name or stored["digest"] == digest or other.finished():
                 continue
-            changed = told(config_changes(_read_yaml(other.layout.resolved), resolved))
+            changed = told(config_changes(_read_yaml(other.layout), resolved))
         except StateError:
             continue  # a damaged run is told by `mcit status`, it must not stop another one
         fix = "restore the config to continue it, change `name:`, or give --new to start beside it"
@@ -339,24 +355,15 @@ def config_digest(resolved: JsonDict) -> str:
     return digest_of({key: value for key, value in resolved.items() if key not in NOT_IDENTITY})
 
 
-def _check(root: Path) -> None:
-    manifest = read_json(root / "manifest.json")
-    entries: Any = manifest.get("files") if isinstance(manifest, dict) else None
-    rows = list(entries.values()) if isinstance(entries, dict) else [None]
-    if not all(isinstance(row, dict) and {"bytes", "sha256"} <= set(row) for row in rows):
-        raise _broken(root / "manifest.json", "is no manifest")
-    check_manifest(root)
-
-
 def _broken(path: Path, what: str) -> StateError:
     return StateError(what, where=str(path), fix="restore the file from a copy, or remove the folder and run again")
 
 
-def _read_yaml(path: Path) -> JsonDict:
+def _read_yaml(layout: RunLayout) -> JsonDict:
     try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        found = yaml.safe_load(listed_bytes(root_of(layout), layout.resolved.name))
+    except (yaml.YAMLError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict):
-        raise _broken(path, "cannot be read as a config")
+        raise _broken(layout.resolved, "cannot be read as a config")
     return found

@@ -7,12 +7,13 @@ checksums of its files: what is read through it is what was there when the refer
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mcit.core.errors import StateError
-from mcit.core.files import explained, fault_point, read_json, sha256_file, write_bytes, write_json
+from mcit.core.files import copy_file, explained, sha256_file, write_bytes
+from mcit.core.records import Reference
+from mcit.core.stored import MANIFEST, read_sealed, write_sealed
 from mcit.runs.layout import RunLayout
 
 _ANSWERS = ("generation.json", "predictions.jsonl", "rows.json", "score.json")
@@ -29,7 +30,7 @@ def home(layout: RunLayout, folder: str) -> Path:
         return own
     path, digest = _read(reference)
     fix = f"restore it from a copy, or remove {reference}: the stage is then trained again in this run"
-    manifest = path / "manifest.json"
+    manifest = path / MANIFEST
     if not manifest.is_file():
         raise StateError("the stage is shared with this run and is gone", where=str(path), fix=fix)
     if sha256_file(manifest) != digest:
@@ -46,14 +47,11 @@ def shared_from(layout: RunLayout, folder: str) -> Path | None:
 
 def _read(reference: Path) -> tuple[Path, str]:
     """Folder and checksum that a reference names."""
-    found = read_json(reference)
-    if not isinstance(found, dict) or set(found) != {"stage", "manifest_sha256"}:
-        found = {}
-    path, digest = found.get("stage"), found.get("manifest_sha256")
-    if not isinstance(path, str) or not isinstance(digest, str) or Path(path).name != reference.stem:
-        fix = "restore it from a copy, or remove it: the stage is then trained again in this run"
-        raise StateError("is no reference to a stage of another run", where=str(reference), fix=fix)
-    return Path(os.path.normpath(reference.parent / path)), digest
+    found = read_sealed(reference, Reference)
+    path = Path(found["stage"])
+    if path.name != reference.stem:
+        raise StateError("is a reference to another stage", where=str(reference), fix=Reference.fix)
+    return Path(os.path.normpath(reference.parent / path)), found["manifest_sha256"]
 
 
 def share(layout: RunLayout, parent: RunLayout, folders: Sequence[str], *, tasks: Collection[str]) -> None:
@@ -68,8 +66,8 @@ def share(layout: RunLayout, parent: RunLayout, folders: Sequence[str], *, tasks
         target = home(parent, folder).resolve()
         beside = target.parent.parent.parent == layout.root.resolve().parent
         named = os.path.relpath(target, layout.stages.resolve()) if beside else str(target)
-        record = {"stage": named, "manifest_sha256": sha256_file(target / "manifest.json")}
-        write_json(layout.reference(folder), record)
+        record = {"stage": named, "manifest_sha256": sha256_file(target / MANIFEST)}
+        write_sealed(layout.reference(folder), record)
     for after in range(len(folders) + 1):
         for task in tasks:
             for path in (parent.evals(after) / task / name for name in _ANSWERS):
@@ -86,13 +84,10 @@ def _link(source: Path, target: Path) -> None:
         return
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        fault_point()
         try:
             os.link(source, target)
         except OSError:
-            work = target.with_name(f".{target.name}.tmp")
-            shutil.copyfile(source, work)
-            os.replace(work, target)
+            copy_file(source, target)
 
 
 def users(layout: RunLayout, children: Sequence[Path], folders: Sequence[str]) -> list[str]:

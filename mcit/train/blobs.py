@@ -14,8 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from mcit.core.errors import StateError
-from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
+from mcit.core.files import canonical_json, digest_of, sha256_file
 from mcit.core.ranks import on_first
+from mcit.core.records import BlobRecord
+from mcit.core.stored import read_sealed, write_sealed
 from mcit.core.tensorfile import TensorFile, save_tensors
 from mcit.core.types import JsonDict
 from mcit.engine import world
@@ -60,7 +62,7 @@ class Blobs:
             if not on_first(world, lambda: _is_whole(record, data, fingerprint)):
                 content = build()
                 on_first(world, lambda: _write(record, data, fingerprint, content))
-            self._open[key] = StoredBlob(read_json(record)["index"], TensorFile(data))
+            self._open[key] = StoredBlob(read_sealed(record, BlobRecord)["index"], TensorFile(data))
         return self._open[key]
 
 
@@ -68,8 +70,11 @@ def _is_whole(record: Path, data: Path, fingerprint: JsonDict) -> bool:
     """Whether the blob is there; its record is written last."""
     if not record.is_file():
         return False
-    known = read_json(record)
     fix = f"remove {record} and {data.name}; they are computed again"
+    try:
+        known = read_sealed(record, BlobRecord)
+    except StateError as error:
+        raise StateError(error.what, where=error.where, fix=fix) from None
     if canonical_json(known["fingerprint"]) != canonical_json(fingerprint):
         raise StateError("is of another fingerprint than its name says", where=str(record), fix=fix)
     if not data.is_file():
@@ -83,4 +88,4 @@ def _write(record: Path, data: Path, fingerprint: JsonDict, content: Built) -> N
     tensors, index = content
     save_tensors(data, tensors)
     known = {"fingerprint": fingerprint, "bytes": data.stat().st_size, "sha256": sha256_file(data)}
-    write_json(record, {**known, "index": index})
+    write_sealed(record, {**known, "index": index})

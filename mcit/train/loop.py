@@ -159,6 +159,7 @@ class Meter:
     def __init__(
         self, work: StageWork, first: int, *, tokens: int = 0, seconds: float = 0.0, loss: float | None = None
     ) -> None:
+        """`tokens`, `seconds` and `loss`: what an earlier process had counted after step `first`."""
         self._work, self._first = work, first
         self._tokens, self._seconds_before = tokens, seconds
         self._start = self._last = time.monotonic()

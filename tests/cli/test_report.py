@@ -10,8 +10,8 @@ import pytest
 
 from mcit.cli import report
 from mcit.core.errors import StateError
-from mcit.core.files import write_json
 from mcit.evals.score import score_predictions, write_score
+from tests.fakes.run_dir import create, plan_record
 
 
 def arguments(*argv: str) -> argparse.Namespace:
@@ -27,8 +27,7 @@ def root(tmp_path):
 
 def make(root, right: int = 3, *, stages: int = 1, n: int = 4):
     names = [f"t{k}" for k in range(1, stages + 1)]
-    entries = [{"index": k, "name": t, "folder": f"{k:02d}-{t}", "tasks": [t]} for k, t in enumerate(names, 1)]
-    write_json(root / "plan.json", {"stages": entries, "tasks": names, "scorers": {}, "scorer_mode": "strict"})
+    create(root, plan_record([[t] for t in names]))
     for k in range(1, stages + 1):
         for task in names[:k]:
             rows = [
@@ -44,7 +43,8 @@ def make(root, right: int = 3, *, stages: int = 1, n: int = 4):
                 for i in range(n)
             ]
             folder = root / "evals" / f"after-{k:02d}" / task
-            write_score(folder, score_predictions(rows, scorer="exact", style="name"))
+            extra = {"task": task, "filters": [], "lineage": "L", "settings": "S"}
+            write_score(folder, score_predictions(rows, scorer="exact", style="name", extra=extra))
     return root
 
 

@@ -1,13 +1,18 @@
-import json
+import contextlib
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
 from mcit.core import files
 from mcit.core.errors import StateError
+from mcit.core.records import Record
+from mcit.core.stored import check_manifest, read_sealed, write_manifest, write_sealed
+from scripts.inject.faultpoints import KILLS, Fault, Killed, Operations
+
+
+class Version(Record):
+    what = "a version"
+    v: int
 
 
 def test_canonical_json_is_equal_for_equal_content():
@@ -25,12 +30,70 @@ def test_write_is_whole_and_leaves_no_temporary_files(tmp_path):
     assert os.listdir(tmp_path / "a") == ["x.txt"]
 
 
-def test_append_ends_a_torn_line_and_reading_leaves_it_out(tmp_path):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b""),
+        (b'{"a": 1}\n', b'{"a": 1}\n'),
+        (b'{"a": 1}\n{"b"', b'{"a": 1}\n'),
+        (b'{"b"', b""),
+        (b'{"a": 1}', b'{"a": 1}\n'),  # whole, but for its end: somebody's editor
+        (b'{"a": 1}\n{"b": 2}', b'{"a": 1}\n{"b": 2}\n'),
+        (b'{"a": "' + 3 * files._CHUNK * b"x", b""),
+        (b'{"a": 1}\n{"a": "' + files._CHUNK * b"x" + b'"}', b'{"a": 1}\n{"a": "' + files._CHUNK * b"x" + b'"}\n'),
+        (b"\n", b"\n"),
+    ],
+)
+def test_append_cuts_a_torn_line_off_and_reading_leaves_it_out(tmp_path, before, after):
     path = tmp_path / "l.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"b"')
+    path.write_bytes(before)
+    assert files.read_lines(path) == after.split(b"\n")[:-1]
     files.append_line(path, '{"c": 3}')
-    assert files.read_json_lines(path) == [{"a": 1}, {"c": 3}]
-    assert files.read_json_lines(tmp_path / "none") == []
+    assert path.read_bytes() == after + b'{"c": 3}\n'
+
+
+def test_lines_of_a_missing_file_are_none(tmp_path):
+    assert files.read_lines(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("where", ["", "deep/er"])
+def test_temporaries_of_the_dead_are_removed_and_nothing_else(tmp_path, where):
+    home = tmp_path / where
+    home.mkdir(parents=True, exist_ok=True)
+    kept = [".x.tmp", "x.abcd1234.tmp", ".x.abcd1234.tmpx", ".x.ABCD1234.tmp", ".x.abcd12345.tmp", "plain"]
+    for name in (*kept, ".x.json.abcd1234.tmp"):
+        (home / name).write_text("1")
+    (home / ".d.abcd1234.tmp" / "in").mkdir(parents=True)
+    files.remove_temporaries(tmp_path)
+    assert sorted(p.name for p in home.iterdir()) == sorted(kept)
+
+
+def test_temporaries_of_one_name_are_not_those_of_its_neighbours(tmp_path):
+    (tmp_path / ".m.v2.abcd1234.tmp").mkdir()
+    (tmp_path / ".m.abcd1234.tmp").mkdir()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".m.abcd1234.tmp").mkdir()
+    files.remove_temporaries(tmp_path, of="m")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".m.v2.abcd1234.tmp", "deep"]
+    assert (tmp_path / "deep" / ".m.abcd1234.tmp").is_dir()
+
+
+def test_what_is_being_written_stays(tmp_path, monkeypatch):
+    """A folder and a file in the middle of being written, seen by somebody who cleans up; in the end both are there."""
+    replace = os.replace
+
+    def cleaned(*args):
+        files.remove_temporaries(tmp_path)
+        return replace(*args)
+
+    monkeypatch.setattr(files.os, "replace", cleaned)
+    with files.atomic_directory(tmp_path / "d") as work:
+        files.write_text(work / "x", "1")
+        files.write_text(tmp_path / "y", "2")
+        assert work.is_dir()
+    assert (tmp_path / "d" / "x").read_text() == "1" and (tmp_path / "y").read_text() == "2"
+    files.remove_temporaries(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "y"]
 
 
 def test_atomic_directory_is_whole_or_absent(tmp_path):
@@ -45,21 +108,6 @@ def test_atomic_directory_is_whole_or_absent(tmp_path):
         pass
 
 
-def test_manifest_names_the_file_that_changed(tmp_path):
-    (tmp_path / "a").write_text("one")
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "b").write_text("two")
-    files.write_manifest(tmp_path)
-    files.check_manifest(tmp_path)
-    (tmp_path / "s" / "b").write_text("tw0")
-    with pytest.raises(StateError, match="checksum differs") as error:
-        files.check_manifest(tmp_path)
-    assert "s/b" in str(error.value)
-    (tmp_path / "s" / "b").unlink()
-    with pytest.raises(StateError, match="missing"):
-        files.check_manifest(tmp_path)
-
-
 def test_os_errors_are_explained(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "x"))
@@ -71,9 +119,16 @@ def test_os_errors_are_explained(tmp_path, monkeypatch):
 
 
 def test_broken_json_is_a_state_error(tmp_path):
-    (tmp_path / "x.json").write_text('{"a"')
+    for text in ('{"a"', "[" * 100_000, "9" * 5000, "\x00"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(StateError, match="not valid JSON") as error:
+            files.read_json(tmp_path / "x.json")
+        assert "x.json" in error.value.where
+    (tmp_path / "x.json").write_bytes(b"\xff")
     with pytest.raises(StateError, match="not valid JSON"):
         files.read_json(tmp_path / "x.json")
+    with pytest.raises(StateError, match="cannot be read"):
+        files.read_json(tmp_path)
     with pytest.raises(StateError, match="missing"):
         files.read_json(tmp_path / "y.json")
 
@@ -88,35 +143,30 @@ def test_digests(tmp_path):
     assert files.sha256_tree(tmp_path) != before
 
 
-CODE = """
-import sys
-from pathlib import Path
-from mcit.core import files
-root = Path(sys.argv[1])
-files.write_json(root / "x.json", {"v": 2})
-files.append_line(root / "l.jsonl", "{}")
-with files.atomic_directory(root / "d") as work:
-    files.write_text(work / "a", "1")
-    files.write_manifest(work)
-print(files.operations())
-"""
-
-
 def test_killed_at_every_operation_each_file_is_whole_or_absent(tmp_path):
-    def run(root, fault=None):
-        root.mkdir()
-        files.write_json(root / "x.json", {"v": 1})
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        env.pop("MCIT_FAULT_AT", None)
-        if fault:
-            env["MCIT_FAULT_AT"] = str(fault)
-        return subprocess.run([sys.executable, "-c", CODE, str(root)], env=env, capture_output=True, text=True)
+    """Before, inside and after each; a file cut in the middle is a temporary one."""
 
-    total = int(run(tmp_path / "whole").stdout)
-    assert total >= 9
-    for n in range(1, total + 1):
-        root = tmp_path / str(n)
-        assert run(root, n).returncode == -signal.SIGKILL
-        assert json.loads((root / "x.json").read_text())["v"] in (1, 2)
-        if (root / "d").exists():
-            files.check_manifest(root / "d")
+    def work(root):
+        write_sealed(root / "x.json", {"v": 2})
+        files.append_line(root / "l.jsonl", '{"more": "than a few letters"}')
+        with files.atomic_directory(root / "d") as folder:
+            files.write_text(folder / "a", "1")
+            write_manifest(folder)
+
+    def die():
+        raise Killed
+
+    for how in KILLS:
+        for n in range(1, 100):
+            root = tmp_path / f"{how}-{n}"
+            write_sealed(root / "x.json", {"v": 1})
+            files.append_line(root / "l.jsonl", '{"first": 1}')
+            with contextlib.suppress(Killed), Operations(root, Fault(n, how), kill=die) as operations:
+                work(root)
+            assert read_sealed(root / "x.json", Version)["v"] in (1, 2)
+            assert files.read_lines(root / "l.jsonl")[0] == b'{"first": 1}'
+            if (root / "d").exists():
+                check_manifest(root / "d")
+            if not operations.fired:
+                break
+        assert n > 25

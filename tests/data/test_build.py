@@ -1,18 +1,22 @@
 """Built folders: content, identity, idempotence, refusals, and kills."""
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from mcit.core.errors import ConfigError, DataError, StateError
-from mcit.core.files import check_manifest, sha256_tree
+from mcit.core.files import sha256_tree
+from mcit.core.records import DataManifest
+from mcit.core.stored import check_manifest
 from mcit.data.build import build, check, folder_of
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe, recipe_digest
+from scripts.inject.faultpoints import Fault, Operations
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava, picture
 
@@ -28,7 +32,7 @@ def test_generated_folder(tmp_path):
     path = build(recipe, data_dir=tmp_path, announce=lines.append)
     digest = recipe_digest(recipe)
     assert path == tmp_path / f"tiny-letter-{digest[:12]}" == folder_of(recipe, digest=digest, data_dir=tmp_path)
-    check_manifest(path)
+    check_manifest(path, model=DataManifest)
     folder = DataFolder.open(path)
     assert folder.counts == {"train": 120, "validation": 12, "test": 24} and folder.digest == digest
     assert folder.manifest["styles"]["test"] == {"letter": 24} and folder.manifest["dropped"] == []
@@ -152,31 +156,37 @@ def test_read_only_data_folder(tmp_path, monkeypatch):
 
 
 def test_killed_build_is_whole_or_absent_and_the_next_one_cleans_up(tmp_path):
-    """SIGKILL at each durable operation of a build."""
+    """A kill before every third file operation of a build."""
     path = recipe_file(tmp_path / "s", train=rows(2), test=rows(1, prefix="t"))
     data = tmp_path / "data"
-    code = (
-        "import sys; from mcit.data.build import build; from mcit.data.recipe import load_recipe; "
-        "from mcit.core.files import operations; "
-        "build(load_recipe(sys.argv[1]), data_dir=sys.argv[2]); print(operations())"
-    )
 
-    def attempt(folder, fault):
-        environment = {**os.environ, "MCIT_FAULT_AT": str(fault), "PYTHONPATH": str(Path.cwd())}
-        return subprocess.run(
-            [sys.executable, "-c", code, str(path), str(folder)], env=environment, capture_output=True, text=True
-        )
+    def attempt(folder, number):
+        """Build in a process that is killed at an operation; the number of operations of one that was not."""
+        note = tmp_path / f"{number}.txt"
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException), Operations(folder, Fault(number), note=note):
+                build(load_recipe(path), data_dir=folder)
+                os._exit(0)
+            os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return len(note.read_text().splitlines()) if code == 0 else 0
 
-    total = int(attempt(tmp_path / "whole", 0).stdout)
-    assert total >= 8
+    (tmp_path / "whole").mkdir()
+    data.mkdir()
+    total = attempt(tmp_path / "whole", 0)
+    assert total >= 25
     expected = sha256_tree(next(p for p in (tmp_path / "whole").iterdir() if p.is_dir()))
-    for fault in range(1, total + 1, 3):
-        assert attempt(data, fault).returncode == -9
+    for number in range(1, total + 1, 3):
+        shutil.rmtree(data)
+        data.mkdir()
+        assert attempt(data, number) == 0
         visible = [p for p in data.iterdir() if p.is_dir() and not p.name.startswith(".")]
         for folder in visible:
             DataFolder.open(folder)
             assert sha256_tree(folder) == expected
-    assert attempt(data, 0).returncode == 0
+    assert attempt(data, 0)
     assert sorted(p.suffix for p in data.iterdir() if p.name.startswith(".")) == [".lock"]
 
 

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mcit.core import files
 from mcit.core.errors import Interrupted, StateError
-from mcit.core.files import read_json, sha256_file, write_json
+from mcit.core.files import read_json, remove_temporaries, sha256_file
 from mcit.core.schema import EvalConfig
 from mcit.core.types import Progress, TaskSpec
 from mcit.data.build import build
@@ -21,14 +20,12 @@ from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals import evaluate as module
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
 from mcit.models.load import load_processor
+from scripts.inject.faultpoints import Fault, Killed, Operations
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.ranks import on_ranks
+from tests.fakes.run_dir import create, plan_record
 
 CONFIG = EvalConfig(batch=2, rows=5, max_new_tokens=2)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -207,16 +204,14 @@ def test_killed_at_every_write_gives_equal_bytes(setting, done, tmp_path, monkey
     kills = 0
     for n in range(1, 60):
         folder = tmp_path / str(n)
-        monkeypatch.setenv("MCIT_FAULT_AT", str(files.operations() + n))
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, "kill", die)
-            try:
+        try:
+            with Operations(folder, Fault(n), kinds={"create", "rename", "unlink"}, kill=die):
                 go(setting, folder, tasks=task)
-                break
-            except Killed:
-                kills += 1
-        monkeypatch.delenv("MCIT_FAULT_AT")
+            break
+        except Killed:
+            kills += 1
         assert needs(setting, folder, tasks=task)[0] or n > 12
+        remove_temporaries(folder)  # as the next start of a run does
         go(setting, folder, tasks=task)
         assert {name: digest for name, (digest, _) in stamp(folder / "letter").items()} == whole
     assert kills >= 13
@@ -226,9 +221,14 @@ def run_folder(finished):
     """A run folder around finished evaluations."""
     root = finished.parent / "run"
     shutil.copytree(finished, root / "evals" / "after-01")
-    kinds = {"letter": {"scorer": "choice", "style": "letter"}, "word": {"scorer": "exact", "style": "word"}}
-    write_json(root / "plan.json", {"stages": [{"index": 1}], "tasks": list(kinds), "scorers": kinds})
+    create(root, plan_with("choice"))
     return root
+
+
+def plan_with(scorer):
+    plan = plan_record([["letter", "word"]])
+    plan["scorers"]["letter"] = {"scorer": scorer, "style": "letter"}
+    return plan
 
 
 def test_rescore_gives_the_same_files(finished) -> None:
@@ -241,9 +241,7 @@ def test_rescore_gives_the_same_files(finished) -> None:
 
 def test_rescore_follows_the_plan(finished, setting) -> None:
     root = run_folder(finished)
-    plan = read_json(root / "plan.json")
-    plan["scorers"]["letter"]["scorer"] = "contains"
-    write_json(root / "plan.json", plan)
+    create(root, plan_with("contains"))
     rescore(root)
     assert read_json(root / "evals" / "after-01" / "letter" / "score.json")["scorer"]["name"] == "contains"
 
@@ -322,3 +320,19 @@ def test_a_stop_on_one_rank_stops_all_and_one_process_goes_on_to_the_same_bytes(
     assert {error.what for error in found} == {"stopped after 4 of 5 answers; they are kept"}
     go(setting, folder)
     assert contents(folder) == contents(done)
+
+
+@pytest.mark.parametrize("name", ["score.json", "rows.json", "generation.json", "predictions.jsonl"])
+def test_damaged_answers_and_scores_are_told_and_made_again(finished, setting, name) -> None:
+    """A letter changed in each file of a task: one line says which, and then every byte is as before."""
+    before = {name: digest for name, (digest, _) in stamp(finished).items()}
+    path = finished / "word" / name
+    path.write_text(path.read_text().replace("a", "b", 1))
+    assert needs(setting, finished)[0]
+    assert needs(setting, finished)[1] == (name in ("generation.json", "predictions.jsonl"))
+    lines = []
+    go(setting, finished, reporter=SimpleNamespace(line=lines.append, progress=lambda p: None))
+    assert {name: digest for name, (digest, _) in stamp(finished).items()} == before
+    told = [line for line in lines if str(path) in line]
+    assert len(told) == 1 and told[0].endswith(("the answers are made again", "the answers are scored again"))
+    assert len(lines) == 1 + (name in ("score.json", "rows.json")), "and the score of this task, no other one"

@@ -14,14 +14,11 @@ from mcit.evals import predictions as stored
 from mcit.evals.filters.base import Filter
 from mcit.evals.generate import Generator, end_tokens, predict
 from mcit.models.load import load_processor
+from scripts.inject.faultpoints import Fault, Killed, Operations
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.rows import picture, row
 
 TOKENS = 4
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code under test may catch it."""
 
 
 @pytest.fixture(scope="module")
@@ -187,15 +184,13 @@ def test_killed_at_every_write_gives_equal_bytes(model, encoder, rows, tmp_path,
     kills = 0
     for n in range(1, 50):
         out = tmp_path / str(n)
-        monkeypatch.setenv("MCIT_FAULT_AT", str(files.operations() + n))
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, "kill", die)
-            try:
+        try:
+            with Operations(out, Fault(n), kinds={"create", "rename", "unlink"}, kill=die):
                 run(model, encoder, rows, out)
-                break
-            except Killed:
-                kills += 1
-        monkeypatch.delenv("MCIT_FAULT_AT")
+            break
+        except Killed:
+            kills += 1
+        files.remove_temporaries(out)  # as the next start of a run does
         run(model, encoder, rows, out)
         assert (out / stored.PREDICTIONS).read_bytes() == whole
         assert sorted(p.name for p in out.iterdir()) == [stored.GENERATION, stored.PREDICTIONS]

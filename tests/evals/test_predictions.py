@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcit.core.errors import StateError
+from mcit.core.stored import sealed_line
 from mcit.core.types import Row, Turn
 from mcit.evals import predictions as p
 
@@ -76,8 +77,21 @@ def test_regrouped_or_strange_lines_are_no_batches(tmp_path) -> None:
     p.PartFile(tmp_path, [[0, 1]], identity="i").add(0, [line(0), line(1)])
     assert p.PartFile(tmp_path, [[1, 0]], identity="i").missing == [0]
     with open(tmp_path / p.PART, "a") as file:
-        file.write('{"batch": 7, "rows": []}\n[1]\n')
+        file.write(sealed_line({"batch": 7, "rows": []}) + "\n[1]\n")
     assert p.PartFile(tmp_path, [[0, 1]], identity="i").missing == []
+
+
+def test_a_damaged_batch_is_made_again(tmp_path) -> None:
+    """One letter of an answer, in valid JSON: without a checksum it would end up among the predictions."""
+    part = p.PartFile(tmp_path, [[0], [1]], identity="i")
+    part.add(0, [line(0)])
+    part.add(1, [line(1)])
+    path = tmp_path / p.PART
+    path.write_text(path.read_text().replace("é", "e", 1))
+    again = p.PartFile(tmp_path, [[0], [1]], identity="i")
+    assert again.missing == [0] and [r["index"] for r in again.rows()] == [1]
+    path.write_text(path.read_text().replace("identity", "identitY", 1))
+    assert p.PartFile(tmp_path, [[0], [1]], identity="i").missing == [0, 1]
 
 
 def test_identity_depends_on_settings_and_rows() -> None:
@@ -103,7 +117,7 @@ def test_edited_predictions_are_named_and_not_taken_for_finished(tmp_path) -> No
     assert p.made_with(tmp_path) is None
     with pytest.raises(StateError, match="checksum differs") as caught:
         p.read_predictions(tmp_path)
-    assert caught.value.where == str(path)
+    assert caught.value.where == p.damage(tmp_path).where == str(path)
     was = json.loads((tmp_path / p.GENERATION).read_text())["sha256"]
     now = hashlib.sha256(path.read_bytes()).hexdigest()  # both are told by their first twelve digits, as everywhere
     assert caught.value.what.endswith(f": sha256 {now[:12]}…, expected {was[:12]}…")
@@ -112,8 +126,28 @@ def test_edited_predictions_are_named_and_not_taken_for_finished(tmp_path) -> No
 @pytest.mark.parametrize("gone", [p.PREDICTIONS, p.GENERATION])
 def test_answers_without_their_record_or_a_record_alone_are_not_finished(tmp_path, gone: str) -> None:
     p.write_predictions(tmp_path, [line(0)], {})
+    assert p.damage(tmp_path) is None
     (tmp_path / gone).unlink()
     assert p.made_with(tmp_path) is None
+    assert (p.damage(tmp_path) is None) == (gone == p.PREDICTIONS)
+
+
+@pytest.mark.parametrize("edit", [("sha256", "sha257"), ("settings", "settingZ"), ('"rows": 1', '"rows": 2')])
+def test_a_damaged_record_is_named_and_its_answers_are_not_finished(tmp_path, edit) -> None:
+    p.write_predictions(tmp_path, [line(0)], {})
+    path = tmp_path / p.GENERATION
+    path.write_text(path.read_text().replace(*edit))
+    assert p.made_with(tmp_path) is None and p.damage(tmp_path).where == str(path)
+    for read in (p.recorded_settings, p.read_predictions):
+        with pytest.raises(StateError, match="checksum"):
+            read(tmp_path)
+
+
+def test_a_prediction_of_another_version_is_named_by_its_line(tmp_path) -> None:
+    p.write_predictions(tmp_path, [line(0), {**line(1), "index": -1}], {})
+    with pytest.raises(StateError, match="index") as caught:
+        p.read_predictions(tmp_path)
+    assert caught.value.where.endswith("predictions.jsonl:2")
 
 
 def test_missing_predictions(tmp_path) -> None:

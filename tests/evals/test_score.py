@@ -9,6 +9,8 @@ import pytest
 from mcit.core.errors import StateError
 from mcit.evals.score import kappa, read_rows, read_score, score_predictions, write_score
 
+EXTRA = {"task": "t", "filters": [], "lineage": "l", "settings": "s"}
+
 
 def made(texts: list[str], answers: list[str], **gold) -> list[dict]:
     return [
@@ -130,17 +132,44 @@ def test_nothing_to_score() -> None:
 
 
 def test_written_score_comes_back_and_damage_shows(tmp_path) -> None:
-    scored = score_predictions(made(["a"], ["a"]), scorer="exact", style="word", extra={"lineage": "abc"})
+    scored = score_predictions(made(["a"], ["a"]), scorer="exact", style="word", extra={**EXTRA, "lineage": "abc"})
     assert read_score(tmp_path) is None
     assert read_rows(tmp_path) is None
     write_score(tmp_path, scored)
     assert read_score(tmp_path)["lineage"] == "abc"
     assert read_rows(tmp_path) == scored.rows
     (tmp_path / "rows.json").write_text("{}")
-    assert read_rows(tmp_path) is None
+    with pytest.raises(StateError, match="is not what score.json was made from") as error:
+        read_rows(tmp_path)
+    assert error.value.where == str(tmp_path / "rows.json") and "--rescore" in error.value.fix
+    (tmp_path / "rows.json").unlink()
+    with pytest.raises(StateError, match="missing"):
+        read_rows(tmp_path)
     (tmp_path / "score.json").write_text('{"n": ')
-    with pytest.raises(StateError, match="not valid JSON"):
-        read_score(tmp_path)
+    for read in (read_score, read_rows):
+        with pytest.raises(StateError, match="not valid JSON"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["accuracy", "n", "rows_sha256", "settings", "seal"])
+def test_an_edited_or_damaged_score_is_refused(tmp_path, key) -> None:
+    scored = score_predictions(made(["a"], ["a"]), scorer="exact", style="word", extra=EXTRA)
+    write_score(tmp_path, scored)
+    path = tmp_path / "score.json"
+    text = path.read_text()
+    for edited in (text.replace(f'"{key}"', f'"{key}x"', 1), text.replace(f'"{key}": ', f'"{key}": 1', 1)):
+        assert edited != text
+        path.write_text(edited)
+        with pytest.raises(StateError) as error:
+            read_score(tmp_path)
+        assert error.value.where == str(path)
+
+
+def test_a_score_that_lacks_something_is_not_written(tmp_path) -> None:
+    scored = score_predictions(made(["a"], ["a"]), scorer="exact", style="word")
+    with pytest.raises(StateError, match="is not a score: task"):
+        write_score(tmp_path, scored)
+    assert not list(tmp_path.iterdir())
 
 
 def test_scoring_imports_no_torch() -> None:

@@ -8,7 +8,8 @@ import torch
 
 from mcit.cli.main import main
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import check_manifest
+from mcit.core.records import ExportRecord
+from mcit.core.stored import check_manifest
 from mcit.core.tensorfile import save_tensors
 from mcit.export import adapter
 from mcit.export.export import export_stage
@@ -83,7 +84,7 @@ def test_the_record_names_base_stages_and_files(tmp_path):
     record = json.loads((done.folder / "export.json").read_text())
     assert record == done.record
     assert record["base"] == str(tiny_path()) and len(record["base_sha256"]) == 64
-    check_manifest(done.folder, name="export.json")
+    check_manifest(done.folder, name="export.json", model=ExportRecord)
     assert set(record["files"]) == {"adapter_config.json", "adapter_model.safetensors", "mcit.json"}
     assert run.ledger.events("export")[0]["kind"] == "adapter"
 
@@ -147,7 +148,7 @@ def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path, monkeypatch
         if not killed_at(number, lambda out=out: export_stage(run, stage=1, kind="adapter", out=out)):
             break
         if out.exists():
-            check_manifest(out, name="export.json")
+            check_manifest(out, name="export.json", model=ExportRecord)
         export_stage(run, stage=1, kind="adapter", out=out)
         assert [p.name for p in out.parent.iterdir()] == ["out"]
         for path in (tmp_path / "straight").iterdir():

@@ -1,13 +1,14 @@
 """Run directories without a model: dict savers in place of engine, methods and streams, and a sequence over them."""
 
 import contextlib
+import json
 import os
 import signal
 from types import SimpleNamespace
 
-from mcit.core import files
-from mcit.core.files import read_json, write_json, write_text
-from mcit.runs.run import config_digest, open_run
+from mcit.core.files import read_json, read_lines, write_json, write_text
+from mcit.runs.run import Run, config_digest, open_run
+from scripts.inject.faultpoints import Fault, Operations
 
 STEPS, EVERY = 5, 2
 
@@ -52,26 +53,57 @@ def resolved(*, seed=1, micro_batch=4, stages=("a", "b")):
 
 
 def plan_content(config, **changes):
+    names = [s["recipe"] for s in config["stages"]]
+    content = plan_record([[name] for name in names], names=names, method_state={"l2": 1})
+    content["name"], content["digest"] = config["name"], config_digest(config)
+    return {**content, **changes}
+
+
+def plan_record(tasks, *, names=None, scorer="exact", style="word", mode="strict", method_state=None):
+    """plan.json of a run that trains so many lists of tasks in order."""
+    names = names or [f"s{k}" for k in range(1, len(tasks) + 1)]
+    every = list(dict.fromkeys(task for some in tasks for task in some))
     stages = [
         {
-            "index": i + 1,
-            "name": s["recipe"],
-            "folder": f"{i + 1:02d}-{s['recipe']}",
+            "index": k,
+            "name": name,
+            "folder": f"{k:02d}-{name}",
+            "tasks": list(some),
+            "forget": [],
             "steps": STEPS,
-            "method_state": {"l2": 1},
+            "rows": 10,
+            "seed": k,
+            "carry": "merge",
+            "hooks": {},
+            "method_state": method_state or {},
         }
-        for i, s in enumerate(config["stages"])
+        for k, (name, some) in enumerate(zip(names, tasks, strict=True), start=1)
     ]
-    content = {
-        "name": config["name"],
-        "digest": config_digest(config),
+    return {
+        "name": "toy",
+        "digest": "d" * 64,
+        "code": "0.1.0",
+        "base": "/base",
         "base_sha256": "0" * 64,
-        "recipes": {s["recipe"]: f"digest-{s['recipe']}" for s in config["stages"]},
-        "stages": stages,
-        "tasks": [s["recipe"] for s in config["stages"]],
+        "tasks": every,
         "forget_tasks": [],
+        "recipes": {task: f"digest-{task}" for task in every},
+        "scorers": {task: {"scorer": scorer, "style": style} for task in every},
+        "stages": stages,
+        "scorer_mode": mode,
     }
-    return {**content, **changes}
+
+
+def create(root, plan):
+    """A run folder of this plan with nothing trained; an older one's plan is replaced."""
+    run = Run(root)
+    run.create(config_text="", resolved={"name": plan["name"]}, plan_json=plan, environment=environment())
+    return run
+
+
+def json_lines(path):
+    """Content of a file of JSON lines."""
+    return [json.loads(line) for line in read_lines(path)]
 
 
 def environment(**versions):
@@ -130,12 +162,10 @@ def stage_bytes(run):
 
 
 def killed_at(number, work):
-    """Run `work` in a forked process that is killed before its `number`-th durable operation; True if it was."""
+    """Run `work` in a forked process that is killed before its `number`-th new name (file, rename); True if it was."""
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(BaseException):
-            files._operations = 0
-            os.environ["MCIT_FAULT_AT"] = str(number)
+        with contextlib.suppress(BaseException), Operations("/", Fault(number), kinds={"create", "rename"}):
             work()
             os._exit(0)
         os._exit(1)

@@ -79,7 +79,7 @@ def test_foreign_base_and_foreign_stages_are_refused(tmp_path):
     with pytest.raises(StateError, match="other stages"):
         read_lineage(folders[1:], base="b", base_sha256=sha)
     record = read_json(folders[0] / "lineage.json")
-    write_json(folders[0] / "lineage.json", {**record, "digest": "x"})
+    write_json(folders[0] / "lineage.json", {**record, "digest": "f" * 64})
     with pytest.raises(StateError, match="other stages"):
         read_lineage(folders, base="b", base_sha256=sha)
 

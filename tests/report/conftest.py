@@ -3,8 +3,10 @@
 import pytest
 
 from mcit.core.files import write_json
+from mcit.core.stored import write_manifest
 from mcit.evals.predictions import write_predictions
 from mcit.evals.score import score_predictions, write_score
+from tests.fakes.run_dir import create, plan_record
 
 
 class FakeRun:
@@ -12,13 +14,8 @@ class FakeRun:
 
     def __init__(self, root, stages, *, mode="strict", style="name"):
         self.root, self.style = root, style
-        tasks = list(dict.fromkeys(t for names in stages for t in names))
-        entries = [
-            {"index": k, "name": f"s{k}", "folder": f"{k:02d}-s{k}", "tasks": list(names)}
-            for k, names in enumerate(stages, 1)
-        ]
-        kinds = {task: {"scorer": "exact", "style": style} for task in tasks}
-        write_json(root / "plan.json", {"stages": entries, "tasks": tasks, "scorers": kinds, "scorer_mode": mode})
+        self.plan = plan_record(stages, style=style, mode=mode)
+        create(root, self.plan)
 
     def score(self, after, task, answers, gold=None):
         """Answers of a task after a stage (0: base); gold is "cat" in every row if not given."""
@@ -37,7 +34,8 @@ class FakeRun:
         ]
         folder = self.root / "evals" / (f"after-{after:02d}" if after else "base") / task
         write_predictions(folder, rows, {"filters": [], "lineage": "L"})
-        write_score(folder, score_predictions(rows, scorer="exact", style=self.style, extra={"filters": []}))
+        extra = {"task": task, "filters": [], "lineage": "L", "settings": "S"}
+        write_score(folder, score_predictions(rows, scorer="exact", style=self.style, extra=extra))
         return self
 
     def shares(self, after, task, right, n=10):
@@ -45,7 +43,14 @@ class FakeRun:
         return self.score(after, task, ["cat"] * right + ["dog"] * (n - right))
 
     def progress(self, folder, **content):
-        write_json(self.root / "stages" / folder / "progress.json", content)
+        known = {"steps": 1, "tokens": 2, "seconds": 3.0, "loss": None}
+        return self.stage_file(folder, "progress.json", {**known, **content})
+
+    def stage_file(self, folder, name, content):
+        """A file of a committed stage."""
+        stage = self.root / "stages" / folder
+        write_json(stage / name, content)
+        write_manifest(stage)
         return self
 
 

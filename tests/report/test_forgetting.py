@@ -5,19 +5,17 @@ import json
 import pytest
 from rich.console import Console
 
-from mcit.core.files import read_json, write_json
 from mcit.report.forgetting import read_forgetting
 from mcit.report.tables import compare, full_report, markdown, render_terminal, write_report
+from tests.fakes.run_dir import create
 
 
 @pytest.fixture
 def asked(fake_run):
     """Three stages; the second retains ``rest`` and forgets ``dog``; ``all`` was learned in the first."""
     run = fake_run([["all"], ["rest"], ["new"]])
-    plan = read_json(run.root / "plan.json")
-    plan["stages"][1]["forget"] = ["dog"]
-    plan["forget_tasks"] = ["dog"]
-    write_json(run.root / "plan.json", plan)
+    run.plan["stages"][1]["forget"] = run.plan["forget_tasks"] = ["dog"]
+    create(run.root, run.plan)
     for after, task, right in [
         (0, "dog", 1), (1, "dog", 9), (2, "dog", 1), (3, "dog", 4),
         (1, "all", 8), (2, "all", 7), (3, "all", 7),
@@ -25,10 +23,10 @@ def asked(fake_run):
         (3, "new", 10),
     ]:  # fmt: skip
         run.shares(after, task, right)
-    adapter = run.root / "stages" / "02-s2" / "adapter"
-    write_json(adapter / "mcit.json", {"names": "live", "zero": ["layers.0.q"]})
-    write_json(adapter / "adapter_config.json", {"target_modules": ["layers.1.q", "layers.1.k"]})
-    return run
+    run.progress("02-s2")
+    note = {"names": "live", "base_sha256": "0" * 64, "zero": ["layers.0.q"]}
+    run.stage_file("02-s2", "adapter/mcit.json", note)
+    return run.stage_file("02-s2", "adapter/adapter_config.json", {"target_modules": ["layers.1.q", "layers.1.k"]})
 
 
 def test_entry_by_hand(asked):
@@ -69,7 +67,6 @@ def test_shown_in_every_format(asked):
 
 
 def test_unmeasured_is_a_dash_and_no_stage_no_section(asked, fake_run):
-    write_json(asked.root / "plan.json", {**read_json(asked.root / "plan.json"), "scorer_mode": "strict"})
     for path in (asked.root / "evals" / "after-01").rglob("score.json"):
         path.unlink()
     (entry,) = read_forgetting(asked.root, mode="strict")

@@ -136,12 +136,22 @@ def test_kappa(fake_run) -> None:
     assert found["kappa"] == [[1.0]]
 
 
-def test_results_per_row_that_do_not_belong_to_the_score_are_not_used(three) -> None:
-    (three.root / "evals" / "after-03" / "a" / "rows.json").write_text("{}")
-    found = read_matrix(three.root)
-    assert found["metrics"]["mfn"] is not None
-    assert found["intervals"]["metrics"]["mfn"] is None
-    assert found["forgetting_kinds"]["tasks"]["a"]["superficial"] is None
+@pytest.mark.parametrize("name", ["rows.json", "score.json"])
+@pytest.mark.parametrize("damage", ["edited", "gone"])
+def test_a_changed_score_is_named_and_not_reported(three, name, damage) -> None:
+    """Without its score a cell is empty; anything else is refused, with the command that makes it anew."""
+    path = three.root / "evals" / "after-03" / "a" / name
+    if damage == "edited":
+        path.write_text(path.read_text().replace("0", "1", 1))
+    else:
+        path.unlink()
+    if (name, damage) == ("score.json", "gone"):
+        assert read_matrix(three.root)["matrix"][2] == [None, 50.0, 30.0]
+        return
+    with pytest.raises(StateError) as error:
+        read_matrix(three.root)
+    assert error.value.where == str(path)
+    assert damage == "gone" or "checksum" in error.value.what and "--rescore" in error.value.fix
 
 
 def test_no_run_folder_and_damage(tmp_path, three) -> None:

@@ -51,7 +51,7 @@ def test_markdown_names_conventions_and_rounds_at_the_end(three) -> None:
 
 def test_costs(three) -> None:
     three.progress("01-s1", steps=40, tokens=1200, seconds=12.5, loss=0.25)
-    three.progress("02-s2", steps=40, tokens={"task": 1000, "gere": 500}, seconds=13, loss=None)
+    three.progress("02-s2", steps=40, tokens=1500, seconds=13, loss=None)
     text = markdown(full_report(three.root))
     assert "| 01-s1 | 40 | 1,200 | 12.50 | 0.2500 |" in text
     assert "| 02-s2 | 40 | 1,500 | 13.00 | – |" in text

@@ -4,6 +4,7 @@ import pytest
 
 from mcit.core.errors import ConfigError
 from mcit.core.files import write_json, write_text
+from mcit.core.stored import write_manifest
 from mcit.runs.rollback import removed_by, rollback
 from mcit.runs.run import Run
 from tests.fakes.run_dir import killed_at, resolved, stage_bytes, train, whole
@@ -18,9 +19,23 @@ def finished(folder):
     for k in range(4):
         write_json(run.layout.evals(k) / "task" / "score.json", {"after": k})
     for k in range(1, 4):
-        write_json(run.layout.exports / f"{names[k - 1]}-adapter" / "export.json", {"stages": names[:k]})
+        exported(run, f"{names[k - 1]}-adapter", names[:k])
     write_text(run.layout.exports / "odd" / "export.json", "{")
     return run
+
+
+def exported(run, name, stages):
+    record = {
+        "kind": "adapter",
+        "run": "r",
+        "base": "b",
+        "base_sha256": "0" * 64,
+        "stages": stages,
+        "lineage": "1" * 64,
+    }
+    folder = run.layout.exports / name
+    folder.mkdir(parents=True)
+    write_manifest(folder, name="export.json", extra=record)
 
 
 def there(run):
@@ -51,8 +66,8 @@ def test_what_goes_and_what_stays(tmp_path, keep):
 def test_an_export_of_no_known_stages_goes_with_any_rollback(tmp_path, stages):
     """And what is hidden or no folder is no export: it stays and is not told."""
     run = whole(tmp_path, resolved(stages=STAGES))
-    write_json(run.layout.exports / "unknown" / "export.json", {"stages": stages})
-    write_json(run.layout.exports / ".hidden" / "export.json", {"stages": ["03-c"]})
+    exported(run, "unknown", stages)
+    exported(run, ".hidden", ["03-c"])
     write_text(run.layout.exports / "notes.txt", "mine")
     with run.locked():
         assert rollback(run, 3) == ["exports/unknown"]

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import shutil
 from types import SimpleNamespace
@@ -6,8 +7,22 @@ import pytest
 import yaml
 
 from mcit.core.errors import StateError
+from mcit.core.files import sha256_file, write_json
+from mcit.core.stored import write_sealed
 from mcit.runs.run import Run, find_runs, open_existing
-from tests.fakes.run_dir import Saver, Streams, environment, killed_at, opened, plan_content, resolved, train, whole
+from tests.fakes.run_dir import (
+    Saver,
+    Streams,
+    create,
+    environment,
+    killed_at,
+    opened,
+    plan_content,
+    plan_record,
+    resolved,
+    train,
+    whole,
+)
 
 
 def test_a_new_run_has_its_files_and_opening_it_again_changes_nothing(tmp_path):
@@ -169,7 +184,7 @@ def test_a_missing_ledger_line_is_added(tmp_path):
 def test_leftovers_of_a_draft_whose_stage_is_committed_are_removed(tmp_path):
     run = whole(tmp_path)
     (run.layout.draft("01-a") / "live").mkdir(parents=True)
-    (run.layout.root / ".plan.json.abc.tmp").write_text("half")
+    (run.layout.root / ".plan.json.abcd1234.tmp").write_text("half")
     opened(tmp_path)
     assert not run.layout.draft("01-a").exists()
     assert not list(run.layout.root.glob(".*"))
@@ -214,13 +229,54 @@ def test_what_is_no_run_is_refused(tmp_path):
     assert find_runs(tmp_path / "nothing") == []
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"name": "toy"}', "3"])
+@pytest.mark.parametrize("content", [[], {}, {"name": "toy"}, 3])
 def test_a_plan_that_is_none_is_refused(tmp_path, content):
-    run = opened(tmp_path)
-    run.layout.plan.write_text(content)
-    with pytest.raises(StateError, match="no plan of a run") as error:
+    """Whole by its checksum, as one of another version would be."""
+    run = create(tmp_path, plan_record([["a"]]))
+    write_json(run.layout.plan, content)
+    names = ("config.yaml", "resolved.yaml", "plan.json", "environment.json")
+    files = {n: {"bytes": (tmp_path / n).stat().st_size, "sha256": sha256_file(tmp_path / n)} for n in names}
+    write_sealed(run.layout.manifest, {"files": files})
+    with pytest.raises(StateError, match="is not a plan of a run") as error:
         run.plan()
     assert "plan.json" in str(error.value)
+
+
+def test_a_damaged_ledger_line_is_told_and_a_torn_one_cut_off(tmp_path):
+    run = whole(tmp_path)
+    lines = run.layout.ledger.read_bytes().split(b"\n")
+    lines[1] = lines[1].replace(b"stage_started", b"stage_started ")
+    run.layout.ledger.write_bytes(b"\n".join(lines[:-1]) + b'\n{"event": "eval", "ti')
+    again = opened(tmp_path)
+    assert again.notes == [f"{run.layout.ledger}: damaged lines are left out: 2"]
+    assert again.ledger.events()[-1]["what"] == "the last line was torn and is cut off"
+    text = run.layout.ledger.read_bytes()
+    assert lines[1] in text and b'"eval", "ti' not in text
+    assert opened(tmp_path).ledger.events() == again.ledger.events()
+
+
+def test_what_does_not_belong_to_a_committed_stage_is_named(tmp_path):
+    run = whole(tmp_path)
+    (run.layout.stage("01-a") / "adapter" / "more.json").write_text("{}")
+    with pytest.raises(StateError, match="not listed") as error:
+        opened(tmp_path)
+    assert error.value.where.endswith("01-a/adapter/more.json")
+
+
+@pytest.mark.parametrize("folder", [".", "evals/after-01/t", "blobs", "report"])
+def test_temporary_files_of_killed_writes_are_removed_and_those_of_living_ones_stay(tmp_path, folder):
+    run = whole(tmp_path)
+    home = run.layout.root / folder
+    home.mkdir(parents=True, exist_ok=True)
+    (home / ".x.json.abcd1234.tmp").write_text("half")
+    (home / ".x.abcd1234.tmp").mkdir()
+    (home / ".mine").write_text("kept")
+    with open(home / ".y.json.abcd1234.tmp", "w") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        opened(tmp_path)
+        assert sorted(p.name for p in home.glob(".*")) == [".mine", ".y.json.abcd1234.tmp"]
+    opened(tmp_path)
+    assert [p.name for p in home.glob(".*")] == [".mine"]
 
 
 def test_status_questions(tmp_path):

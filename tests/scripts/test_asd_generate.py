@@ -10,13 +10,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import asd_generate
 
-from mcit.core.files import read_json_lines
 from mcit.core.schema import BaseConfig
 from mcit.data.asd.cues import CUES
 from mcit.models.load import materialize
 from tests.fakes.chat_server import chat_server, good_reply
 from tests.fakes.recipes import recipe_file
 from tests.fakes.rows import llava
+from tests.fakes.run_dir import json_lines
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_local_model_goes_through_the_same_filter(recipe, tmp_path, capsys):
     assert asd_generate.main([*start, "--attempts", "2"]) == 0
     told = capsys.readouterr().out
     assert "4 row(s) for a model, 0 finished before; 8 reply(s), 0 accepted, 4 row(s) stay native" in told
-    lines = read_json_lines(tmp_path / "s" / "made.jsonl")
+    lines = json_lines(tmp_path / "s" / "made.jsonl")
     assert len(lines) == 8 and all(line["status"] == "refused" and line["reasons"] for line in lines)
     assert lines[0]["generator"]["backend"] == "hf" and "@" in lines[0]["generator"]["model"]
 
@@ -109,7 +109,7 @@ def test_the_embedded_model_is_judged_by_the_filter(recipe, tmp_path, capsys):
     start = ["generate", str(recipe), "--backend", "hf", "--model", str(folder), "--max-tokens", "48", "--batch", "4"]
     assert asd_generate.main([*start, "--attempts", "2"]) == 0
     told = capsys.readouterr().out
-    lines = read_json_lines(tmp_path / "s" / "made.jsonl")
+    lines = json_lines(tmp_path / "s" / "made.jsonl")
     accepted = {(line["id"], line["style"]) for line in lines if line["status"] == "accepted"}
     refused = [line for line in lines if line["status"] == "refused"]
     assert refused and all(line["reasons"] and "reply" in line for line in refused)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import write_json
+from mcit.core.records import BlobRecord
+from mcit.core.stored import read_sealed, write_sealed
 from mcit.train.blobs import Blobs
 
 
@@ -59,7 +61,12 @@ def test_damage_is_named(tmp_path):
     assert str(data) in str(caught.value) and "remove" in caught.value.fix
     data.write_bytes(content)
     (record,) = tmp_path.glob("*.json")
-    write_json(record, {**read_json(record), "fingerprint": {"base": "other"}})
+    known = read_sealed(record, BlobRecord)
+    write_json(record, {**known, "seal": "0" * 16})
+    with pytest.raises(StateError, match="checksum .* differs") as caught:
+        Blobs(tmp_path).open("gere", {"base": "b"}, build)
+    assert caught.value.where == str(record) and "computed again" in caught.value.fix
+    write_sealed(record, {**known, "fingerprint": {"base": "other"}})
     with pytest.raises(StateError, match="another fingerprint"):
         Blobs(tmp_path).open("gere", {"base": "b"}, build)
     assert build.calls == 1

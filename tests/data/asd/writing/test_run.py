@@ -8,7 +8,6 @@ import pytest
 from filelock import FileLock
 
 from mcit.core.errors import DataError, Interrupted, StateError
-from mcit.core.files import read_json_lines
 from mcit.data.asd.answers import load_answers
 from mcit.data.asd.cues import CUES, LIMITS
 from mcit.data.asd.writing.client import OpenAiBackend
@@ -21,6 +20,7 @@ from mcit.evals.normalise import normalise
 from tests.fakes.chat_server import chat_server, good_reply
 from tests.fakes.recipes import recipe_file
 from tests.fakes.rows import llava
+from tests.fakes.run_dir import json_lines
 
 
 def vqa_rows(count):
@@ -67,7 +67,7 @@ def test_provenance_of_a_line(recipe, tmp_path):
     out = tmp_path / "made.jsonl"
     with chat_server(good_reply) as asked:
         write(jobs_of(recipe, tmp_path)[:1], asked.url, out)
-    (line,) = read_json_lines(out)
+    (line,) = json_lines(out)
     assert line["generator"] == {"backend": "openai", "model": "m", "prompt": 1, "seed": 0, "attempt": 1}
     assert line["status"] == "accepted" and line["time"].endswith("Z") and len(line["content"]) == 2
 
@@ -93,7 +93,7 @@ def test_malformed_then_drifted_then_right(recipe, tmp_path):
     assert "refused: 'question_index' does not run from 1 to 2" in asked.text(2)
     entries = load_answers(out).entries
     assert [e.accepted for e in entries] == [False, False, True] and entries[2].generator["attempt"] == 3
-    assert "reply" in read_json_lines(out)[0]
+    assert "reply" in json_lines(out)[0]
 
 
 def test_two_retries_then_native(recipe, tmp_path):

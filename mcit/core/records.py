@@ -1,0 +1,367 @@
+"""What the files of a run must hold: one schema for each of them, for all that read them.
+
+How they are read, with their checksums, is in `mcit.core.stored`. A field that is added here is required of every run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _inside(path: str) -> str:
+    parts = path.split("/")
+    if not path or path.startswith("/") or {"", ".", ".."} & set(parts) or "\0" in path:
+        raise ValueError("is no path below the folder")
+    return path
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Percent = float
+"""A number of percent, or of points between two of them."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Below = Annotated[str, AfterValidator(_inside)]
+"""A path relative to a folder, and inside it."""
+Folder = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+
+class Record(BaseModel):
+    """Content of a file: nothing is converted, nothing unknown accepted, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    what: ClassVar[str]
+    """What the file is, for messages."""
+    fix: ClassVar[str] = "restore the file from a copy, or remove its folder and run again"
+
+
+class Entry(Record):
+    """One file of a manifest."""
+
+    what = "an entry of a manifest"
+    bytes: Count
+    sha256: Sha256
+
+
+class Manifest(Record):
+    """``manifest.json``: every other file of its folder."""
+
+    what = "a manifest"
+    files: dict[Below, Entry]
+
+
+class ExportRecord(Manifest):
+    """``export.json``: a manifest, what was exported, and how far the reloaded model is from the trained one."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "the record of an export"
+    fix = "remove the folder and export again"
+    kind: Literal["adapter", "delta", "merged"]
+    run: str
+    base: str
+    base_sha256: Sha256
+    stages: list[Folder]
+    lineage: Sha256
+
+
+class DataManifest(Manifest):
+    """``manifest.json`` of a built data folder: what it was built from, and its rows by split."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "a manifest of a data set"
+    fix = "remove the data folder: it is built again from the recipe"
+    name: str
+    task: str
+    digest: Sha256
+    eval: dict[str, Any]
+    image: dict[str, Any]
+    roots: dict[str, str | None]
+    counts: dict[str, Count]
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+class StageRecord(Record):
+    """A stage in ``plan.json``."""
+
+    what = "a stage of a plan"
+    index: Annotated[int, Field(ge=1)]
+    name: str
+    folder: Folder
+    tasks: list[str]
+    forget: list[str]
+    steps: Count
+    rows: Count
+    seed: int
+    carry: str
+    hooks: dict[str, list[str]]
+    method_state: dict[str, int]
+
+
+class Scoring(Record):
+    """How a task is scored, in ``plan.json``."""
+
+    what = "the scoring of a task"
+    scorer: str
+    style: str
+
+
+class PlanRecord(Record):
+    """``plan.json``."""
+
+    what = "a plan of a run"
+    name: str
+    digest: Sha256
+    code: str
+    base: str
+    base_sha256: Sha256
+    tasks: list[str]
+    forget_tasks: list[str]
+    recipes: dict[str, str]
+    scorers: dict[str, Scoring]
+    stages: list[StageRecord]
+    scorer_mode: Literal["strict", "fixed"]
+
+
+class Environment(Record):
+    """``environment.json``: versions by package, machine and devices."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "a record of versions and devices"
+    versions: dict[str, str | None]
+
+
+class Event(Record):
+    """A line of ``ledger.jsonl``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "an event"
+    time: str
+    event: str
+
+    @model_validator(mode="after")
+    def _has_its_fields(self) -> Self:
+        extra: dict[str, Any] = self.model_extra or {}
+        changes, removed = extra.get("changes"), extra.get("removed")
+        if self.event in ("accepted_changes", "layout") and not (
+            isinstance(changes, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in changes.values())
+        ):
+            raise ValueError("says no changes")
+        if self.event == "rollback" and not isinstance(removed, list):
+            raise ValueError("says nothing that was removed")
+        needed = {"extended": "digest", "branched": "run"}.get(self.event)
+        if needed and not isinstance(extra.get(needed), str):
+            raise ValueError(f"says no {needed}")
+        return self
+
+
+class Holder(Record):
+    """``lock.json``: the process that writes the run."""
+
+    what = "a record of a process"
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    host: str
+
+
+# ---- a stage ---------------------------------------------------------------------------------------------------------
+class ProgressRecord(Record):
+    """``progress.json`` of a committed stage."""
+
+    what = "the progress of a stage"
+    steps: Count
+    tokens: Count
+    seconds: Annotated[float, Field(ge=0)]
+    loss: float | None
+
+
+class DeltaRecord(Record):
+    """A stage below, in ``lineage.json``."""
+
+    what = "a stage of a lineage"
+    folder: Folder
+    kind: Literal["lora", "none"]
+    carry: Literal["merge", "keep", "stack", "none"]
+    digest: Sha256
+
+
+class LineageRecord(Record):
+    """``lineage.json``: base, stages below, and what this stage added."""
+
+    what = "a lineage"
+    base: str
+    base_sha256: Sha256
+    kind: Literal["lora", "none"]
+    carry: Literal["merge", "keep", "stack", "none"]
+    digest: Sha256
+    stages: list[DeltaRecord]
+
+
+class AdapterNote(Record):
+    """``mcit.json`` beside an adapter of ours: live module names, and pairs left out because they are exactly 0."""
+
+    what = "a note beside an adapter"
+    names: Literal["live"]
+    base_sha256: Sha256
+    zero: list[str] = []
+    stages: list[str] = []
+    relative_to: str | None = None
+
+
+class AdapterConfig(Record):
+    """The part of PEFT's ``adapter_config.json`` that reports read."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "a PEFT config"
+    target_modules: list[str]
+
+
+class MethodState(Record):
+    """``methods/<name>/state.json``."""
+
+    what = "the state of a method"
+    state_version: int
+    state: dict[str, Any]
+
+
+class Reference(Record):
+    """``stages/<stage>.json``: a stage of another run, by its folder and the checksum of its manifest."""
+
+    what = "a reference to a stage of another run"
+    fix = "restore it from a copy, or remove it: the stage is then trained again in this run"
+    stage: str
+    manifest_sha256: Sha256
+
+
+# ---- a live checkpoint -----------------------------------------------------------------------------------------------
+class StreamsRecord(Record):
+    """``streams.json``: rows drawn from each stream, and what the loop counts."""
+
+    what = "a record of streams"
+    step: Count
+    cursors: dict[str, int]
+    extra: dict[str, Any]
+
+
+class EngineRecord(Record):
+    """``engine.json``: the step, and optimiser steps of parameters that have another count."""
+
+    what = "a record of an engine"
+    step: Count
+    optimizer_steps: dict[str, Count]
+    format: Literal[1]
+
+
+class BlobRecord(Record):
+    """``blobs/<name>.json`` beside its tensors."""
+
+    what = "the record of a blob"
+    fingerprint: dict[str, Any]
+    bytes: Count
+    sha256: Sha256
+    index: dict[str, Any]
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+class Generation(Record):
+    """``generation.json``: how ``predictions.jsonl`` was made, and its checksum."""
+
+    what = "a record of predictions"
+    fix = "remove it: the answers are made again"
+    settings: dict[str, Any]
+    rows: Count
+    sha256: Sha256
+
+
+class Prediction(Record):
+    """A line of ``predictions.jsonl``."""
+
+    what = "a prediction"
+    id: str
+    index: Count
+    text: str
+    tokens: Count
+    truncated: bool
+    question: str
+    gold: dict[str, Any]
+
+
+class PartHead(Record):
+    """The first line of ``predictions.part.jsonl``."""
+
+    what = "the head of unfinished predictions"
+    identity: str
+
+
+class PartBatch(Record):
+    """Another line of it: a finished batch."""
+
+    what = "a batch of predictions"
+    batch: Count
+    rows: list[Prediction]
+
+
+class ModeScore(Record):
+    """A score under one scorer mode."""
+
+    what = "a score under one mode"
+    accuracy: Percent
+    interval: Interval
+    accuracy_on_valid: Percent | None
+    constant: Percent
+    constant_answer: str
+    kappa: float | None
+
+
+class ScorerName(Record):
+    """Which scorer made a score."""
+
+    what = "the name of a scorer"
+    name: str
+    version: int
+
+
+class Score(Record):
+    """``score.json``; `rows_sha256` is the checksum of ``rows.json``."""
+
+    what = "a score"
+    fix = "score the answers again: mcit eval RUN --rescore"
+    task: str
+    n: Annotated[int, Field(ge=1)]
+    strict: ModeScore
+    fixed: ModeScore
+    format_validity: Percent
+    format_validity_interval: Interval
+    lenient: Percent
+    lenient_minus_strict: Percent
+    truncation_rate: Percent
+    mean_length: float
+    scorer: ScorerName
+    style: str
+    filters: list[str]
+    lineage: str
+    settings: str
+    rows_sha256: Sha256
+
+
+class Rows(Record):
+    """``rows.json``: results per question as parallel lists."""
+
+    what = "a list of results per question"
+    fix = Score.fix
+    id: list[str]
+    strict: list[Share]
+    fixed: list[Share]
+    valid: list[Share]
+
+    @model_validator(mode="after")
+    def _are_parallel(self) -> Self:
+        if not len(self.id) == len(self.strict) == len(self.fixed) == len(self.valid):
+            raise ValueError("the lists differ in length")
+        return self
