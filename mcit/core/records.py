@@ -286,8 +286,8 @@ class Prediction(Record):
     id: str
     index: Count
     text: str
-    tokens: Count
-    truncated: bool
+    tokens: Count | None
+    truncated: bool | None
     question: str
     gold: dict[str, Any]
 
@@ -325,10 +325,11 @@ class ScorerName(Record):
     what = "the name of a scorer"
     name: str
     version: int
+    strict_rule: str
 
 
-class Score(Record):
-    """``score.json``; `rows_sha256` is the checksum of ``rows.json``."""
+class AnyScore(Record):
+    """What every ``score.json`` holds; `rows_sha256` is the checksum of ``rows.json``."""
 
     what = "a score"
     fix = "score the answers again: mcit eval RUN --rescore"
@@ -340,14 +341,35 @@ class Score(Record):
     format_validity_interval: Interval
     lenient: Percent
     lenient_minus_strict: Percent
-    truncation_rate: Percent
-    mean_length: float
+    truncation_rate: Percent | None
+    mean_length: float | None
     scorer: ScorerName
     style: str
+    rows_sha256: Sha256
+
+
+class Score(AnyScore):
+    """``score.json`` of answers that the run made."""
+
     filters: list[str]
     lineage: str
     settings: str
-    rows_sha256: Sha256
+
+
+class AnswerFile(Record):
+    """A file of answers made elsewhere."""
+
+    what = "a file of answers"
+    file: str
+    sha256: Sha256
+
+
+class ScoreElsewhere(AnyScore):
+    """``score.json`` of answers made elsewhere, to the first `rows` test rows."""
+
+    fix = "score the file of answers again"
+    elsewhere: AnswerFile
+    rows: int | None
 
 
 class Rows(Record):

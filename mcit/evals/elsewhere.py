@@ -14,12 +14,14 @@ from typing import Any
 
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
-from mcit.core.files import read_json, sha256_file
+from mcit.core.files import sha256_file
+from mcit.core.records import ScoreElsewhere
 from mcit.core.types import JsonDict, Row
 from mcit.data.folder import DataFolder
 from mcit.evals.predictions import gold_of, read_predictions, write_predictions
 from mcit.evals.score import score_predictions, write_score
 from mcit.runs.layout import RunLayout
+from mcit.runs.run import read_plan
 
 _IDS, _TEXTS = ("question_id", "id"), ("text", "prediction")
 _SHOWN = 20
@@ -32,7 +34,7 @@ def score_elsewhere(run: Path, file: Path, *, task: str | None, limit: int | Non
     does not have, DataError with the list of missing, unknown and repeated ids, StateError if the task's data has changed.
     """
     layout = RunLayout(run)
-    plan = read_json(layout.plan)
+    plan = read_plan(layout)
     name = _task_of(plan, task)
     rows = _data_of(plan, name).rows("test")[:limit]
     texts = _matched(read_answers(file), rows, where=str(file))
@@ -46,7 +48,7 @@ def score_elsewhere(run: Path, file: Path, *, task: str | None, limit: int | Non
     folder = layout.elsewhere(file.stem) / name
     write_predictions(folder, lines, made)
     scored = score_predictions(read_predictions(folder), scorer=kind["scorer"], style=kind["style"], extra=made)
-    write_score(folder, scored)
+    write_score(folder, scored, model=ScoreElsewhere)
     return folder, scored.score
 
 

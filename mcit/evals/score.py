@@ -13,7 +13,7 @@ from typing import Any
 from mcit.core import lookup
 from mcit.core.errors import StateError
 from mcit.core.files import canonical_json, parse_json, read_bytes, sha256_bytes, write_bytes
-from mcit.core.records import Rows, Score
+from mcit.core.records import AnyScore, Rows, Score
 from mcit.core.stored import read_sealed, valid, write_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import interval
@@ -131,11 +131,11 @@ def _interval(values: Sequence[float], ids: Sequence[str]) -> list[float] | None
     return interval([100.0 * v for v in values], ids)
 
 
-def write_score(folder: Path, scored: Scored) -> None:
+def write_score(folder: Path, scored: Scored, *, model: type[AnyScore] = Score) -> None:
     """Write ``rows.json``, then ``score.json`` with the checksum of the first: a score is whole or absent."""
     rows = (canonical_json(scored.rows) + "\n").encode()
     score = {**scored.score, "rows_sha256": sha256_bytes(rows)}
-    valid(Score, score, where=folder / SCORE)
+    valid(model, score, where=folder / SCORE)
     write_bytes(folder / ROWS, rows)
     write_sealed(folder / SCORE, score)
 

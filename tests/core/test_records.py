@@ -45,8 +45,14 @@ EXAMPLES = {
     records.Score: {
         "task": "t", "n": 1, "strict": MODE, "fixed": MODE, "format_validity": 1.0, "format_validity_interval": None,
         "lenient": 1.0, "lenient_minus_strict": 0.5, "truncation_rate": 0.0, "mean_length": 1.0,
-        "scorer": {"name": "exact", "version": 1}, "style": "word", "filters": [], "lineage": "l", "settings": "s",
-        "rows_sha256": "0" * 64,
+        "scorer": {"name": "exact", "version": 1, "strict_rule": ""}, "style": "word", "filters": [], "lineage": "l",
+        "settings": "s", "rows_sha256": "0" * 64,
+    },  # fmt: skip
+    records.ScoreElsewhere: {
+        "task": "t", "n": 1, "strict": MODE, "fixed": MODE, "format_validity": 1.0, "format_validity_interval": None,
+        "lenient": 1.0, "lenient_minus_strict": 0.5, "truncation_rate": None, "mean_length": None,
+        "scorer": {"name": "exact", "version": 1, "strict_rule": "r"}, "style": "word", "rows_sha256": "0" * 64,
+        "elsewhere": {"file": "f", "sha256": "0" * 64}, "rows": None,
     },  # fmt: skip
     records.Rows: {"id": ["a"], "strict": [0.0], "fixed": [1.0], "valid": [0.5]},
     records.Environment: {"versions": {"torch": None, "mcit": "1"}},

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from mcit.core.errors import ConfigError, DataError, StateError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import read_json
 from mcit.data.build import build
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals.elsewhere import read_answers, score_elsewhere
+from tests.fakes.run_dir import create, plan_record
 
 LIMIT = 6
 
@@ -23,8 +24,8 @@ def rows(cache):
 def run(tmp_path, cache):
     recipes = {name: DataFolder.open(build(load_recipe(find_recipe(name)))) for name in ("tiny/letter", "tiny/word")}
     scorers = {folder.task: {"scorer": folder.eval.scorer, "style": folder.eval.style} for folder in recipes.values()}
-    plan = {"recipes": {name: folder.digest for name, folder in recipes.items()}, "scorers": scorers}
-    write_json(tmp_path / "run" / "plan.json", plan)
+    recipes = {name: folder.digest for name, folder in recipes.items()}
+    create(tmp_path / "run", {**plan_record([["letter", "word"]]), "recipes": recipes, "scorers": scorers})
     return tmp_path / "run"
 
 
@@ -98,6 +99,6 @@ def test_the_task_must_be_one_of_the_run(run, tmp_path):
 
 def test_data_that_changed_is_refused(run, tmp_path):
     plan = read_json(run / "plan.json")
-    write_json(run / "plan.json", {**plan, "recipes": {"tiny/word": "0" * 64}})
+    create(run, {**plan, "recipes": {"tiny/word": "0" * 64}})
     with pytest.raises(StateError, match="has changed"):
         go(run, tmp_path / "f")

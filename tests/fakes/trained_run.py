@@ -14,7 +14,7 @@ from mcit.models.lineage import Lineage, delta_digest, lineage_record, read_line
 from mcit.models.load import load_base, materialize
 from mcit.models.units import lora_targets
 from mcit.runs.run import config_digest, open_run
-from tests.fakes.run_dir import environment
+from tests.fakes.run_dir import environment, plan_record
 
 PROJECTOR = tuple(f"model.multi_modal_projector.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))
 
@@ -40,11 +40,11 @@ def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=No
         config_text="drawn",
         resolved=resolved,
         plan_json={
+            **plan_record([[f"r{i}"] for i in range(len(carries))], names=[f"r{i}" for i in range(len(carries))]),
             "name": "drawn",
             "digest": config_digest(resolved),
             "base_sha256": base_digest(path),
             "recipes": {},
-            "stages": [{"folder": f, "steps": 1, "method_state": {}} for f in folders],
         },
         environment=environment(),
     )
