@@ -173,6 +173,8 @@ def append_line(path: Path | str, line: str) -> None:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b") as file:
+            with contextlib.suppress(OSError):  # exports and branches write to a ledger beside its run
+                fcntl.flock(file, fcntl.LOCK_EX)
             mend_end(file)
             file.write(line.encode() + b"\n")
             file.flush()

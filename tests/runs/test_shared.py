@@ -6,6 +6,7 @@ import pytest
 
 from mcit.core.errors import StateError
 from mcit.core.files import sha256_file, write_json, write_text
+from mcit.core.stored import write_sealed
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import home, share, shared_from, users
 from tests.fakes.run_dir import resolved, whole
@@ -85,12 +86,12 @@ def test_what_is_gone_or_another_stage_now_is_named(parent):
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", "{}", '{"stage": 3, "manifest_sha256": "x"}', '{"stage": "../../x/stages/02-b", "manifest_sha256": "x"}'],
+    [{}, {"stage": 3, "manifest_sha256": "0" * 64}, {"stage": "../../x/stages/02-b", "manifest_sha256": "0" * 64}],
 )
 def test_what_is_no_reference_is_refused(parent, content):
     child = RunLayout(parent.root.parent / "child")
-    write_text(child.reference("01-a"), content)
-    with pytest.raises(StateError, match="no reference") as error:
+    write_sealed(child.reference("01-a"), content)
+    with pytest.raises(StateError, match="is (not )?a reference to") as error:
         home(child, "01-a")
     assert str(child.reference("01-a")) in str(error.value)
 
