@@ -279,6 +279,17 @@ class Generation(Record):
     sha256: Sha256
 
 
+class Backend(Record):
+    """``backend.json``: what made the answers, and in how many of so many rows the run's own backend differs from it."""
+
+    what = "a record of what made the answers"
+    backend: str
+    version: str
+    compared: Count
+    different: Count
+    ids: list[str]
+
+
 class Prediction(Record):
     """A line of ``predictions.jsonl``."""
 
@@ -354,6 +365,7 @@ class Score(AnyScore):
     filters: list[str]
     lineage: str
     settings: str
+    backend: Backend | None = None
 
 
 class AnswerFile(Record):

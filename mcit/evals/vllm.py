@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import write_json
 from mcit.core.optional import needed
 from mcit.core.schema import VllmConfig
+from mcit.core.stored import write_sealed
 from mcit.core.types import JsonDict, Row, Sample
 from mcit.data.images import load_images
 from mcit.evals.filters.base import Filter, edits_scores
@@ -143,7 +143,7 @@ def compare(
     pairs = zip(drawn, theirs, ours, strict=True)
     ids = [row.id for row, one, other in pairs if one["text"] != other["text"]]
     record = {"backend": "vllm", "version": served.version, "compared": len(drawn), "different": len(ids), "ids": ids}
-    write_json(out / BACKEND, record)
+    write_sealed(out / BACKEND, record)
     return record
 
 

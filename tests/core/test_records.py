@@ -38,6 +38,7 @@ EXAMPLES = {
     records.EngineRecord: {"step": 0, "optimizer_steps": {"w": 1}, "format": 1},
     records.BlobRecord: {"fingerprint": {}, "bytes": 0, "sha256": "0" * 64, "index": {}},
     records.Generation: {"settings": {}, "rows": 0, "sha256": "0" * 64},
+    records.Backend: {"backend": "vllm", "version": "1", "compared": 2, "different": 1, "ids": ["a"]},
     records.Prediction: {
         "id": "a", "index": 0, "text": "", "tokens": 0, "truncated": False, "question": "", "gold": {},
     },  # fmt: skip
