@@ -9,8 +9,10 @@ import torch
 
 from mcit.core import optional
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import read_json, read_json_lines
+from mcit.core.files import read_json
+from mcit.core.records import Backend
 from mcit.core.schema import AdapterConfig, EvalConfig, VllmConfig
+from mcit.core.stored import read_sealed
 from mcit.data.encode import Encoder
 from mcit.evals.evaluate import evaluate, needs_eval
 from mcit.evals.filters.base import Filter
@@ -20,6 +22,7 @@ from mcit.models.load import load_processor
 from tests.evals.test_evaluate import task_of
 from tests.fakes import vllm as fake
 from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.run_dir import json_lines
 
 CONFIG = EvalConfig(batch=2, rows=5, max_new_tokens=3)
 
@@ -68,7 +71,7 @@ def go(setting, folder, *, reporter=None, lineage="L", **changes):
 
 def answers(folder, task):
     return [
-        (row["text"], row["tokens"], row["truncated"]) for row in read_json_lines(folder / task / "predictions.jsonl")
+        (row["text"], row["tokens"], row["truncated"]) for row in json_lines(folder / task / "predictions.jsonl")
     ]
 
 
@@ -93,8 +96,8 @@ def test_answers_are_those_of_the_own_backend(setting, package, tmp_path):
 def test_differences_are_counted_and_named(setting, package, tmp_path, monkeypatch):
     monkeypatch.setattr(package, "wrong", {0, 2})  # of the three that are compared first
     go(setting, tmp_path, backend="vllm", vllm=VllmConfig(compare=3))
-    record = read_json(tmp_path / "letter" / "backend.json")
-    rows = {row["id"] for row in read_json_lines(tmp_path / "letter" / "predictions.jsonl")}
+    record = read_sealed(tmp_path / "letter" / "backend.json", Backend)
+    rows = {row["id"] for row in json_lines(tmp_path / "letter" / "predictions.jsonl")}
     assert record["different"] == 2 and set(record["ids"]) <= rows
     assert read_json(tmp_path / "letter" / "score.json")["backend"] == record
     assert read_json(tmp_path / "word" / "backend.json")["different"] == 0
