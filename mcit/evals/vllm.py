@@ -94,7 +94,7 @@ def serving(model: Any, encoder: PromptEncoder, *, config: VllmConfig, home: Pat
     if lora_layers(model):
         what = "takes whole weights, and this model has adapters on it that are not merged"
         raise ConfigError(what, where=_WHERE, fix="set adapter.carry: merge in every stage, or eval.backend: own")
-    folder = home / ".vllm.tmp"
+    folder = home / ".vllm.weights_.tmp"  # a name that the next start removes after a kill
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     engine = None
