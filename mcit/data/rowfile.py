@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcit.core.errors import StateError
-from mcit.core.files import canonical_json, fault_point
+from mcit.core.files import canonical_json
 from mcit.core.types import Row
 from mcit.data.rowjson import row_from_json, row_to_json
 
@@ -155,7 +155,6 @@ class RowWriter:
 
     def finish(self) -> NDArray[np.void]:
         """Flush the file to disk; returns the index."""
-        fault_point()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -172,7 +171,6 @@ def index_path(path: Path) -> Path:
 
 def write_index(path: Path, index: NDArray[np.void]) -> None:
     """Store the index of a file of rows beside it."""
-    fault_point()
     with open(index_path(path), "wb") as file:
         np.save(file, index, allow_pickle=False)
         file.flush()
