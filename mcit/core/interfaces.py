@@ -182,7 +182,7 @@ class StepContext(Protocol):
         """Checksum of weights, tokenizer and processor of the run's base, and its precision."""
 
     def base_pass(self, rows: Sequence[Row], *, logits: bool = False) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
-        """Outputs of the run's base on any rows, hidden states included; logits of supervised tokens if asked for.
+        """Outputs of the run's base on any rows, with claimed hidden states; logits of supervised tokens if asked for.
 
         Each rank gets its share, with the places of a batch's rows in `rows`; `all_sum` puts results together.
         """

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mcit.core.errors import TrainingError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mcit.core.schema import AdapterConfig, OptimConfig, RunConfig
 
 JsonDict = dict[str, Any]
+Draw = tuple[int, int]
+"""Number of a row in its stream, and number of a view of it; view 0 is the row itself."""
 ALL_ENGINES = frozenset({"plain", "zero1", "zero2", "zero3"})
 
 
@@ -29,10 +33,34 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureChange:
+    """A change of a row's pictures before the processor; kinds and their values are in `mcit.data.augment`."""
+
+    kind: str
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a row becomes tokens and pixels, where that is not what the encoder does by default."""
+
+    raw: bool = False
+    """A plain text: one assistant turn of which every token is supervised, without a chat template."""
+    bos: bool = False
+    """Put the start token in front of a plain text."""
+    max_tokens: int | None = None
+    """Cut a plain text off after so many tokens, start token included."""
+    pad_image: bool = False
+    """Pad pictures to squares."""
+    changes: tuple[PictureChange, ...] = ()
+    """Applied to every picture of the row, in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One training or test row: a system turn or none, then user and assistant in turn, the assistant last.
 
-    A plain text (``meta["raw"]``) is one assistant turn: every token is supervised, without a chat template.
+    A plain text (``encoding.raw``) is one assistant turn.
     """
 
     id: str
@@ -48,6 +76,7 @@ class Row:
     """What scoring and transforms need: choices, answers, box, class, …"""
     root: str = ""
     """Image root; set when a data folder is opened, not stored with the row."""
+    encoding: Encoding = Encoding()
 
     @property
     def where(self) -> str:
@@ -86,6 +115,8 @@ class Sample:
     """Names in `pixels` with one value, or one table of values, per token."""
     row_keys: frozenset[str] = frozenset()
     """Names in `pixels` whose first axis is the row, whatever number of images it has."""
+    view: int = 0
+    """Which view of its stream's row this is; 0 is the row itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +133,44 @@ class Batch:
     """Supervised tokens of the batch."""
     image_BT: Tensor | None = None
     """True at positions that stand for an image; None where no row has one."""
+    views: tuple[int, ...] = ()
+    """Which view each row is; 0 is the row itself. Empty where a batch was made by hand."""
+    until: str = ""
+    """The layer that the forward pass ends after; empty is a whole one."""
 
     @property
     def row_ids(self) -> tuple[str, ...]:
         """Ids of the rows, in order."""
         return tuple(row.id for row in self.rows)
+
+    @property
+    def answer_BT(self) -> Tensor:
+        """True at the supervised tokens themselves."""
+        return self.labels_BT != -100
+
+    @property
+    def prompt_BT(self) -> Tensor:
+        """True at every token that is neither supervised nor padding, image positions included."""
+        return self.attention_BT.bool() & ~self.answer_BT
+
+    @property
+    def predicts_BT(self) -> Tensor:
+        """True at the positions that predict a supervised token: N of them, in the order of `ModelOutput.targets_N`."""
+        answer_BT = self.answer_BT
+        predicts_BT = answer_BT.roll(-1, 1)
+        predicts_BT[:, -1] = False
+        return predicts_BT
+
+
+class HiddenStates(dict[str, "Tensor"]):
+    """Hidden states by layer; one that nobody claimed is named."""
+
+    def __missing__(self, layer: str) -> Tensor:
+        raise TrainingError(
+            f"the forward pass kept no hidden states of layer '{layer}'",
+            where="method",
+            fix=f"claim needs hidden:{layer}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +183,16 @@ class ModelOutput:
     """Position in the batch of the row that each supervised token belongs to."""
     nll_N: Tensor
     """Negative log-likelihood of each supervised token, fp32."""
-    hidden_BTD: Tensor | None = None
-    """Last hidden states, if a method needs them."""
+    hidden: Mapping[str, Tensor] = field(default_factory=HiddenStates)
+    """(B, T, D) by layer, for what methods claim as ``hidden:<layer>``. Raises TrainingError for another layer."""
     real_rows: tuple[int, ...] = ()
     """Places of the rows with a supervised token. A batch may hold others (a rank without rows left gets one that nothing
     is learned from): losses counted in rows skip them."""
+
+    @property
+    def hidden_BTD(self) -> Tensor:
+        """Hidden states after the final norm (``hidden:last``). Raises TrainingError if none were claimed."""
+        return self.hidden["last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +258,25 @@ class Claims:
     slots: frozenset[str] = frozenset()
     """Held exclusively: one of SLOTS, or of STREAM_SLOTS with a stream's name."""
     needs: frozenset[str] = frozenset()
-    """adapter:lora, carry:merge, hidden_states, reference:stage_start, reference:base, dtype:full; names:kept says that
+    """adapter:lora, carry:merge, hidden:<layer>, reference:stage_start, reference:base, dtype:full; names:kept says that
     the method keeps tensors by parameter name over stages."""
     streams: frozenset[str] = frozenset()
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """By stream, how many rows that follow each other in its order share a micro-batch on one rank."""
     engines: frozenset[str] = ALL_ENGINES
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """Rows that a method adds to every step of a stage."""
+    """Rows that a method adds to every step of a stage, or keeps for passes of its own."""
 
     rows: Sequence[Row]
     per_step: int = 0
-    """Rows per optimiser step, over all ranks, on top of the task's."""
+    """Rows per optimiser step, over all ranks, on top of the task's; 0 is a stream that only passes read."""
     mixed: bool = False
     """Shuffle the rows into the task's order instead: a step takes ``optim.batch`` rows of both, each row once an epoch."""
+    until: str = ""
+    """End the forward pass of these rows after this layer (see ``hidden:<layer>``): no logits, later blocks do not run."""
 
 
 # ---- plan -----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Litera
         pixels=_pixels(samples, length, side),
         target_count=int((labels[:, 1:] != IGNORE).sum()),
         image_BT=image,
+        views=tuple(s.view for s in samples),
     )
 
 

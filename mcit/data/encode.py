@@ -84,7 +84,7 @@ class Encoder:
         Raises DataError naming file:line:id when a placeholder has no image, nothing is supervised, the supervised
         tokens are not the answer, the generation prompt is no token prefix, or the row is longer than `max_length`.
         """
-        if row.meta.get("raw"):
+        if row.encoding.raw:
             return self._plain_text(row)
         self._check_turns(row)
         rendering = self._template.render(row)
@@ -140,11 +140,11 @@ class Encoder:
     def _plain_text(self, row: Row) -> Sample:
         """A text without template or end token, every token supervised.
 
-        ``meta["bos"]`` puts the start token in front. The end is cut off at ``meta["max_tokens"]`` or the model's
-        limit, start token included: unlike a conversation, a text has no answer that a cut would lose.
+        The end is cut off at ``encoding.max_tokens`` or the model's limit, start token included: unlike a conversation, a
+        text has no answer that a cut would lose.
         """
         if len(row.turns) != 1 or row.images:
-            raise DataError("a plain text is one turn without images", where=row.where, fix="remove meta.raw")
+            raise DataError("a plain text is one turn without images", where=row.where, fix="leave encoding.raw off")
         text = row.turns[0].text
         control = self._template.control_token(text)
         if control:
@@ -154,11 +154,11 @@ class Encoder:
                 fix="remove it from the text",
             )
         ids = list(self._tokenizer([text], add_special_tokens=False, truncation=False)["input_ids"][0])
-        if row.meta.get("bos"):
+        if row.encoding.bos:
             if self._tokenizer.bos_token_id is None:
                 raise DataError("the tokenizer has no start token", where=row.where, fix="set bos: false")
             ids = [int(self._tokenizer.bos_token_id), *ids]
-        ids = ids[: min((n for n in (row.meta.get("max_tokens"), self.max_length) if n), default=None)]
+        ids = ids[: min((n for n in (row.encoding.max_tokens, self.max_length) if n), default=None)]
         if len(ids) < 2:
             raise DataError("the text has no token to predict", where=row.where, fix="remove the row")
         return self._sample(row, _Tokens(ids, [], text, {}, ()), ids)
@@ -182,7 +182,7 @@ class Encoder:
             "truncation": False,
             "add_special_tokens": not (self._bos and text.startswith(self._bos)),
         }
-        images = load_images(row, pad=self.pad_images or bool(row.meta.get("pad_image")))
+        images = load_images(row, pad=self.pad_images or row.encoding.pad_image)
         nested = [images] if images else None  # one list per row: some families expand several pictures differently
         try:
             out = self.processor(images=nested, text=[text], return_text_replacement_offsets=True, **settings)

@@ -60,7 +60,7 @@ class DataFolder:
     def rows(self, split: str = "train") -> StoredRows:
         """Rows of a split in the recipe's order, read when they are asked for.
 
-        They know their image root, and have ``meta["pad_image"]`` where pictures are padded.
+        They know their image root, and are told to pad pictures where the recipe does.
 
         Raises DataError for an unknown split.
         """
@@ -68,7 +68,7 @@ class DataFolder:
             raise DataError(f"there is no split '{split}'", where=str(self.path), fix=f"use {', '.join(SPLITS)}")
         path = self.path / f"{split}.jsonl"
         roots = {number: self._root(number) for number in self.manifest["roots"]}
-        return StoredRows(path, read_index(path), roots=roots, meta={"pad_image": True} if self.pad_images else {})
+        return StoredRows(path, read_index(path), roots=roots, pad_images=self.pad_images)
 
     def _root(self, number: str) -> str:
         outside = self.manifest["roots"][number]

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row
+from mcit.data.augment import changed
 
 PAD_COLOUR = (122, 116, 104)
 """int(255 * mean) of the CLIP normalisation: the padding becomes zero after it."""
@@ -83,8 +84,12 @@ def open_image(path: Path | str, *, where: str) -> Image.Image:
 
 
 def load_images(row: Row, *, pad: bool = False) -> list[Image.Image]:
-    """The pictures of a row in order, as RGB; padded to squares when `pad` is set. Raises DataError naming the row."""
+    """The pictures of a row in order, as RGB, with the changes of its view; padded to squares when `pad` is set.
+
+    Raises DataError naming the row.
+    """
     images = [open_image(resolve_below(row.root, path, where=row.where), where=row.where) for path in row.images]
+    images = [changed(image, row.encoding.changes, where=row.where) for image in images]
     return [pad_to_square(image) for image in images] if pad else images
 
 

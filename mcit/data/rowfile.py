@@ -10,6 +10,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -32,11 +33,11 @@ class StoredRows(Sequence[Row]):
     """Rows of a file in the order of an index; a slice or a choice of them is another index on the same file."""
 
     def __init__(
-        self, path: Path, index: NDArray[np.void], *, roots: Mapping[str, str], meta: Mapping[str, Any] | None = None
+        self, path: Path, index: NDArray[np.void], *, roots: Mapping[str, str], pad_images: bool = False
     ) -> None:
-        """`roots` are image roots by the name that rows give theirs; `meta` is added to every row's."""
+        """`roots` are image roots by the name that rows give theirs; `pad_images` is told to every row."""
         self.path, self.table = path, index
-        self._roots, self._meta = roots, dict(meta or {})
+        self._roots, self._pad_images = roots, pad_images
         self._file = _File(path)
 
     def __len__(self) -> int:
@@ -88,9 +89,8 @@ class StoredRows(Sequence[Row]):
 
     def _row(self, line: bytes) -> Row:
         value = json.loads(line.decode())
-        if self._meta:
-            value["meta"] = {**value["meta"], **self._meta}
-        return row_from_json(value, root=self._roots[value["root"]])
+        row = row_from_json(value, root=self._roots[value["root"]])
+        return replace(row, encoding=replace(row.encoding, pad_image=True)) if self._pad_images else row
 
 
 class _File:

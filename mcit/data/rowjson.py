@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mcit.core.types import Row, Turn
+from mcit.core.types import Encoding, Row, Turn
 
 
 def row_to_json(row: Row, **extra: Any) -> dict[str, Any]:
@@ -17,13 +17,15 @@ def row_to_json(row: Row, **extra: Any) -> dict[str, Any]:
         "task": row.task,
         "source": row.source,
         "style": row.style,
-        "meta": dict(row.meta),
+        "meta": {**row.meta, **({"raw": True} if row.encoding.raw else {})},
         **extra,
     }
 
 
 def row_from_json(value: Mapping[str, Any], *, root: str = "") -> Row:
     """The inverse of `row_to_json`."""
+    meta = dict(value["meta"])
+    encoding = Encoding(raw=bool(meta.pop("raw", False)))
     return Row(
         id=value["id"],
         images=tuple(value["images"]),
@@ -31,6 +33,7 @@ def row_from_json(value: Mapping[str, Any], *, root: str = "") -> Row:
         task=value["task"],
         source=value["source"],
         style=value["style"],
-        meta=value["meta"],
+        meta=meta,
         root=root,
+        encoding=encoding,
     )

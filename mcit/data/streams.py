@@ -1,105 +1,22 @@
-"""Seekable streams of rows, and the batches of a step.
-
-The order of a stream depends on (seed, epoch) alone, and its position is one integer: rows drawn so far. A step is a
-slice of that order, whatever the number of ranks, micro-batches or worker threads.
-"""
+"""The streams of a stage, and the batches of a step: who gets which rows, and how they are put together."""
 
 from __future__ import annotations
 
 import copy
-import random
+import functools
 import threading
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 
 from mcit.core.errors import DataError, StateError
-from mcit.core.seeds import seed_for
-from mcit.core.types import Batch, Row, Sample
+from mcit.core.types import Batch, Draw, Row, Sample
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.rowset import longest, row_length
-
-
-@lru_cache(maxsize=8)
-def epoch_order(seed: int, epoch: int, count: int) -> array[int]:
-    """A permutation of ``range(count)`` that depends on (seed, epoch) alone.
-
-    Fisher-Yates over ``random.Random.random``, whose sequence Python guarantees for ever (``shuffle`` it does not).
-    """
-    draw = random.Random(seed_for(seed, "epoch", epoch)).random
-    order = array("i", range(count))
-    for last in range(count - 1, 0, -1):
-        pick = int(draw() * (last + 1))
-        order[last], order[pick] = order[pick], order[last]
-    return order
-
-
-class Stream:
-    """A named, endless or bounded sequence of rows: one shuffled epoch after the other."""
-
-    def __init__(self, name: str, rows: Sequence[Row], *, per_step: int, seed: int, total: int | None = None) -> None:
-        """`per_step` rows make a step; after `total` rows the stream is empty (never, when it is None)."""
-        if not rows and total != 0:
-            raise DataError("the stream has no rows", where=f"stream {name}", fix="check the recipe's train split")
-        self.name, self.rows, self.per_step, self.seed, self.total = name, rows, per_step, seed, total
-
-    def at(self, position: int) -> Row:
-        """The row at a position of the endless order."""
-        epoch, index = divmod(position, len(self.rows))
-        return self.rows[epoch_order(self.seed, epoch, len(self.rows))[index]]
-
-    def step(self, cursor: int) -> range:
-        """Positions of the step that starts at `cursor`; the last one may be short, then they are empty."""
-        end = cursor + self.per_step
-        return range(cursor, end if self.total is None else max(cursor, min(end, self.total)))
-
-    def members(self, positions: range) -> Sequence[int]:
-        """Those of a step's positions at which a row of this stream stands: all of them."""
-        return positions
-
-
-class MixedStream(Stream):
-    """One of several streams that share an order: each epoch shuffles the rows of all of them together.
-
-    A step is a slice of the shared order, and positions count in it, so that all of the streams have one cursor.
-    """
-
-    def __init__(
-        self, name: str, rows: Sequence[Row], *, first: int, count: int, per_step: int, seed: int, total: int
-    ) -> None:
-        """Its rows are numbers ``first, first + 1, …`` of the `count` rows that are shuffled."""
-        super().__init__(name, rows, per_step=per_step, seed=seed, total=total)
-        self.first, self.count = first, count
-
-    def _number(self, position: int) -> int:
-        epoch, index = divmod(position, self.count)
-        return epoch_order(self.seed, epoch, self.count)[index] - self.first
-
-    def at(self, position: int) -> Row:
-        """The row at a position of the shared order, which must be a member."""
-        return self.rows[self._number(position)]
-
-    def members(self, positions: range) -> Sequence[int]:
-        """Positions at which the shared order has a row of this stream."""
-        return [position for position in positions if 0 <= self._number(position) < len(self.rows)]
-
-
-def mix(parts: Sequence[tuple[str, Sequence[Row]]], *, per_step: int, seed: int, total: int) -> list[Stream]:
-    """Streams of named rows that are shuffled together; one part alone is an ordinary stream."""
-    if len(parts) == 1:
-        name, rows = parts[0]
-        return [Stream(name, rows, per_step=per_step, seed=seed, total=total)]
-    count = sum(len(rows) for _, rows in parts)
-    firsts = [sum(len(rows) for _, rows in parts[:k]) for k in range(len(parts))]
-    return [
-        MixedStream(name, rows, first=first, count=count, per_step=per_step, seed=seed, total=total)
-        for first, (name, rows) in zip(firsts, parts, strict=True)
-    ]
+from mcit.data.stream import ChosenStream, Stream
 
 
 class StageStreams:
@@ -119,6 +36,11 @@ class StageStreams:
         self.streams = {stream.name: stream for stream in streams}
         if len(self.streams) != len(streams):
             raise DataError("two streams have one name", where=", ".join(s.name for s in streams))
+        for stream in streams:
+            if stream.group > micro_batch:
+                what = f"{stream.group} rows must share a micro-batch, which takes {micro_batch}"
+                fix = f"set engine.micro_batch to {stream.group} or more"
+                raise DataError(what, where=f"stream {stream.name}", fix=fix)
         self.encoder, self.micro_batch, self.rank, self.world = encoder, micro_batch, rank, world
         self._cursors = dict.fromkeys(self.streams, 0)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None
@@ -126,6 +48,12 @@ class StageStreams:
         self._local = threading.local()
         # A fast tokenizer must not be used by two threads at once, so each has its own copy.
         self._copies = [copy.deepcopy(encoder) for _ in range(workers)]
+
+    def choose_by(self, choose: Callable[[str, int, int], Sequence[Draw]]) -> None:
+        """Who names the rows of a step (stream, rows, size) of the streams whose rows are chosen."""
+        for stream in self.streams.values():
+            if isinstance(stream, ChosenStream):
+                stream.choose = functools.partial(choose, stream.name)
 
     @property
     def cursors(self) -> dict[str, int]:
@@ -151,6 +79,7 @@ class StageStreams:
         batches = []
         for stream in self.streams.values():
             positions = stream.step(self._cursors[stream.name])
+            stream.enter(positions)
             members = stream.members(positions)
             for part in self._parts(stream, members):
                 batches.append(self._batch(stream, part, ghost=members[:1]))
@@ -169,8 +98,8 @@ class StageStreams:
                 continue
             rows = longest(stream.rows, max(4 * self.micro_batch, 16))
             samples = sorted((self.encoder.encode(row) for row in rows), key=lambda s: -len(s.input_ids_T))
-            size = min(self.micro_batch, stream.per_step)
-            batch = collate(samples[:size], stream=stream.name, pad_id=self.encoder.pad_id)
+            size = min(self.micro_batch, stream.per_step or self.micro_batch)
+            batch = self._collated(stream, samples[:size])
             if best is None or batch.input_ids_BT.numel() > best.input_ids_BT.numel():
                 best = batch
         if best is None:
@@ -218,28 +147,40 @@ class StageStreams:
     def _parts(self, stream: Stream, positions: Sequence[int]) -> list[list[int]]:
         """This rank's positions, cut into micro-batches.
 
-        Rows of a step are sorted by length first: rows of one micro-batch need little padding, ranks get equal work.
+        Groups of a step are sorted by length first: rows of one micro-batch need little padding, ranks get equal work.
+        The stream's last group may be incomplete.
         """
-        ordered = sorted(positions, key=lambda position: (-row_length(stream.at(position)), position))
-        count = -(-len(ordered) // (self.world * self.micro_batch))
-        lengths = [row_length(stream.at(position)) for position in ordered]
-        mine = [ordered[index] for index in even_chunks(lengths, self.world)[self.rank]]
-        return [mine[k * self.micro_batch : (k + 1) * self.micro_batch] for k in range(count)]
+        groups = [positions[start : start + stream.group] for start in range(0, len(positions), stream.group)]
+        lengths = {group[0]: [row_length(stream.at(position)) for position in group] for group in groups}
+        ordered = sorted(groups, key=lambda group: (-max(lengths[group[0]]), group[0]))
+        size = self.micro_batch // stream.group
+        count = -(-len(ordered) // (self.world * size))
+        chunks = even_chunks([sum(lengths[group[0]]) for group in ordered], self.world)
+        mine = [ordered[index] for index in chunks[self.rank]]
+        return [[p for group in mine[k * size : (k + 1) * size] for p in group] for k in range(count)]
 
     def _batch(self, stream: Stream, positions: Sequence[int], *, ghost: Sequence[int]) -> Batch:
         samples = [self._sample(stream, position) for position in positions]
         if not samples:
             samples = [unsupervised(self.encoder.encode(stream.at(ghost[0])))]
-        return collate(samples, stream=stream.name, pad_id=self.encoder.pad_id)
+        return self._collated(stream, samples)
+
+    def _collated(self, stream: Stream, samples: Sequence[Sample]) -> Batch:
+        batch = collate(samples, stream=stream.name, pad_id=self.encoder.pad_id)
+        return replace(batch, until=stream.until) if stream.until else batch
 
     def _sample(self, stream: Stream, position: int) -> Sample:
         waiting = self._ahead.pop((stream.name, position), None)
-        return waiting.result() if waiting else self.encoder.encode(stream.at(position))
+        sample = waiting.result() if waiting else self.encoder.encode(stream.at(position))
+        view = stream.draw(position)[1]
+        return replace(sample, view=view) if view else sample
 
     def _look_ahead(self) -> None:
         if self._pool is None:
             return
         for stream in self.streams.values():
+            if not stream.foreseeable:
+                continue
             for part in self._parts(stream, stream.members(stream.step(self._cursors[stream.name]))):
                 for position in part:
                     row = stream.at(position)

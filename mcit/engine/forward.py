@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mcit.core.types import Batch, ModelOutput
+from mcit.engine.layers import kept_states
 
 
 def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
@@ -35,22 +36,19 @@ def run_model(
     batch: Batch,
     *,
     device: torch.device,
-    hidden: bool = False,
+    layers: Collection[str] = (),
     call: Callable[..., Any] | None = None,
 ) -> ModelOutput:
     """Forward pass with the head applied to predicting positions only; `call` is the model in an engine's wrapper.
 
-    Position t predicts token t + 1, so the mask of kept positions is the supervised mask shifted by one.
+    Position t predicts token t + 1, so the mask of kept positions is the supervised mask shifted by one. Hidden states
+    are kept of `layers`. A batch that ends after a layer (``batch.until``) has no logits: N is 0.
     """
     labels_BT = batch.labels_BT.to(device)
     keep_BT = torch.zeros_like(labels_BT, dtype=torch.bool)
-    keep_BT[:, :-1] = labels_BT[:, 1:] != -100
-    caught: list[Tensor] = []
-    handle = None
-    if hidden:
-        decoder = model.get_decoder()  # type: ignore[operator]
-        handle = decoder.register_forward_hook(lambda module, args, output: caught.append(output.last_hidden_state))
-    try:
+    if not batch.until:
+        keep_BT[:, :-1] = labels_BT[:, 1:] != -100
+    with kept_states(model, layers, until=batch.until) as hidden:
         logits = (call or model)(
             input_ids=batch.input_ids_BT.to(device),
             attention_mask=batch.attention_BT.to(device),
@@ -58,12 +56,9 @@ def run_model(
             use_cache=False,
             **{name: value.to(device) for name, value in batch.pixels.items()},
         ).logits
-    finally:
-        if handle is not None:
-            handle.remove()
     logits_NV = logits if logits.ndim == 2 else logits[keep_BT]
     targets_N = labels_BT[:, 1:][keep_BT[:, :-1]]
     row_N = torch.arange(len(labels_BT), device=device)[:, None].expand_as(keep_BT)[keep_BT]
     nll_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
     real = tuple((batch.labels_BT[:, 1:] != -100).any(1).nonzero().flatten().tolist())  # labels lie in host memory
-    return ModelOutput(logits_NV, targets_N, row_N, nll_N, caught[0] if caught else None, real)
+    return ModelOutput(logits_NV, targets_N, row_N, nll_N, hidden, real)

@@ -24,6 +24,7 @@ from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import LocalGradients, LocalWeights
+from mcit.engine.layers import layers_of
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.penalty import stream_penalties
@@ -104,14 +105,14 @@ class PlainEngine:
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Run the model on a batch; logits exist only where a supervised token is predicted."""
         with self.autocast():
-            out = self._run(batch, "hidden_states" in needs)
+            out = self._run(batch, layers_of(needs))
         if torch.is_grad_enabled():
             self._anchor = out.logits_NV
         return out
 
-    def _run(self, batch: Batch, hidden: bool) -> ModelOutput:
+    def _run(self, batch: Batch, layers: frozenset[str]) -> ModelOutput:
         call = self._call if torch.is_grad_enabled() else None
-        return run_model(self.model, batch, device=self.device, hidden=hidden, call=call)
+        return run_model(self.model, batch, device=self.device, layers=layers, call=call)
 
     def backward(self, loss: Tensor, batch: Batch) -> None:
         """Add gradients; the loss and its rows are remembered until the step."""

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mcit.core.types import Batch, ModelOutput
+from mcit.core.types import Batch, HiddenStates, ModelOutput
 from mcit.engine import world
 from mcit.engine.base import EngineSpec
 from mcit.engine.checkpoint import EngineState
@@ -70,13 +70,14 @@ class ZeroEngine(PlainEngine):
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
-    def _run(self, batch: Batch, hidden: bool) -> ModelOutput:
+    def _run(self, batch: Batch, layers: frozenset[str]) -> ModelOutput:
         whole = self.spec.with_ghost(batch) if self.spec.with_ghost else batch
         self._ghosted = whole is not batch
-        out = run_model(self.model, whole, device=self.device, hidden=hidden, call=self._engine)
-        if self._ghosted and out.hidden_BTD is not None:
+        out = run_model(self.model, whole, device=self.device, layers=layers, call=self._engine)
+        if self._ghosted:
             rows, positions = batch.input_ids_BT.shape
-            out = dataclasses.replace(out, hidden_BTD=out.hidden_BTD[:rows, :positions])
+            own = HiddenStates({layer: states[:rows, :positions] for layer, states in out.hidden.items()})
+            out = dataclasses.replace(out, hidden=own)
         return out
 
     def backward(self, loss: Tensor, batch: Batch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -17,11 +17,27 @@ from mcit.core.config import MethodConfig
 from mcit.core.errors import Problem, StateError
 from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
 from mcit.core.tensorstore import HostTensors
-from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, PoolSize, Stage, StreamSpec, WeightUnit
+from mcit.core.types import (
+    Batch,
+    Claims,
+    Draw,
+    JsonDict,
+    LossSum,
+    ModelOutput,
+    Plan,
+    PoolSize,
+    Row,
+    Stage,
+    StreamSpec,
+    WeightUnit,
+)
 
 HOOKS = (
     "select_trainable",
     "streams",
+    "order",
+    "choose",
+    "on_row",
     "on_stage_start",
     "on_batch",
     "loss_term",
@@ -88,6 +104,28 @@ class Method:
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """Streams to read beside ``task``, by name."""
         return {}
+
+    def order(self, stream: str, epoch: int, count: int, seed: int) -> Sequence[Draw]:
+        """Slot ``order:<stream>``: the `count` (row, view) pairs of an epoch of a stream with `count` rows.
+
+        A function of its arguments and the settings alone: it is asked again after a resume, and by every rank.
+        """
+        raise NotImplementedError
+
+    def choose(self, stream: str, count: int, size: int, ctx: StepContext) -> Sequence[Draw]:
+        """Slot ``choose:<stream>``: the `size` (row, view) pairs of the coming step out of a stream's `count` rows.
+
+        May depend on the method's state and on weights; must be the same on every rank.
+        """
+        raise NotImplementedError
+
+    def on_row(self, row: Row, view: int, seed: int) -> Row:
+        """The row as a view above 0 of a stream with this method's order or choice shows it; 0 is the row itself.
+
+        Another wording (``turns``) or other pictures (``encoding.changes``); id and number of images stay. A function of
+        its arguments and the settings alone.
+        """
+        return row
 
     def recipes(self) -> tuple[str, ...]:
         """Recipes this method reads beside the stage's own (``ctx.pool(recipe)``); built and checked by the plan."""

@@ -9,6 +9,7 @@ from mcit.core.errors import Problem
 from mcit.core.types import SLOTS, STREAM_SLOTS, Plan, Stage
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet, make
+from mcit.methods.flow import stream_problems
 
 
 def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
@@ -20,6 +21,7 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
         *_exclusive(methods, where, "slots", "needs slot {name}, which '{other}' already holds"),
         *_exclusive(methods, where, "streams", "opens stream '{name}', which '{other}' already opens"),
         *_editors(methods, stage, where),
+        *stream_problems(methods, stage, plan, where),
     ]
     for i, method in enumerate(methods):
         place = f"{where}.methods[{i}] ({method.name})"
@@ -107,7 +109,7 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
     have = {
         f"adapter:{adapter.kind}",
         f"carry:{adapter.carry}",
-        "hidden_states",
+        *(need for need in method.claims.needs if need.startswith("hidden:")),  # named layers: see plan.preflight
         "reference:stage_start",
         "reference:base",
         "dtype:full",

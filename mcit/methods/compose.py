@@ -114,6 +114,21 @@ class MethodSet:
                 opened[name] = spec
         return opened
 
+    def order_of(self, stream: str) -> Method | None:
+        """The method that orders a stream."""
+        return self._holder(f"order:{stream}")
+
+    def chooser_of(self, stream: str) -> Method | None:
+        """The method that chooses the rows of each step of a stream."""
+        return self._holder(f"choose:{stream}")
+
+    def group_of(self, stream: str) -> int:
+        """Rows of a stream that share a micro-batch."""
+        return max((m.claims.groups.get(stream, 1) for m in self.methods), default=1)
+
+    def _holder(self, slot: str) -> Method | None:
+        return next((m for m in self.methods if slot in m.claims.slots), None)
+
     def on_stage_start(self, ctx: StageContext) -> None:
         """In listed order."""
         for method in self.order("on_stage_start"):

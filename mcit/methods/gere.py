@@ -39,7 +39,19 @@ from torch import Tensor
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem, StateError, TrainingError
 from mcit.core.interfaces import Blob, DataContext, StageContext, StepContext
-from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, PoolSize, Row, Stage, StreamSpec
+from mcit.core.types import (
+    Batch,
+    Claims,
+    Encoding,
+    JsonDict,
+    LossSum,
+    ModelOutput,
+    Plan,
+    PoolSize,
+    Row,
+    Stage,
+    StreamSpec,
+)
 from mcit.methods.base import Method
 from mcit.methods.compose import make
 from mcit.methods.formulas.divergence import top_kl
@@ -73,7 +85,7 @@ class GeRe(Method):
     """General samples in every step, and a margin for their hidden features."""
 
     name = "gere"
-    claims = Claims(needs=frozenset({"hidden_states", "reference:base"}), streams=frozenset({STREAM}))
+    claims = Claims(needs=frozenset({"hidden:last", "reference:base"}), streams=frozenset({STREAM}))
 
     class Config(MethodConfig):
         """Settings of pool, mixing and loss."""
@@ -193,11 +205,8 @@ class GeRe(Method):
 
     def _rows(self, ctx: DataContext) -> list[Row]:
         """The pool, with what the encoder has to know about plain texts."""
-        extra = {"max_tokens": self.config.max_length, "bos": self.config.bos}
-        return [
-            replace(row, meta={**row.meta, **extra}) if row.meta.get("raw") else row
-            for row in ctx.pool(self.config.recipe)
-        ]
+        plain = Encoding(raw=True, bos=self.config.bos, max_tokens=self.config.max_length)
+        return [replace(row, encoding=plain) if row.encoding.raw else row for row in ctx.pool(self.config.recipe)]
 
     # ---- the base model's states ------------------------------------------------------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:

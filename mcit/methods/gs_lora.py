@@ -109,7 +109,7 @@ class GSLoRA(Method):
     name = "gs_lora"
     claims = Claims(
         slots=frozenset({"weights:prox"}),
-        needs=frozenset({"adapter:lora", "carry:merge", "hidden_states", "reference:stage_start"}),
+        needs=frozenset({"adapter:lora", "carry:merge", "hidden:last", "reference:stage_start"}),
         streams=frozenset({"forget", "refusal"}),
     )
 
@@ -315,8 +315,6 @@ class GSLoRA(Method):
         return max(1, tokens - sum(self._spare) * rows)
 
     def _embed(self, out: ModelOutput, batch: Batch) -> Tensor:
-        if out.hidden_BTD is None:
-            raise TrainingError("prototypes need hidden states, and this forward pass has none", where=self.name)
         return embed(out.hidden_BTD, batch.labels_BT)
 
     def _moved(self, out: ModelOutput, batch: Batch) -> Tensor:

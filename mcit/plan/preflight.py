@@ -14,6 +14,8 @@ from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
 from mcit.data.rowset import longest
+from mcit.engine.layers import layer_of, layers_of
+from mcit.methods.compose import make
 from mcit.models import load
 from mcit.models.adapters import candidates
 from mcit.models.units import decoder_prefix, lora_targets
@@ -125,7 +127,7 @@ def skeleton(plan: Plan) -> Any:
 
 
 def check_shapes(plan: Plan) -> list[Problem]:
-    """Targets and groups that match nothing."""
+    """Targets, groups and layers that match nothing."""
     model = skeleton(plan)
     problems: list[Problem] = []
     for stage in plan.stages:
@@ -134,6 +136,13 @@ def check_shapes(plan: Plan) -> list[Problem]:
         except McitError as error:
             where = f"stages[{stage.index - 1}]"
             problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in error.problems]
+        for i, spec in enumerate(stage.methods):
+            for layer in sorted(layers_of(make(spec).claims.needs)):
+                try:
+                    layer_of(model, layer)
+                except McitError as error:
+                    place = f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
+                    problems += [Problem(place, f"needs hidden:{layer}, but {error.what}", error.fix)]
     return problems
 
 

@@ -69,10 +69,11 @@ class BaseModel:
         rows: Sequence[Row],
         *,
         forward: Forward | None,
+        layers: frozenset[str],
         logits: bool = False,
         watch: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
-        """This rank's batches with the places of their rows in `rows`, and outputs with hidden states, no gradients.
+        """This rank's batches, places of their rows in `rows`, and outputs with hidden states of `layers`, no gradients.
 
         `forward` runs the batch when the present model is the base, else the base is loaded. Which rows share a batch
         depends on `rows` alone; batch b goes to rank b modulo ranks, and every rank runs equally many passes (sharded
@@ -81,7 +82,7 @@ class BaseModel:
         """
         order = np.argsort(-lengths(rows), kind="stable").tolist()
         groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        run = forward or self._loaded()
+        run = forward or self._loaded(layers)
         for first in range(0, len(groups), world.size()):
             turn = first + world.rank()
             places = groups[turn if turn < len(groups) else 0]
@@ -96,12 +97,12 @@ class BaseModel:
                 yield places, batch, out
             watch(min(len(rows), (first + world.size()) * BATCH), len(rows))
 
-    def _loaded(self) -> Forward:
+    def _loaded(self, layers: frozenset[str]) -> Forward:
         model = self._load().eval()
         device = next(model.parameters()).device
 
         def forward(batch: Batch) -> ModelOutput:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                return run_model(model, batch, device=device, hidden=True)
+                return run_model(model, batch, device=device, layers=layers)
 
         return forward

@@ -16,6 +16,7 @@ from mcit.data.rowbook import RowBook
 from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine
+from mcit.engine.layers import layers_of
 from mcit.engine.optim import lr_factor
 from mcit.train.basemodel import BATCH, BaseModel
 from mcit.train.blobs import Blobs, StoredBlob
@@ -90,7 +91,10 @@ class Context:
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         forward = self._forward if self._at_base else None
         with torch.random.fork_rng(devices=devices):
-            yield from self._required_base().outputs(rows, forward=forward, logits=logits, watch=self.watch)
+            layers = layers_of(self._needs)
+            yield from self._required_base().outputs(
+                rows, forward=forward, layers=layers, logits=logits, watch=self.watch
+            )
 
     def blob(
         self, name: str, fingerprint: JsonDict, build: Callable[[], tuple[Mapping[str, Tensor], JsonDict]]

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcit.core.errors import PlanError
+from mcit.core.errors import PlanError, TrainingError
 from mcit.core.files import write_json
 from mcit.core.seeds import seed_for
 from mcit.core.tensorfile import save_tensors
-from mcit.core.types import Plan, Row, Stage
+from mcit.core.types import Draw, Plan, Row, Stage
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.data.ghost import Ghost
 from mcit.data.rowbook import RowBook
-from mcit.data.streams import StageStreams, Stream, mix
+from mcit.data.stream import ChosenStream, Stream, mix
+from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine, EngineSpec
 from mcit.engine.make import make_engine as default_engine
@@ -91,6 +92,7 @@ def build_stage(
         at_base=not material.lineage.deltas,
         blobs=Blobs(material.blobs) if material.blobs else None,
     )
+    streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
     work.frozen = frozen
     work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
@@ -169,10 +171,13 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
     parts: list[tuple[str, Sequence[Row]]] = [("task", book.stage_rows()), *mixed]
     count = sum(len(part) for _, part in parts)
     total = min(stage.epochs * count, stage.steps * stage.optim.batch)
-    streams = mix(parts, per_step=stage.optim.batch, seed=seed_for(stage.seed, "order"), total=total)
+    given: dict[str, Any] = {"per_step": stage.optim.batch, "seed": seed_for(stage.seed, "order"), "total": total}
+    streams = mix(parts, **given) if mixed else [stream_of("task", parts[0][1], methods, **given)]
     for name, spec in opened:
         if not spec.mixed:
-            streams.append(Stream(name, spec.rows, per_step=spec.per_step, seed=seed_for(stage.seed, "order", name)))
+            seed = seed_for(stage.seed, "order", name)
+            given = {"per_step": spec.per_step, "seed": seed, "until": spec.until}
+            streams.append(stream_of(name, spec.rows, methods, **given))
     return StageStreams(
         streams,
         encoder,
@@ -181,6 +186,30 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
         world=world.size(),
         workers=plan.config.engine.workers,
     )
+
+
+def stream_of(name: str, rows: Sequence[Row], methods: MethodSet, **given: Any) -> Stream:
+    """A stream in the order, in the groups and with the views of the methods that claim them."""
+    maker, chooser = methods.order_of(name), methods.chooser_of(name)
+    views = maker or chooser
+    given |= {"group": methods.group_of(name), "show": views.on_row if views else None}
+    if chooser:
+        return ChosenStream(name, rows, **given)
+    return Stream(name, rows, order=functools.partial(maker.order, name) if maker else None, **given)
+
+
+def agreed_choice(methods: MethodSet, ctx: Context, name: str, count: int, size: int) -> Sequence[Draw]:
+    """What the stream's method chooses for the coming step. Raises TrainingError where ranks choose differently."""
+    chooser = methods.chooser_of(name)
+    draws = [(int(row), int(view)) for row, view in chooser.choose(name, count, size, ctx)] if chooser else []
+    mine = [list(draw) for draw in draws]
+    if world.size() > 1 and any(other != mine for other in world.gather_objects(mine)):
+        raise TrainingError(
+            f"ranks choose different rows of stream '{name}'",
+            where=chooser.name if chooser else name,
+            fix="choose by what is equal on every rank: settings, state, all_sum",
+        )
+    return draws
 
 
 def _batches(rows: Sequence[Row], *, encoder: Encoder, size: int) -> list[Any]:

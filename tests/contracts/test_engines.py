@@ -125,6 +125,12 @@ def test_a_tensor_without_gradient_shows_no_old_one(engine, results):
         assert list(found.values()) == [0.0] * 3
 
 
+def test_inner_states_and_passes_that_end_early(engine, results):
+    for found in results(engine, "inner_states_and_passes_that_end_early"):
+        assert found["gradient"] < ROUNDING and found["shape"] == [2, 30, 64] and found["after"]
+        assert found["layers"] == ["1"] and found["tokens"] == 0
+
+
 def test_clipping_comes_after_the_edits(engine, results):
     """100 |w|^2 makes a norm of 200 |w| or so, clipped to 1e-3: first moments have 0.1 of that."""
     for found in results(engine, "clipping_comes_after_the_edits"):

@@ -1,4 +1,5 @@
-"""Every method on every engine: the weight changes of one process, over the files in mcit/methods and some other settings.
+"""Every method on every engine: the weight changes of one process, over the files in mcit/methods, some other settings and
+the sample package.
 
 Two stages of four steps on the tiny model, two processes. One job per engine trains all plans.
 """
@@ -6,11 +7,11 @@ Two stages of four steps on the tiny model, two processes. One job per engine tr
 import pytest
 
 from tests.fakes.jobs import farthest, train
-from tests.fakes.method_plans import NAMES, VARIANTS
+from tests.fakes.method_plans import NAMES, OUTSIDE, VARIANTS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 TOLERANCE = 1e-5
-PLANS = {name: {"method": name} for name in [*NAMES, *VARIANTS]}
+PLANS = {name: {"method": name} for name in [*NAMES, *VARIANTS, *OUTSIDE]}
 
 
 @pytest.fixture(scope="module")

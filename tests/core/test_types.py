@@ -1,5 +1,7 @@
+import torch
+
 from mcit.core.schema import AdapterConfig, OptimConfig
-from mcit.core.types import Counts, PoolSize, Row, Stage, Turn
+from mcit.core.types import Batch, Counts, PoolSize, Row, Stage, Turn
 
 
 def test_row_names_its_place_question_and_answer():
@@ -11,6 +13,16 @@ def test_row_names_its_place_question_and_answer():
 def test_counts_normalise_by_tokens_or_rows_and_never_by_zero():
     counts = Counts({"task": 7}, {"task": 3})
     assert (counts.of("task", "tokens"), counts.of("task", "rows"), counts.of("other", "tokens")) == (7, 3, 1)
+
+
+def test_answer_prompt_and_predicting_positions():
+    """Prompt a b, answer c d, a turn e, answer f, one padding: c, d and f are predicted at b, c and e."""
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 0]])
+    labels = torch.tensor([[-100, -100, 3, 4, -100, 6, -100]])
+    batch = Batch("task", (), ids, labels, torch.tensor([[1] * 6 + [0]]), {}, 3)
+    assert batch.answer_BT.int().tolist() == [[0, 0, 1, 1, 0, 1, 0]]
+    assert batch.prompt_BT.int().tolist() == [[1, 1, 0, 0, 1, 0, 0]]
+    assert batch.predicts_BT.int().tolist() == [[0, 1, 1, 0, 1, 0, 0]]
 
 
 def test_stage_folder_sorts_by_position():

@@ -18,6 +18,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from mcit.core.errors import DataError
+from mcit.core.types import Encoding
 from mcit.data.encode import IGNORE, Encoder
 from tests.fakes.processors import TEMPLATES, byte_level_tokenizer, make_processor, wrapped
 from tests.fakes.rows import picture, row
@@ -264,7 +265,7 @@ def test_pad_images_changes_what_the_model_sees(tmp_path):
     one = row("<image>\nIs it red?", "yes", images=(picture(tmp_path, size=(64, 20)),), root=tmp_path)
     processor = make_processor("chatml")
     plain, padded = Encoder(processor).encode(one), Encoder(processor, pad_images=True).encode(one)
-    carried = Encoder(processor).encode(replace(one, meta={"pad_image": True}))  # as a recipe says it
+    carried = Encoder(processor).encode(replace(one, encoding=Encoding(pad_image=True)))  # as a recipe says it
     assert torch.equal(carried.pixels["pixel_values"], padded.pixels["pixel_values"])
     middle, top = padded.pixels["pixel_values"][0, 0, 16, 16], padded.pixels["pixel_values"][0, 0, 0, 16]
     assert torch.equal(plain.input_ids_T, padded.input_ids_T)
@@ -444,8 +445,8 @@ def test_several_image_tokens_are_shown_as_one():
 
 
 # ---- plain texts ----------------------------------------------------------------------------------------------------
-def plain_row(text, **meta):
-    return replace(row("q", text), turns=(row("q", text).turns[1],), meta={"raw": True, **meta})
+def plain_row(text, **encoding):
+    return replace(row("q", text), turns=(row("q", text).turns[1],), encoding=Encoding(raw=True, **encoding))
 
 
 @pytest.mark.parametrize("style", ["llava", "chatml", "llama3"])
@@ -482,7 +483,7 @@ def test_plain_texts_that_cannot_be_used_are_named(encoders):
     with pytest.raises(DataError, match="no token to predict"):
         encoder.encode(plain_row("y"))
     with pytest.raises(DataError, match="one turn"):
-        encoder.encode(replace(row("q", "a"), meta={"raw": True}))
+        encoder.encode(replace(row("q", "a"), encoding=Encoding(raw=True)))
 
 
 def test_image_positions_are_marked(encoders, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from mcit.core.errors import DataError, StateError
+from mcit.core.types import Encoding
 from mcit.data.build import build
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe
@@ -26,7 +27,7 @@ def test_what_it_says(folder, tmp_path):
         opened.rows("dev")
     padded = build(load_recipe(recipe_file(tmp_path / "s", train=rows(1), image={"pad": True})), data_dir=tmp_path)
     assert DataFolder.open(padded).pad_images
-    assert DataFolder.open(padded).rows("train")[0].meta == {"pad_image": True}
+    assert DataFolder.open(padded).rows("train")[0].encoding == Encoding(pad_image=True)
 
 
 def test_damage_is_named(folder):

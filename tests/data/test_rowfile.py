@@ -45,7 +45,7 @@ def test_lengths_need_no_row(tmp_path):
 
 def test_meta_is_added_to_every_row(tmp_path):
     rows = stored(tmp_path / "a.jsonl", some(2))
-    wider = StoredRows(rows.path, rows.table, roots={"0": "/other"}, meta={"pad_image": True})
+    wider = StoredRows(rows.path, rows.table, roots={"0": "/other"}, pad_images=True)
     assert wider[1].meta == {"pad_image": True} and wider[1].root == "/other"
 
 

@@ -12,7 +12,8 @@ import torch
 from mcit.core.errors import DataError, StateError
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.rowset import row_length
-from mcit.data.streams import StageStreams, Stream, epoch_order, even_chunks, mix
+from mcit.data.stream import Stream, mix
+from mcit.data.streams import StageStreams, even_chunks
 from tests.fakes.processors import make_processor
 from tests.fakes.rows import picture, row
 
@@ -55,21 +56,6 @@ def same(a, b):
         and a.pixels.keys() == b.pixels.keys()
         and all(torch.equal(a.pixels[k], b.pixels[k]) for k in a.pixels)
     )
-
-
-def test_order_is_frozen():
-    """These orders must never change: committed runs depend on them."""
-    assert tuple(epoch_order(1, 0, 8)) == (0, 7, 4, 1, 5, 6, 3, 2)
-    assert tuple(epoch_order(1, 1, 8)) == (3, 4, 2, 6, 5, 1, 0, 7)
-    assert sorted(epoch_order(3, 5, 1000)) == list(range(1000))
-
-
-def test_order_is_uniform():
-    """First places over 6000 seeds of 6 rows: 1000 each, standard deviation 29."""
-    counts = [0] * 6
-    for seed in range(6000):
-        counts[epoch_order(seed, 0, 6)[0]] += 1
-    assert all(850 < count < 1150 for count in counts)
 
 
 def test_a_step_crosses_the_epoch_border_and_the_last_one_is_short(rows):
@@ -255,11 +241,6 @@ def test_natural_mixing():
     assert len(set(counts)) > 5  # shuffled, not dealt out evenly
 
 
-def test_a_mixed_order_is_one_part_or_an_ordinary_stream():
-    (alone,) = mixed(20, 0, per_step=6)
-    assert type(alone) is Stream and len(drawn(alone, 7)[-1]) == 4
-
-
 def test_mixed_streams_resume_and_share_out_over_ranks(rows, encoder):
     """One integer each, the same; two ranks together draw what one does; rows of a step do not depend on ranks."""
 
@@ -280,6 +261,47 @@ def test_mixed_streams_resume_and_share_out_over_ranks(rows, encoder):
     ahead = build(workers=2)
     assert [[b.row_ids for b in s] for s in steps_of(ahead, 9)] == [[b.row_ids for b in s] for s in straight]
     ahead.close()
+
+
+def test_groups_share_a_micro_batch_on_one_rank(rows, encoder):
+    """11 groups of 2 over 2 ranks with 2 groups to a micro-batch: neighbours stay neighbours, ranks take equally many."""
+
+    def build(rank, world):
+        task = Stream("task", rows[:22], per_step=22, seed=1, total=22, group=2)
+        return StageStreams([task], encoder, micro_batch=5, rank=rank, world=world)
+
+    task = build(0, 1).streams["task"]
+    pairs = {(task.at(p).id, task.at(p + 1).id) for p in range(0, 22, 2)}
+    seen = []
+    for rank in (0, 1):
+        batches = build(rank, 2).next_step()
+        assert [len(b.rows) for b in batches] == [4, 4, 4 - 2 * rank]
+        seen += [b.row_ids[k : k + 2] for b in batches for k in range(0, len(b.rows), 2)]
+    assert set(seen) == pairs and len(seen) == 11
+    with pytest.raises(DataError, match="2 rows must share a micro-batch, which takes 1"):
+        StageStreams([task], encoder, micro_batch=1)
+
+
+def test_a_passive_stream_is_read_by_passes_alone(rows, encoder):
+    """Before, a stream of 0 rows a step had no batch to rehearse and died in max() of nothing."""
+    streams = StageStreams([Stream("x", rows, per_step=0, seed=0)], encoder, micro_batch=4)
+    assert streams.next_step() == [] and streams.cursors == {"x": 0}
+    assert len(streams.largest_batch().rows) == 4
+    assert sum(len(b.rows) for b in streams.batches("x", rows=4)) == 30
+
+
+def test_views_are_told_and_ends_of_passes_handed_on(rows, encoder):
+    def order(epoch, count, seed):
+        return [(k, k % 2) for k in range(count)]
+
+    for workers in (0, 2):
+        stream = Stream("x", rows[:4], per_step=4, seed=0, until="3", order=order, show=lambda row, view, seed: row)
+        streams = StageStreams([stream], encoder, micro_batch=4, workers=workers)
+        for _ in range(2):
+            (batch,) = streams.next_step()
+            assert batch.until == "3"
+            assert dict(zip(batch.row_ids, batch.views, strict=True)) == {"r0": 0, "r1": 1, "r2": 0, "r3": 1}
+        streams.close()
 
 
 def steps_of(streams, count):

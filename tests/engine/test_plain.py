@@ -59,7 +59,7 @@ def test_answer_only_logits_equal_full_logits():
     """The head on predicting positions only gives the same numbers as the model's own full forward."""
     model = tiny_model()
     batch = toy_batch(model, answer=3)
-    out = run_model(model, batch, device=torch.device("cpu"), hidden=True)
+    out = run_model(model, batch, device=torch.device("cpu"), layers={"last"})
     with torch.no_grad():
         full = model(
             input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, **batch.pixels, labels=batch.labels_BT

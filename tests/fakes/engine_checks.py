@@ -387,7 +387,7 @@ def a_loss_that_skips_the_head_or_everything(kit):
     model, engine = kit.build(adapter={"also_train": ("projector", "head")})
     batch = toy_batch(model, rows=2, seed=1)
     text = toy_batch(model, rows=2, seed=2, images=False)
-    needs = frozenset({"hidden_states"})
+    needs = frozenset({"hidden:last"})
     with engine.micro_batch(last=False):
         out = engine.forward(text, needs)
         shape = list(out.hidden_BTD.shape)
@@ -400,11 +400,43 @@ def a_loss_that_skips_the_head_or_everything(kit):
     hand = tiny_model()
     adapted(hand, also_train=("projector", "head"))
     hand.eval()
-    run_model(hand, text, device=torch.device("cpu"), hidden=True).hidden_BTD.float().pow(2).mean().backward()
+    run_model(hand, text, device=torch.device("cpu"), layers={"last"}).hidden_BTD.float().pow(2).mean().backward()
     reference = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in hand.named_parameters()}
     result = {"gradient": distance(found, {n: reference[n] for n in found}), "shape": shape}
     engine.finish()
     return result
+
+
+@check
+def inner_states_and_passes_that_end_early(kit):
+    """A loss on states in the middle of rows whose pass ends there, in the last window of a step after a whole pass."""
+    model, engine = kit.build()
+    whole, short = toy_batch(model, rows=2, seed=1), toy_batch(model, rows=2, seed=2, images=False)
+    short = dataclasses.replace(short, until="1")
+    needs = frozenset({"hidden:1", "hidden:last"})
+    with engine.micro_batch(last=False):
+        engine.backward(engine.forward(whole, needs).nll_N.sum() / 10 / world.size(), whole)
+    with engine.micro_batch(last=True):
+        out = engine.forward(short, needs)
+        layers, tokens = sorted(out.hidden), len(out.nll_N)
+        shape = list(out.hidden["1"].shape)
+        engine.backward(out.hidden["1"].float().pow(2).mean() / world.size(), short)
+    found = gradients(engine)
+    engine.step()
+    with engine.micro_batch(last=True):  # a whole pass after one that ended early
+        engine.backward(engine.forward(whole, needs).nll_N.sum() / world.size(), whole)
+    after = all(bool(torch.isfinite(t).all()) for t in gradients(engine).values())
+    hand = tiny_model()
+    adapted(hand)
+    hand.eval()
+    cpu = torch.device("cpu")
+    (run_model(hand, whole, device=cpu).nll_N.sum() / 10).backward()
+    run_model(hand, dataclasses.replace(short, until=""), device=cpu, layers={"1"}).hidden["1"].pow(2).mean().backward()
+    reference = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in hand.named_parameters()}
+    distances = distance(found, {n: reference[n] for n in found})
+    engine.discard()
+    engine.finish()
+    return {"gradient": distances, "layers": layers, "tokens": tokens, "shape": shape, "after": after}
 
 
 @check

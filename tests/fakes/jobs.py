@@ -18,7 +18,7 @@ def environment(cache):
         "MCIT_CACHE": str(cache),
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent / "outside")]),
     }
 
 

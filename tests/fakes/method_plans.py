@@ -30,6 +30,10 @@ VARIANTS = {
 """Settings that take other paths than the shipped ones: method, settings, adapter."""
 
 
+OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
+"""Methods of the sample package in tests/fakes/outside."""
+
+
 def cls_of(name):
     return lookup.class_of("methods", name, base=Method)
 
@@ -41,6 +45,9 @@ def claims_of(name):
 
 
 def shipped_settings(name):
+    """None for a class from elsewhere."""
+    if ":" in name:
+        return {}
     return {k: v for k, v in load_yaml(shipped("configs") / "methods" / f"{name}.yaml").items() if k != "name"}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mcit.core.errors import PlanError, StateError, TrainingError
 from mcit.core.tensorfile import load_tensors, save_tensors
-from mcit.core.types import Batch, Counts, ModelOutput, PoolSize
+from mcit.core.types import Batch, Counts, Encoding, ModelOutput, PoolSize
 from mcit.engine.forward import run_model
 from mcit.methods.check import check_stage
 from mcit.methods.formulas.margin import row_margins
@@ -95,7 +95,7 @@ def general_batch(*ids, current=CURRENT, stream="gere", supervised=True):
     attention[:, length:] = 0
     batch = Batch(stream, tuple(row("q", "a", id=i) for i in ids), ones, labels, attention, {}, len(ids))
     nll = torch.full((4,), 3.2, requires_grad=True)
-    return batch, ModelOutput(torch.zeros(4, 2), ones[0, :1], torch.zeros(4).long(), nll, hidden)
+    return batch, ModelOutput(torch.zeros(4, 2), ones[0, :1], torch.zeros(4).long(), nll, {"last": hidden})
 
 
 def total(method, ctx, *, task=0.8):
@@ -175,7 +175,7 @@ def test_gradient_reaches_the_hidden_states():
     batch, out = general_batch("r")
     hidden = out.hidden_BTD.clone().requires_grad_()
     method = GeRe(GeRe.Config(weight=2.0, combine="sum"))
-    method.loss_term(replace(out, hidden_BTD=hidden), batch, step_context()).sum.backward()
+    method.loss_term(replace(out, hidden={"last": hidden}), batch, step_context()).sum.backward()
     expected = [[-0.5, 0, 0.5], [0.5, 0, -0.5], [0, 0, 0]]
     assert torch.allclose(hidden.grad[0], torch.tensor(expected))
 
@@ -308,7 +308,7 @@ def test_hidden_states_are_those_after_the_final_norm():
         lambda module, args, out: raw.append(out[0] if isinstance(out, tuple) else out)
     )
     with torch.no_grad():
-        ours = run_model(model, batch, device=torch.device("cpu"), hidden=True).hidden_BTD
+        ours = run_model(model, batch, device=torch.device("cpu"), layers={"last"}).hidden_BTD
         whole = model(
             input_ids=batch.input_ids_BT, attention_mask=batch.attention_BT, output_hidden_states=True, use_cache=False
         )
@@ -436,7 +436,7 @@ def test_natural_streams_hold_every_row_once_an_epoch():
 def test_plain_texts_get_the_limit_and_the_start_token():
     work = stage_work(plan(max_length=9, bos=False))
     rows = {r.id: r for r in work.streams.streams["gere"].rows}
-    assert rows["tiny-0"].meta == {"raw": True, "max_tokens": 9, "bos": False} and rows["tiny-1"].meta == {}
+    assert rows["tiny-0"].encoding == Encoding(raw=True, max_tokens=9) and rows["tiny-1"].encoding == Encoding()
     assert len(work.streams.encoder.encode(rows["tiny-0"]).input_ids_T) == 9
 
 

@@ -184,7 +184,7 @@ def seen(stream, *embeddings, answers):
     )
     labels = torch.tensor([[-100, 7]] * count)
     hidden = torch.stack([torch.tensor([e, [99.0] * len(e)]) for e in embeddings])
-    out = dataclasses.replace(output(*[[1.0]] * count), hidden_BTD=hidden)
+    out = dataclasses.replace(output(*[[1.0]] * count), hidden={"last": hidden})
     return dataclasses.replace(made, rows=rows, labels_BT=labels), out
 
 
@@ -284,7 +284,7 @@ def test_rows_without_a_prototype_or_an_answer_are_not_moved():
     assert found.sum.item() == 18.0
     for stream in ("forget", "task"):
         batch, out = seen(stream, [1.0, 4], answers=["bird"])
-        out = dataclasses.replace(out, hidden_BTD=out.hidden_BTD.requires_grad_())
+        out = dataclasses.replace(out, hidden={"last": out.hidden_BTD.requires_grad_()})
         found = given.loss_term(out, batch, step_context())
         assert found.sum.item() == 0.0 and not found.sum.requires_grad
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from mcit.core.errors import PlanError
+from mcit.core.types import Claims
 from mcit.data.folder import DataFolder
+from mcit.methods.base import Method
 from mcit.models.load import load_base
 from mcit.plan.preflight import context_length, make_encoder, sampled, skeleton, train_sizes, trained_parameters
 from tests.fakes.bench import plan_of
@@ -33,6 +35,17 @@ def test_small_sets_are_taken_whole_and_the_longest_rows_always():
     many = rows("a", 500)
     many[137] = dataclasses.replace(many[137], turns=(Turn("user", "q" * 900), Turn("assistant", "a")))
     assert many[137] in sampled(many) and len(sampled(many)) == 32 and sampled(many) == sampled(many)
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_before_weights_load():
+    with pytest.raises(PlanError, match=r"methods\[0\] .*DeepLayer.*needs hidden:9, but there is no layer 9") as caught:
+        plan_of(defaults={"methods": [{"name": f"{__name__}:DeepLayer"}]})
+    assert "the decoder has 2 blocks" in str(caught.value)
+
+
+class DeepLayer(Method):
+    name = "deep"
+    claims = Claims(needs=frozenset({"hidden:9"}))
 
 
 def test_head_of_a_tied_model_cannot_be_trained_apart():

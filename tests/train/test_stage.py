@@ -1,12 +1,16 @@
+import json
+from types import SimpleNamespace
+
 import pytest
 
-from mcit.core.errors import PlanError
+from mcit.core.errors import PlanError, TrainingError
 from mcit.core.files import read_json
+from mcit.engine import world
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, read_lineage
 from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
-from mcit.train.stage import Material, build_stage, write_stage
+from mcit.train.stage import Material, agreed_choice, build_stage, write_stage
 from tests.fakes.bench import plan_of, run_plan
 
 
@@ -60,3 +64,18 @@ def test_a_kept_adapter_goes_on_training(tmp_path):
     name = "model.language_model.layers.0.mlp.up_proj"
     a, b = first.read().lora[name], second.read().lora[name]
     assert 0 < (a.A_RI - b.A_RI).abs().max() < 0.1, "one step away from the kept values, not a fresh draw"
+
+
+def test_ranks_that_choose_differently_are_an_error(monkeypatch):
+    """Two ranks, of which the other one sends what `theirs` says."""
+    mine = [[2, 0], [5, 1]]
+    chooser = SimpleNamespace(name="hardest", choose=lambda stream, count, size, ctx: [(2, 0), (5, 1)])
+    methods = SimpleNamespace(chooser_of=lambda stream: chooser)
+    monkeypatch.setattr(world, "size", lambda: 2)
+    for theirs in (mine, [[2, 0], [4, 1]]):
+        monkeypatch.setattr(world, "gather_objects", lambda obj, theirs=theirs: [json.loads(json.dumps(obj)), theirs])
+        if theirs == mine:
+            assert agreed_choice(methods, None, "hard", 9, 2) == [(2, 0), (5, 1)]
+        else:
+            with pytest.raises(TrainingError, match="ranks choose different rows of stream 'hard'"):
+                agreed_choice(methods, None, "hard", 9, 2)

@@ -56,7 +56,7 @@ class Exchange:
 
 def exchanges_of(row: Row, *, native: str, cues: Sequence[str] = ()) -> tuple[Exchange, ...]:
     """Every question of a row. Raises UnusableRow for plain texts, pictures inside a question and unreadable options."""
-    if len(row.turns) < 2 or row.meta.get("raw"):
+    if len(row.turns) < 2 or row.encoding.raw:
         raise UnusableRow("the row is a plain text")
     pairs = zip(row.dialogue[::2], row.dialogue[1::2], strict=True)
     return tuple(_exchange(user.text, gold.text, row.meta, native, cues) for user, gold in pairs)

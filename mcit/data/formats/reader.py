@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcit.core.errors import Problem
-from mcit.core.types import Row, Turn
+from mcit.core.types import Encoding, Row, Turn
 from mcit.data.formats.element import Element, RowError
 from mcit.data.formats.embedded import Embedded, decoded_address
 from mcit.data.formats.turns import Kind, plain_text, turns_of, with_system_in_front
@@ -80,6 +80,7 @@ class RowReader:
             style=_text_field(value, "style") or self.style,
             meta=_meta(value),
             root=root,
+            encoding=Encoding(raw=_is_plain(value)),
         )
 
     def _turns(self, value: Mapping[str, Any], pictures: list[Any]) -> list[Turn]:
@@ -206,11 +207,9 @@ def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     meta = value.get("meta") or {}
     if not isinstance(meta, dict):
         raise RowError("'meta' must be an object", 'write {"key": value}')
-    if _is_plain(value):
-        return {**meta, "raw": True}
-    if "raw" in meta:
+    if "raw" in meta and not _is_plain(value):
         raise RowError("'raw' is for rows of text alone", "remove it, or give the row a 'text' and no conversation")
-    meta = dict(meta)
+    meta = {key: item for key, item in meta.items() if key != "raw"}
     if isinstance(value.get("asd"), dict):  # how a row of another answer style was made
         meta.setdefault("asd", value["asd"])
     if _is_test(value):

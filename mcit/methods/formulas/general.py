@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mcit.core.errors import StateError, TrainingError
+from mcit.core.errors import StateError
 from mcit.core.interfaces import StepContext
 from mcit.core.types import Batch, JsonDict, ModelOutput, Row
 from mcit.methods.formulas.divergence import top_log_probs
@@ -39,9 +39,7 @@ def constrained(batch: Batch) -> Tensor:
 
 
 def row_hidden(out: ModelOutput, mask_BT: Tensor, row: int) -> Tensor:
-    """Last hidden states of a row's constrained positions, (P, D). Raises TrainingError if the engine gave none."""
-    if out.hidden_BTD is None:
-        raise TrainingError("the engine gives no hidden states", where="gere", fix="claim hidden_states")
+    """Last hidden states of a row's constrained positions, (P, D). Raises TrainingError if none were claimed."""
     mask_T = mask_BT[row].to(out.hidden_BTD.device)
     return out.hidden_BTD[row, : len(mask_T)][mask_T]
 

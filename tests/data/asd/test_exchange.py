@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcit.core.types import Row, Turn
+from mcit.core.types import Encoding, Row, Turn
 from mcit.data.asd.exchange import UnusableRow, exchanges_of, is_box, source_of, split_options
 from mcit.data.sources.demo import KIND_PROMPT
 from tests.fakes.rows import row
@@ -55,7 +55,7 @@ def test_what_cannot_be_taken_apart(texts, native, reason):
 
 
 def test_a_plain_text_is_no_question():
-    plain = Row("r", (), (Turn("assistant", "text"),), "t", "f:1", meta={"raw": True})
+    plain = Row("r", (), (Turn("assistant", "text"),), "t", "f:1", encoding=Encoding(raw=True))
     with pytest.raises(UnusableRow, match="plain text"):
         exchanges_of(plain, native="short")
 

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from mcit.core.types import Encoding
 from mcit.data.formats.embedded import Embedded
 from tests.data.formats.test_embedded import png
 from tests.fakes.rows import llava, read_file, read_values
@@ -129,7 +130,7 @@ def test_a_text_alone_is_a_plain_text():
     values = [{"id": 1, "text": " Once upon a time\n"}, {"text": " "}, {**llava("x"), "meta": {"raw": True}}]
     (first,), problems = read_values(values)
     assert [(turn.role, turn.text) for turn in first.turns] == [("assistant", " Once upon a time\n")]
-    assert first.meta == {"raw": True} and first.question == ""
+    assert first.encoding == Encoding(raw=True) and first.meta == {} and first.question == ""
     assert [(p.what, p.where) for p in problems] == [
         ("'text' is empty", "x:2:row-2"),
         ("'raw' is for rows of text alone", "x:3:x"),

@@ -1,7 +1,5 @@
 """States of a small pool against a plain computation: types apart, image slots and padding out, any number of ranks."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -53,7 +51,7 @@ class Base:
             hidden = torch.full((1, length + 2, D), 100.0)
             hidden[0, :length] = hidden_of(place, length)
             scores = torch.randn(length - 1, V, generator=torch.Generator().manual_seed(50 + place))
-            yield [place], batch, ModelOutput(scores, labels, torch.zeros(length - 1).long(), labels, hidden)
+            yield [place], batch, ModelOutput(scores, labels, torch.zeros(length - 1).long(), labels, {"last": hidden})
 
     def all_sum(self, tensor):
         self.sums.append(tensor.clone())
@@ -165,7 +163,7 @@ def test_masks():
     labels[0, 1] = 1  # the second by the first: a one-token answer counts
     assert real_rows(Batch("gere", batch.rows, labels, labels, labels, {}, 1)) == [0]
     with pytest.raises(TrainingError, match="no hidden states"):
-        row_hidden(SimpleNamespace(hidden_BTD=None), constrained(batch), 0)
+        row_hidden(ModelOutput(labels, labels, labels, labels), constrained(batch), 0)
 
 
 def test_a_pool_without_text_positions_is_refused(monkeypatch):

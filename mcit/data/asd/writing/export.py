@@ -16,7 +16,7 @@ _ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 
 def llava_row(row: Row) -> JsonDict:
     """One element of the array: ``id, image, conversations`` and, beside what LLaVA reads, ``style``, ``asd``, ``meta``."""
-    meta = {key: value for key, value in row.meta.items() if key not in ("asd", "pad_image")}
+    meta = {key: value for key, value in row.meta.items() if key != "asd"}
     value: JsonDict = {"id": row.id}
     if row.images:
         value["image"] = row.images[0] if len(row.images) == 1 else list(row.images)

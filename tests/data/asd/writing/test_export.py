@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mcit.core.errors import DataError
+from mcit.core.types import Encoding
 from mcit.data.asd.cues import CUES
 from mcit.data.asd.writing.export import export_llava, llava_row
 from mcit.data.build import build
@@ -80,7 +81,7 @@ def test_diversified_files_are_not_diversified_again(tmp_path):
 
 def test_several_pictures_stay_a_list():
     assert llava_row(row("<image><image>\nq", "a", images=("a", "b")))["image"] == ["a", "b"]
-    assert "meta" not in llava_row(row("q", "a", meta={"pad_image": True}))
+    assert "meta" not in llava_row(row("q", "a", encoding=Encoding(pad_image=True)))
 
 
 def test_what_is_refused(tmp_path):

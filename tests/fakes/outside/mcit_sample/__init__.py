@@ -1,0 +1,1 @@
+"""Plug-ins for mcit that live outside of it; one small one of every kind."""
