@@ -20,7 +20,7 @@ def kind_of(row: Row) -> Kind:
     """The kind of a row; plain texts have no answer."""
     answers = sum(turn.role == "assistant" for turn in row.turns)
     system = any(turn.role == "system" for turn in row.turns)
-    return min(len(row.images), 2), 0 if row.meta.get("raw") else min(answers, 2), system
+    return min(len(row.images), 2), 0 if row.encoding.raw else min(answers, 2), system
 
 
 def kind_problem(encoder: Encoder, kind: Kind, *, where: str) -> Problem | None:
