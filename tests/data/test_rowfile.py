@@ -13,7 +13,9 @@ from tests.fakes.rows import row
 
 
 def some(count):
-    return [row(f"<image>\nq{k} " + "x" * (k % 7), f"ä{k}", images=("a.png",), id=f"r{k}", root="/r") for k in range(count)]
+    return [
+        row(f"<image>\nq{k} " + "x" * (k % 7), f"ä{k}", images=("a.png",), id=f"r{k}", root="/r") for k in range(count)
+    ]
 
 
 def stored(path, rows):
@@ -43,10 +45,10 @@ def test_lengths_need_no_row(tmp_path):
     assert rows.lengths.tolist() == [2_000 + sum(len(t.text) for t in r.turns) for r in given]
 
 
-def test_meta_is_added_to_every_row(tmp_path):
+def test_padding_is_told_to_every_row(tmp_path):
     rows = stored(tmp_path / "a.jsonl", some(2))
     wider = StoredRows(rows.path, rows.table, roots={"0": "/other"}, pad_images=True)
-    assert wider[1].meta == {"pad_image": True} and wider[1].root == "/other"
+    assert wider[1].encoding.pad_image and wider[1].root == "/other"
 
 
 def test_threads_read_at_once(tmp_path):
