@@ -27,20 +27,25 @@ _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}\.tmp")
 
 @contextlib.contextmanager
 def explained(path: Path | str) -> Iterator[None]:
-    """Turn the operating system's full-disk, read-only, permission and not-a-folder errors into a StateError naming `path`."""
+    """Turn what the operating system refuses (a full disk, a broken one, permissions) into a StateError naming `path`.
+
+    A file that is not there is no business of this: FileNotFoundError passes.
+    """
     try:
         yield
     except OSError as error:
         cures = {
             errno.ENOSPC: ("no space left on the disk", "free space there, then run the same command again"),
             errno.EDQUOT: ("the disk quota is used up", "free space there, then run the same command again"),
+            errno.EFBIG: ("the file would be larger than allowed here", "raise the limit of file sizes (ulimit -f)"),
+            errno.EIO: ("the disk reported an error", "check the disk, then run the same command again"),
             errno.EROFS: ("the folder is read-only", "choose a writable folder with --runs-dir"),
             errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
             errno.EACCES: ("permission denied", "choose a writable folder with --runs-dir, or change its permissions"),
         }
-        if error.errno not in cures:
+        if isinstance(error, FileNotFoundError) or error.errno is None:
             raise
-        what, fix = cures[error.errno]
+        what, fix = cures.get(error.errno, (error.strerror, "see to that, then run the same command again"))
         raise StateError(what, where=str(error.filename or path), fix=fix) from error
 
 

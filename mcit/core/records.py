@@ -119,10 +119,12 @@ class PlanRecord(Record):
     code: str
     base: str
     base_sha256: Sha256
+    chat_template_sha256: Sha256 | None
     tasks: list[str]
     forget_tasks: list[str]
     recipes: dict[str, str]
     scorers: dict[str, Scoring]
+    sources: dict[str, str]
     stages: list[StageRecord]
     scorer_mode: Literal["strict", "fixed"]
 

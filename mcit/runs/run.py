@@ -24,7 +24,7 @@ from mcit.core.files import (
 from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.records import Environment, PlanRecord
 from mcit.core.schema import NOT_IDENTITY
-from mcit.core.stored import MANIFEST, check_manifest, listed_bytes, read_listed, write_sealed
+from mcit.core.stored import MANIFEST, check_manifest, listed_bytes, read_listed, valid, write_sealed
 from mcit.core.types import JsonDict, Plan
 from mcit.runs import rewrite
 from mcit.runs.draft import StageDraft
@@ -174,6 +174,7 @@ class Run:
     ) -> None:
         """Write the files of a new run; the manifest comes last and makes it one. `begun` goes to the ledger."""
         layout = self.layout
+        valid(Environment, environment, where=layout.environment)
         for name, data in plan_files(config_text, resolved, plan_json).items():
             write_bytes(layout.root / name, data)
         write_json(layout.environment, environment)
@@ -233,7 +234,8 @@ class Run:
 
 
 def plan_files(config_text: str, resolved: JsonDict, plan_json: JsonDict) -> dict[str, bytes]:
-    """Names and bytes of the root files that say what a run is to do."""
+    """Names and bytes of the root files that say what a run is to do. Raises StateError for a plan that lacks something."""
+    valid(PlanRecord, plan_json, where="plan.json")
     return {
         "config.yaml": config_text.encode(),
         "resolved.yaml": yaml.safe_dump(resolved, sort_keys=True, allow_unicode=True).encode(),

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 
 import pytest
@@ -108,14 +109,29 @@ def test_atomic_directory_is_whole_or_absent(tmp_path):
         pass
 
 
-def test_os_errors_are_explained(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device", str(tmp_path / "x"))
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left"),
+        (errno.EIO, "the disk reported an error"),
+        (errno.EFBIG, "larger than allowed"),
+        (errno.EMLINK, "Too many links"),
+    ],
+)
+def test_os_errors_are_explained(tmp_path, monkeypatch, number, said):
+    def refuses(*args, **kwargs):
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
-    with pytest.raises(StateError, match="no space left") as error:
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuses)
+    with pytest.raises(StateError, match=said) as error:
         files.write_text(tmp_path / "x", "1")
-    assert error.value.exit_code == 5 and str(tmp_path) in str(error.value)
+    assert error.value.exit_code == 5 and str(tmp_path) in str(error.value) and error.value.fix
+
+
+def test_what_is_not_there_and_what_has_no_number_are_not_explained(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, "no"), OSError("no number")):
+        with pytest.raises(type(error)), files.explained(tmp_path):
+            raise error
 
 
 def test_broken_json_is_a_state_error(tmp_path):

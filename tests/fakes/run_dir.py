@@ -85,10 +85,12 @@ def plan_record(tasks, *, names=None, scorer="exact", style="word", mode="strict
         "code": "0.1.0",
         "base": "/base",
         "base_sha256": "0" * 64,
+        "chat_template_sha256": None,
         "tasks": every,
         "forget_tasks": [],
         "recipes": {task: f"digest-{task}" for task in every},
         "scorers": {task: {"scorer": scorer, "style": style} for task in every},
+        "sources": {},
         "stages": stages,
         "scorer_mode": mode,
     }
