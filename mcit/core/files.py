@@ -45,7 +45,7 @@ def explained(path: Path | str) -> Iterator[None]:
         }
         if isinstance(error, FileNotFoundError) or error.errno is None:
             raise
-        what, fix = cures.get(error.errno, (error.strerror, "see to that, then run the same command again"))
+        what, fix = cures.get(error.errno, (str(error.strerror), "see to that, then run the same command again"))
         raise StateError(what, where=str(error.filename or path), fix=fix) from error
 
 
