@@ -39,6 +39,15 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def trust_argument(parser: argparse.ArgumentParser) -> None:
+    """--trust-mtime."""
+    parser.add_argument(
+        "--trust-mtime",
+        action="store_true",
+        help="do not read pictures and base again whose size and times are as an earlier command saw them",
+    )
+
+
 def start_torch(*, computes: bool = True) -> None:
     """Settings of every command: no tokenizer threads, quiet libraries; where it `computes`, deterministic kernels."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

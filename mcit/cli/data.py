@@ -7,7 +7,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mcit.cli.common import trust_argument
 from mcit.core.errors import DataError, Problem
+from mcit.core.hashes import reading_all
 
 if TYPE_CHECKING:
     from mcit.data.build import CheckReport
@@ -31,6 +33,8 @@ def add_parser(verbs: Any) -> None:
         action.add_argument("--json", action="store_true", help="print one JSON object")
         if name != "check":
             action.add_argument("--data-dir", help="folder of built data (default: the cache)")
+        if name == "build":
+            trust_argument(action)
         if name == "show":
             action.add_argument("--rows", type=_count, default=3, metavar="N", help="how many rows (default: 3)")
             action.add_argument("--split", default="train", choices=("train", "validation", "test"))
@@ -50,7 +54,8 @@ def _build(recipe: Recipe, args: argparse.Namespace) -> int:
     from mcit.data.build import build
     from mcit.data.folder import DataFolder
 
-    folder = DataFolder.open(build(recipe, data_dir=args.data_dir, announce=_announce))
+    with reading_all(not args.trust_mtime):
+        folder = DataFolder.open(build(recipe, data_dir=args.data_dir, announce=_announce))
     dropped = folder.manifest["dropped"]
     if args.json:
         found = {"path": str(folder.path), "digest": folder.digest, "counts": folder.counts, "dropped": dropped}

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.common import trust_argument
 from mcit.cli.team import nproc_argument
 
 
@@ -18,6 +19,7 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="go on although recipes, versions or method state differ; the differences go to the ledger",
     )
+    trust_argument(parser)
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="resume")
@@ -45,4 +47,5 @@ def run(args: argparse.Namespace) -> int:
         engine=config.engine,
         config_text=(root / "config.yaml").read_text(),
         as_json=args.json,
+        trust_mtime=args.trust_mtime,
     )

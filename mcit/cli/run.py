@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli import team
-from mcit.cli.common import StopFlag, config_arguments
+from mcit.cli.common import StopFlag, config_arguments, trust_argument
 from mcit.cli.team import nproc_argument
 from mcit.core.errors import ConfigError, StateError
+from mcit.core.hashes import reading_all
 from mcit.core.ranks import on_first
 from mcit.core.schema import EngineConfig
 from mcit.core.types import Plan
@@ -27,6 +28,7 @@ def add_parser(verbs: Any) -> None:
     config_arguments(parser)
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
     nproc_argument(parser)
+    trust_argument(parser)
     parser.add_argument("--new", action="store_true", help="start beside other runs of the same name")
     parser.add_argument("--extend", metavar="RUN", help="add the config's further stages to this run")
     parser.add_argument(
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         root = Path(args.extend) if args.extend else None
         return open_or_extend(plan, runs_dir=runs_dir, root=root, new=args.new, **start)
 
-    return go(planned, opened, engine=config.engine, config_text=text, as_json=args.json)
+    given = {"config_text": text, "as_json": args.json, "trust_mtime": args.trust_mtime}
+    return go(planned, opened, engine=config.engine, **given)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -84,10 +87,13 @@ def go(
     engine: EngineConfig,
     config_text: str,
     as_json: bool,
+    trust_mtime: bool = False,
 ) -> int:
     """Plan, open the run, train and score under its lock, then print the report and where everything is.
 
     `open_it` gets the plan and what `open_run` takes of a start: config text, resolved config, plan and environment.
+    Base, data and pictures are read whole first, so that the run is what its digests say; with `trust_mtime` files that
+    an earlier command read are known by size and times.
 
     With several ranks all of them go through this; rank 0 opens, locks, reports and prints.
     """
@@ -102,7 +108,6 @@ def go(
     with team.joined(engine) as ranks:
         first, out = ranks.rank() == 0, common.reporter()
         try:
-            plan = team.same_plan(ranks, lambda: planned(out))
 
             def open_or_create() -> Run:
                 start = {
@@ -113,7 +118,9 @@ def go(
                 }
                 return open_it(plan, start)
 
-            opened = team.same_run(ranks, open_or_create)
+            with reading_all(first and not trust_mtime):
+                plan = team.same_plan(ranks, lambda: planned(out))
+                opened = team.same_run(ranks, open_or_create)
             with opened.locked():
                 out.line(f"run {opened.layout.root}")
                 for note in opened.notes:

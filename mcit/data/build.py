@@ -2,15 +2,18 @@
 
 Layout: ``train.jsonl``, ``validation.jsonl``, ``test.jsonl``, ``images/<source>/`` for generated pictures, and
 ``manifest.json``, written last. The folder's name holds the recipe's digest: equal recipes share it, a changed source
-gets a new one.
+gets a new one. Where rows name pictures outside, ``pictures.jsonl`` lists them with checksums, which belong to the digest of
+the data set, and the name says by content and place which pictures these are: one is never taken for another.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,18 +21,21 @@ from typing import Any
 
 from filelock import FileLock
 
-from mcit.core.errors import DataError, Problem
+from mcit.core.errors import DataError, Problem, StateError
 from mcit.core.files import (
-    atomic_directory,
     canonical_json,
+    digest_of,
     explained,
-    read_json,
-    write_json,
+    rename_directory,
+    sha256_file,
+    write_text,
 )
 from mcit.core.paths import cache_dir
+from mcit.core.records import DataManifest
 from mcit.core.seeds import seed_for
-from mcit.core.stored import write_manifest
-from mcit.core.types import Row
+from mcit.core.stored import read_sealed, write_manifest, write_sealed
+from mcit.core.types import JsonDict, Row
+from mcit.data import pictures
 from mcit.data.collect import Collected, collect
 from mcit.data.recipe import SPLITS, FileSource, Recipe, Split, SplitConfig, recipe_digest
 from mcit.data.rowfile import RowWriter, write_index
@@ -92,60 +98,118 @@ def check(recipe: Recipe) -> CheckReport:
 
 
 def folder_of(recipe: Recipe, *, digest: str, data_dir: Path | str | None = None) -> Path:
-    """Where a recipe with this digest is built."""
+    """Where a recipe with this digest is built; with pictures outside, names of its folders only begin so."""
     base = Path(data_dir) if data_dir is not None else cache_dir() / "data"
     return base / f"{recipe.name.replace('/', '-')}-{digest[:12]}"
 
 
 def build(recipe: Recipe, *, data_dir: Path | str | None = None, announce: Callable[[str], None] | None = None) -> Path:
-    """Build the recipe's folder, or return the one that is there already.
+    """Build the recipe's folder, or return the one that is there already with the same pictures.
 
-    Raises DataError with every bad row when there are more than the recipe allows, or for a source that cannot be used.
+    Raises DataError with every bad row when there are more than the recipe allows, or for a source that cannot be used;
+    StateError for a damaged folder.
     """
     digest = recipe_digest(recipe)
-    final = folder_of(recipe, digest=digest, data_dir=data_dir)
-    if (final / "manifest.json").is_file():
-        return _at_home(recipe, final)
-    with explained(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.parent / f".{final.name}.lock"):
-            if (final / "manifest.json").is_file():
-                return _at_home(recipe, final)
-            for left in final.parent.glob(f".{final.name}.*.tmp"):  # of a killed build; we hold the lock
+    stem = folder_of(recipe, digest=digest, data_dir=data_dir)
+    built = _built(recipe, stem)
+    if built is not None:
+        return built
+    with explained(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(stem.parent / f".{stem.name}.lock"):
+            built = _built(recipe, stem) or _moved(recipe, stem)
+            if built is not None:
+                return built
+            for left in stem.parent.glob(f".{stem.name}.*.tmp"):  # of a killed build; we hold the lock
                 shutil.rmtree(left, ignore_errors=True)
             if announce:
-                announce(f"building data set {recipe.name} in {final}")
-            _write(recipe, digest, final)
+                announce(f"building data set {recipe.name} in {stem.parent}")
+            with _work_folder(stem) as work:
+                return _finish(stem, work, _fill(recipe, digest, work))
+
+
+def _built(recipe: Recipe, stem: Path) -> Path | None:
+    """The whole folder with the image roots that the recipe has now and the pictures that are there now."""
+    roots, _ = _roots(recipe, stem)
+    here = [folder for folder, manifest in _whole(stem) if manifest["roots"] == roots]
+    return next((folder for folder in here if pictures.unchanged(folder, roots)), None)
+
+
+def _moved(recipe: Recipe, stem: Path) -> Path | None:
+    """The same pictures at another place: what is known of them stays true, only the roots are new."""
+    roots, _ = _roots(recipe, stem)
+    for folder, manifest in _whole(stem):
+        if manifest["roots"].keys() == roots.keys() and pictures.unchanged(folder, roots):
+            with _work_folder(stem) as work:
+                shutil.copytree(folder, work, dirs_exist_ok=True)
+                write_sealed(work / "manifest.json", {**manifest, "roots": roots})
+                return _finish(stem, work, {**manifest, "roots": roots})
+    return None
+
+
+def _whole(stem: Path) -> list[tuple[Path, JsonDict]]:
+    """Finished folders of a recipe with their manifests, by name. Raises StateError for one that was edited."""
+    names = [stem, *sorted(stem.parent.glob(f"{stem.name}-*"))]
+    return [(folder, _unedited(folder)) for folder in names if (folder / "manifest.json").is_file()]
+
+
+def _unedited(folder: Path) -> JsonDict:
+    """The manifest, and the list of pictures as the manifest has it."""
+    manifest = read_sealed(folder / "manifest.json", DataManifest)
+    listed = manifest["files"].get(pictures.FILE)
+    if listed is not None:
+        path = folder / pictures.FILE
+        if not path.is_file() or sha256_file(path) != listed["sha256"]:
+            raise StateError("is missing or differs from the manifest", where=str(path), fix=DataManifest.fix)
+    return manifest
+
+
+@contextmanager
+def _work_folder(stem: Path) -> Iterator[Path]:
+    """A hidden folder beside `stem`, gone again if the block fails."""
+    work = Path(tempfile.mkdtemp(dir=stem.parent, prefix=f".{stem.name}.", suffix=".tmp"))
+    os.chmod(work, 0o755)
+    try:
+        yield work
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _finish(stem: Path, work: Path, manifest: JsonDict) -> Path:
+    """Give the folder its name: the recipe's own, or one that also says which pictures it means."""
+    final = stem
+    if pictures.outside(manifest["roots"]):
+        final = stem.with_name(f"{stem.name}-{digest_of([manifest['digest'], manifest['roots']])[:12]}")
+    rename_directory(work, final)
     return final
 
 
-def _at_home(recipe: Recipe, final: Path) -> Path:
-    """The built folder, with image roots as the recipe has them now: pictures may have moved since."""
-    manifest = read_json(final / "manifest.json")
-    roots, _ = _roots(recipe, final)
-    if manifest.get("roots") != roots:
-        write_json(final / "manifest.json", {**manifest, "roots": roots})
-    return final
-
-
-def _write(recipe: Recipe, digest: str, final: Path) -> None:
-    with atomic_directory(final) as work:
-        found = collect(recipe, work / "images")
-        if found.fatal:
-            raise DataError.of(found.fatal)
-        if len(found.bad) > recipe.config.allow_bad:
-            raise _too_many(recipe, found.bad)
-        result = _transformed(recipe, found)
-        empty = _empty(result.rows)
-        if empty:
-            raise DataError.of(empty)
-        roots, numbers = _roots(recipe, work)
-        for split in SPLITS:
-            with RowWriter(work / f"{split}.jsonl") as out:
-                for row in result.rows[split]:
-                    out.add(row, root=numbers[row.root])
-                write_index(out.path, out.finish())
-        write_manifest(work, extra=_manifest(recipe, digest, found, result, roots))
+def _fill(recipe: Recipe, digest: str, work: Path) -> JsonDict:
+    """Write everything into `work`; returns the manifest."""
+    found = collect(recipe, work / "images")
+    if found.fatal:
+        raise DataError.of(found.fatal)
+    if len(found.bad) > recipe.config.allow_bad:
+        raise _too_many(recipe, found.bad)
+    result = _transformed(recipe, found)
+    empty = _empty(result.rows)
+    if empty:
+        raise DataError.of(empty)
+    roots, numbers = _roots(recipe, work)
+    for split in SPLITS:
+        with RowWriter(work / f"{split}.jsonl") as out:
+            for row in result.rows[split]:
+                out.add(row, root=numbers[row.root])
+            write_index(out.path, out.finish())
+    if pictures.outside(roots):
+        named = {(row.root, image) for split in SPLITS for row in result.rows[split] for image in row.images}
+        kept = {key: found.pictures.get(key) for key in named | found.dropped}
+        write_text(work / pictures.FILE, pictures.lines(kept, numbers, roots))
+        digest = digest_of([digest, sha256_file(work / pictures.FILE)])
+    manifest = _manifest(recipe, digest, found, result, roots)
+    write_manifest(work, extra=manifest)
+    return manifest
 
 
 def _manifest(

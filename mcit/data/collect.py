@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcit.core.errors import DataError, Problem
-from mcit.core.files import canonical_json, sha256_file
+from mcit.core.files import canonical_json
+from mcit.core.hashes import sha256_files
 from mcit.core.types import Row
 from mcit.data.formats.element import Element
 from mcit.data.formats.embedded import Embedded
 from mcit.data.formats.files import checksum, elements
 from mcit.data.formats.reader import RowReader
 from mcit.data.images import open_image, resolve_below
+from mcit.data.pictures import located
 from mcit.data.recipe import SPLITS, FileSource, GeneratorSource, Recipe, Split, find_generator
 from mcit.data.references import with_references
 from mcit.data.rowjson import row_to_json
@@ -23,6 +26,7 @@ from mcit.data.rowjson import row_to_json
 _LONG_ANSWER = 1_000
 """Characters, about 256 tokens."""
 _ONE_SIDED = 0.6
+_TOGETHER = 256
 
 
 @dataclass
@@ -36,6 +40,10 @@ class Collected:
     """Whole sources that cannot be used."""
     warnings: list[Problem] = field(default_factory=list)
     sources: list[dict[str, object]] = field(default_factory=list)
+    pictures: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """sha256 of every picture that a row names, by (root, path); None where there is no file to read."""
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+    """Pictures of rows that cannot be used."""
 
 
 def collect(recipe: Recipe, image_dir: Path) -> Collected:
@@ -56,10 +64,10 @@ def collect(recipe: Recipe, image_dir: Path) -> Collected:
         found.sources.append(
             {"kind": source.kind, "name": name, "split": source.split, "sha256": digest, "rows": len(rows)}
         )
-    seen = _check_images(found)
+    _check_images(found)
     _check_ids(found)
     _check_boxes(found)
-    _check_overlap(found, seen)
+    _check_overlap(found)
     found.warnings += [*_one_sided(found.rows["train"]), *_long_answers(found.rows), *_cue_differs(found.rows)]
     return found
 
@@ -127,33 +135,32 @@ def _drop(found: Collected, bad: dict[int, Problem]) -> None:
     if bad:
         found.bad += bad.values()
         for split in SPLITS:
+            gone = [row for row in found.rows[split] if id(row) in bad]
+            found.dropped |= {(row.root, image) for row in gone for image in row.images}
             found.rows[split] = [row for row in found.rows[split] if id(row) not in bad]
 
 
-def _check_images(found: Collected) -> dict[tuple[str, str], str]:
-    """Open every picture once; return content checksums by (root, path)."""
-    checked: dict[tuple[str, str], str | Problem] = {}
-    bad: dict[int, Problem] = {}
+def _check_images(found: Collected) -> None:
+    """Open every picture once and note its checksum."""
+    named: dict[tuple[str, str], Row] = {}
     for row in _all(found):
         for image in row.images:
-            key = (row.root, image)
-            if key not in checked:
-                checked[key] = _verified(row, image)
-            result = checked[key]
-            if isinstance(result, Problem):
-                bad[id(row)] = Problem(row.where, result.what, result.fix)
-                break
+            named.setdefault((row.root, image), row)
+    problems: dict[tuple[str, str], Problem] = {}
+    todo = iter(named.items())
+    while part := list(itertools.islice(todo, _TOGETHER)):  # hashed while what was decoded is still in memory
+        for (root, image), row in part:
+            try:
+                open_image(resolve_below(root, image, where=row.where), where=row.where)
+            except DataError as error:
+                problems[root, image] = error.problems[0]
+        found.pictures.update(zip(dict(part), sha256_files(located(*key) for key, _ in part), strict=True))
+    bad: dict[int, Problem] = {}
+    for row in _all(found):
+        first = next((problems[row.root, image] for image in row.images if (row.root, image) in problems), None)
+        if first is not None:
+            bad[id(row)] = Problem(row.where, first.what, first.fix)
     _drop(found, bad)
-    return {key: value for key, value in checked.items() if isinstance(value, str)}
-
-
-def _verified(row: Row, image: str) -> str | Problem:
-    try:
-        path = resolve_below(row.root, image, where=row.where)
-        open_image(path, where=row.where)
-    except DataError as error:
-        return error.problems[0]
-    return sha256_file(path)
 
 
 def _check_ids(found: Collected) -> None:
@@ -183,11 +190,11 @@ def _check_boxes(found: Collected) -> None:
     _drop(found, bad)
 
 
-def _check_overlap(found: Collected, checksums: dict[tuple[str, str], str]) -> None:
+def _check_overlap(found: Collected) -> None:
     """A training row must not ask what a test row asks about the same pictures (compared by content)."""
 
     def asked(row: Row) -> Iterable[tuple[tuple[str, ...], str]]:
-        images = tuple(checksums[row.root, image] for image in row.images)
+        images = tuple(str(found.pictures[row.root, image]) for image in row.images)
         for turn in row.turns:
             if turn.role == "user":
                 yield images, " ".join(turn.text.replace("<image>", " ").split())

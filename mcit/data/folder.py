@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcit.core.errors import DataError, StateError
-from mcit.core.files import read_json, sha256_file
+from mcit.core.hashes import sha256_files
+from mcit.core.records import DataManifest
+from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict
 from mcit.data.recipe import SPLITS, ScoringConfig
 from mcit.data.rowfile import StoredRows, read_index
@@ -22,14 +23,20 @@ class DataFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> DataFolder:
-        """Read the manifest and compare what it lists: checksums of rows, sizes of pictures.
+        """Read the manifest and compare checksums of all it lists.
 
         Raises StateError naming the first file that is missing, cut off or edited.
         """
         path = Path(path)
-        manifest = read_json(path / "manifest.json")
-        for relative, expected in manifest["files"].items():
-            _check(path / relative, expected)
+        manifest = read_sealed(path / "manifest.json", DataManifest)
+        listed = manifest["files"]
+        for relative, digest in zip(listed, sha256_files(path / name for name in listed), strict=True):
+            if digest is None:
+                raise StateError(
+                    "file listed in the manifest is missing", where=str(path / relative), fix=DataManifest.fix
+                )
+            if digest != listed[relative]["sha256"]:
+                raise StateError("file differs from the manifest", where=str(path / relative), fix=DataManifest.fix)
         return cls(path, manifest)
 
     @property
@@ -73,13 +80,3 @@ class DataFolder:
     def _root(self, number: str) -> str:
         outside = self.manifest["roots"][number]
         return str(self.path / "images" / number) if outside is None else outside
-
-
-def _check(path: Path, expected: dict[str, Any]) -> None:
-    fix = "remove the data folder: it is built again from the recipe"
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise StateError("file listed in the manifest is missing", where=str(path), fix=fix) from None
-    if size != expected["bytes"] or (path.suffix == ".jsonl" and sha256_file(path) != expected["sha256"]):
-        raise StateError("file differs from the manifest (size or checksum)", where=str(path), fix=fix)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mcit.core.errors import ConfigError, McitError, StateError
-from mcit.core.files import canonical_json, digest_of, read_json, sha256_file, write_json
-from mcit.core.paths import cache_dir
+from mcit.core.errors import ConfigError, McitError
+from mcit.core.files import digest_of
+from mcit.core.hashes import sha256_files
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _INDEX = ".safetensors.index.json"
@@ -33,8 +32,6 @@ _MAPPINGS = (
 )
 _UNREAD = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".gguf", ".h5", ".msgpack", ".onnx"})
 _UNREAD |= {".bin", ".pt", ".pth", ".ckpt", ".pkl"}  # never opened: weights come from safetensors alone
-_SETTLED_S = 2.0
-"""A file changed so shortly before it was hashed could be changed again within one tick of the file system's clock."""
 _WHOLE = "give the whole folder that save_pretrained wrote, or fetch the model again"
 
 
@@ -74,24 +71,17 @@ def base_files(path: Path | str) -> dict[str, Path]:
     }
 
 
-def base_digest(path: Path | str, *, trust_times: bool = True) -> str:
-    """sha256 over names and contents of `base_files`.
+def base_digest(path: Path | str) -> str:
+    """sha256 over names and contents of `base_files`; `mcit.core.hashes` says when a file is read again.
 
-    Hashing takes seconds per gigabyte, so the result is kept in the cache under names, sizes and times, the time of the
-    last change of each inode among them, which no program can set back. Without `trust_times` every byte is read again.
+    Raises ConfigError for a file that cannot be read.
     """
     files = base_files(path)
-    memo = cache_dir() / "digests" / f"{digest_of(_stamp(files))[:32]}.json"
-    if trust_times and memo.is_file():
-        with contextlib.suppress(StateError, TypeError, KeyError):  # a damaged memo is as good as none
-            return str(read_json(memo)["sha256"])
-    settled = time.time() - _SETTLED_S
-    before = _stamp(files)
-    digest = digest_of({name: sha256_file(file) for name, file in files.items()})
-    if before == _stamp(files) and all(file.stat().st_ctime < settled for file in files.values()):
-        with contextlib.suppress(StateError):  # a cache that cannot be written only costs time
-            write_json(memo, {"folder": str(Path(path).resolve()), "sha256": digest})
-    return digest
+    digests = dict(zip(files, sha256_files(files.values()), strict=True))
+    for name, digest in digests.items():
+        if digest is None:
+            raise ConfigError("cannot be read", where=str(files[name]), fix="check its permissions")
+    return digest_of(digests)
 
 
 @contextlib.contextmanager
@@ -107,13 +97,6 @@ def reading(path: Path | str, what: str, *, fix: str) -> Iterator[None]:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         name = "" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: "
         raise ConfigError(f"{what}: {name}{said}", where=str(path), fix=fix) from error
-
-
-def _stamp(files: dict[str, Path]) -> str:
-    stats = {name: file.stat() for name, file in files.items()}
-    return canonical_json(
-        [[str(files[n]), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev] for n, s in stats.items()]
-    )
 
 
 def _shards(root: Path) -> list[str]:

@@ -17,6 +17,7 @@ from mcit.data.build import build, check, folder_of
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe, recipe_digest
 from scripts.inject.faultpoints import Fault, Operations
+from tests.core.test_hashes import changed_behind
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava, picture
 
@@ -55,11 +56,72 @@ def test_llava_rows_keep_their_pictures_where_they_are(tmp_path):
     assert folder.manifest["sources"][0]["rows"] == 3 and len(folder.manifest["sources"][0]["sha256"]) == 64
 
 
-def test_folder_follows_pictures_that_moved(tmp_path):
+def test_folder_follows_pictures_that_moved(tmp_path, monkeypatch):
     folder = built(recipe_file(tmp_path / "old", train=rows(1)), tmp_path / "data")
     os.rename(tmp_path / "old", tmp_path / "new")
+    monkeypatch.setattr("mcit.data.build.collect", None)  # what is known of the pictures stays true
     again = built(tmp_path / "new" / "recipe.yaml", tmp_path / "data")
-    assert again.path == folder.path and again.rows("train")[0].root == str((tmp_path / "new" / "images").resolve())
+    assert again.digest == folder.digest and again.rows("train")[0].root == str((tmp_path / "new" / "images").resolve())
+    assert (again.path / "manifest.json").read_text() != (folder.path / "manifest.json").read_text()
+
+
+def test_other_pictures_are_another_data_set(tmp_path):
+    one, two = (recipe_file(tmp_path / name, train=rows(2)) for name in "ab")
+    picture(tmp_path / "b" / "images", "a.png", colour=(9, 9, 9))
+    first, second = built(one, tmp_path / "data"), built(two, tmp_path / "data")
+    assert first.path != second.path and first.digest != second.digest
+    for folder, path in ((first, one), (second, two)):  # neither moved the other's roots
+        again = built(path, tmp_path / "data")
+        assert again == folder and again.rows("train")[0].root == str(path.parent / "images")
+
+
+def test_equal_pictures_elsewhere_are_the_same_data_set_with_roots_of_its_own(tmp_path):
+    one, two = (built(recipe_file(tmp_path / name, train=rows(2)), tmp_path / "data") for name in "ab")
+    assert one.digest == two.digest and one.path != two.path
+    (tmp_path / "a" / "images" / "a.png").unlink()
+    assert built(tmp_path / "b" / "recipe.yaml", tmp_path / "data") == two
+
+
+def test_a_picture_replaced_in_place_is_another_data_set(tmp_path):
+    path = recipe_file(tmp_path / "s", train=rows(2))
+    first = built(path, tmp_path / "data")
+    changed_behind(tmp_path / "s" / "images" / "a.png", at=45)
+    with pytest.raises(DataError, match="damaged or cut off"):  # the changed byte spoils a checksum of the picture
+        built(path, tmp_path / "data")
+    picture(tmp_path / "s" / "images", "a.png", colour=(9, 9, 9))
+    second = built(path, tmp_path / "data")
+    assert second.path != first.path and second.digest != first.digest
+    picture(tmp_path / "s" / "images", "a.png")
+    assert built(path, tmp_path / "data") == first
+
+
+def test_a_picture_that_is_gone_is_told_at_the_next_start(tmp_path):
+    path = recipe_file(tmp_path / "s", train=rows(2))
+    built(path, tmp_path / "data")
+    os.rename(tmp_path / "s" / "images" / "a.png", tmp_path / "away.png")
+    with pytest.raises(DataError, match=r"a\.png does not exist"):
+        built(path, tmp_path / "data")
+    (tmp_path / "s" / "images" / "a.png").symlink_to(tmp_path / "away.png")  # the same bytes, out of the root
+    with pytest.raises(DataError, match="link out of its root"):
+        built(path, tmp_path / "data")
+
+
+def test_a_repaired_picture_brings_its_row_back(tmp_path):
+    train = [*rows(2), llava("x", "<image>\nq", image="late.png")]
+    path = recipe_file(tmp_path / "s", train=train, allow_bad=1)
+    assert built(path, tmp_path / "data").counts["train"] == 2
+    picture(tmp_path / "s" / "images", "late.png")
+    assert built(path, tmp_path / "data").counts["train"] == 3
+
+
+def test_a_damaged_list_of_pictures_is_named(tmp_path):
+    path = recipe_file(tmp_path / "s", train=rows(2))
+    folder = built(path, tmp_path / "data")
+    for text in ("[", '["0"]\n', "{}\n", '["0", "a.png", 5]\n', ""):
+        (folder.path / "pictures.jsonl").write_text(text)
+        with pytest.raises(StateError, match="differs from the manifest") as error:
+            built(path, tmp_path / "data")
+        assert error.value.where.endswith("pictures.jsonl") and error.value.fix
 
 
 def test_bad_rows_are_refused_all_together_or_dropped_as_allowed(tmp_path):

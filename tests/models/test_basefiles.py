@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import sys
-import time
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from mcit.core.schema import BaseConfig
 from mcit.models import basefiles
 from mcit.models.basefiles import base_digest, base_files, check_base, reading
 from mcit.models.load import load_base, load_processor, materialize, model_config, skeleton
+from tests.core.test_hashes import changed_behind
 from tests.fakes.models import tiny_path
 
 WEIGHTS = "model.safetensors"
@@ -168,7 +168,7 @@ def test_what_is_read_is_in_the_digest(base):
     assert not any(path.endswith((".bin", ".pt", ".pth", ".pkl")) for path in opened)
 
 
-def test_digest_follows_the_content(base, monkeypatch, tmp_path):
+def test_digest_follows_the_content(base):
     assert base_digest(base) == base_digest(tiny_path()) == base_digest(base)
     (base / "README.md").write_text("not read by any library")
     assert base_digest(base) == base_digest(tiny_path())
@@ -176,34 +176,16 @@ def test_digest_follows_the_content(base, monkeypatch, tmp_path):
     assert base_digest(base) != base_digest(tiny_path())
 
 
-@pytest.mark.parametrize("trust_times", [True, False])
-def test_a_change_with_size_and_time_kept_is_seen(base, monkeypatch, tmp_path, trust_times):
-    monkeypatch.setenv("MCIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(basefiles, "_SETTLED_S", -1.0)  # keep the digest although the files are new
+def test_a_change_with_size_and_time_kept_is_seen(base):
     before = base_digest(base)
-    assert len(list((tmp_path / "cache" / "digests").iterdir())) == 1
-    path = base / WEIGHTS
-    stat, data = path.stat(), bytearray(path.read_bytes())
-    data[-1] ^= 1
-    time.sleep(0.02)
-    path.write_bytes(data)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    assert base_digest(base, trust_times=trust_times) != before
+    changed_behind(base / WEIGHTS)
+    assert base_digest(base) != before
 
 
-def test_kept_digests_are_used_only_where_they_are_trusted_and_whole(base, monkeypatch, tmp_path):
-    monkeypatch.setenv("MCIT_CACHE", str(tmp_path / "cache"))
-    true = base_digest(base)
-    assert not (tmp_path / "cache").exists()  # files as new as this are not kept
-    monkeypatch.setattr(basefiles, "_SETTLED_S", -1.0)
-    base_digest(base)
-    memo = next((tmp_path / "cache" / "digests").iterdir())
-    memo.write_text(json.dumps({"sha256": "kept"}))
-    assert base_digest(base) == "kept" and base_digest(base, trust_times=False) == true
-    for damaged in ("[]", "{", "{}", '"x"'):
-        memo.write_text(damaged)
-        assert base_digest(base) == true
+def test_a_file_that_cannot_be_read_is_named(base, monkeypatch):
+    monkeypatch.setattr(basefiles, "sha256_files", lambda paths: (None for _ in paths))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        base_digest(base)
 
 
 def test_only_what_cannot_be_helped_passes_the_border():
