@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -68,6 +68,7 @@ def collect(recipe: Recipe, image_dir: Path) -> Collected:
     _check_ids(found)
     _check_boxes(found)
     _check_overlap(found)
+    found.warnings += _unexpected(found.rows, recipe.config.expect)
     found.warnings += [*_one_sided(found.rows["train"]), *_long_answers(found.rows), *_cue_differs(found.rows)]
     return found
 
@@ -96,13 +97,14 @@ def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path)
         placeholders=source.placeholders,
         fields=source.fields,
         system=source.system,
+        ids=source.ids,
         embedded=Embedded(image_dir.with_name(f"held-{image_dir.name}")),
     )
     found: Iterable[Row | Problem] = reader.read(elements(path))
     if source.answers:
         found = with_references(found, recipe.file(source.answers), label=source.answers)
-    if source.cue:
-        found = (with_cue(item, source.cue) if isinstance(item, Row) else item for item in found)
+    if source.cue or source.cues:
+        found = (with_cue(x, source.cues.get(x.answer, source.cue)) if isinstance(x, Row) else x for x in found)
     return list(found), digest
 
 
@@ -122,10 +124,14 @@ def _storable(row: Row) -> Row | Problem:
 
 
 def with_cue(row: Row, cue: str) -> Row:
-    """The row with `cue` as the last line of its last question, unless it holds it already."""
-    if cue in row.question:
+    """The row with `cue` as the last line of its last question, unless it holds it already.
+
+    A cue that begins with a blank stays on the question's own line.
+    """
+    if cue.strip() in row.question:
         return row
-    question = replace(row.turns[-2], text=f"{row.question.rstrip()}\n{cue}")
+    between = "" if cue.startswith(" ") else "\n"
+    question = replace(row.turns[-2], text=f"{row.question.rstrip()}{between}{cue}")
     return replace(row, turns=(*row.turns[:-2], question, row.turns[-1]))
 
 
@@ -211,6 +217,17 @@ def _check_overlap(found: Collected) -> None:
 
 
 # ---- warnings -------------------------------------------------------------------------------------------------------
+def _unexpected(rows: Mapping[Split, Sequence[Row]], expect: Mapping[Split, int]) -> list[Problem]:
+    """Splits with another number of rows than the recipe says; zeros at its end are taken as rounded."""
+    out = []
+    for split, number in expect.items():
+        zeros = len(str(number)) - len(str(number).rstrip("0"))
+        if abs(len(rows[split]) - number) > 10**zeros // 2:
+            what = f"has {len(rows[split])} rows, the recipe expects {number}"
+            out.append(Problem(split, what, "check that the file is whole and of this release, or correct `expect`"))
+    return out
+
+
 def _one_sided(rows: Sequence[Row]) -> list[Problem]:
     out = []
     for style in ("yes_no", "letter"):

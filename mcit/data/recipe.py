@@ -53,7 +53,14 @@ class FileSource(Config):
     answers: str = ""
     """File of reference answers by question id (TextVQA's annotations), in place of the rows' own; see `references`."""
     cue: str = ""
-    """Line put after the last question of every row that does not hold it yet: what a benchmark's own harness adds."""
+    """Put after the last question of every row that does not hold it yet: what a benchmark's own harness adds.
+
+    On a line of its own, or on the question's last line if it begins with a blank.
+    """
+    cues: dict[str, str] = {}
+    """The cue of rows with a certain answer, in place of `cue`."""
+    ids: Literal["keep", "number"] = "keep"
+    """``number`` puts the row's number behind each id, for files in which ids repeat."""
     system: Literal["keep", "front"] = "keep"
     """``front`` writes a system turn above the first question, for models whose template has no place for it."""
 
@@ -114,6 +121,8 @@ class RecipeConfig(Config):
     split: SplitConfig = SplitConfig()
     eval: ScoringConfig = ScoringConfig()
     image: ImageConfig = ImageConfig()
+    expect: dict[Split, int] = {}
+    """Rows that each split should have; another number is a warning. Zeros at the end are taken as rounded."""
     allow_bad: int = Field(0, ge=0)
     """Bad rows that may be dropped; one more refuses the data set."""
 

@@ -32,7 +32,7 @@ from mcit.core.types import JsonDict, Row
 PREDICTIONS, PART, GENERATION = "predictions.jsonl", "predictions.part.jsonl", "generation.json"
 BACKEND = "backend.json"
 """How answers of another backend compare with the own one's."""
-_GOLD_KEYS = ("answers", "choices", "box", "size")
+_GOLD_KEYS = ("answers", "answer_type", "choices", "box", "size")
 
 
 def gold_of(row: Row) -> JsonDict:

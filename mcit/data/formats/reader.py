@@ -42,6 +42,8 @@ class RowReader:
     """Keys of question and answer in files that hold one turn each under names of their own."""
     system: Literal["keep", "front"] = "keep"
     """``front`` writes a system turn above the first question."""
+    ids: Literal["keep", "number"] = "keep"
+    """``number`` puts the row's number behind its id, for files in which ids repeat."""
     embedded: Embedded | None = None
     """Where pictures go that rows hold themselves; without it such rows are refused."""
 
@@ -51,6 +53,8 @@ class RowReader:
         for index, element in enumerate(elements, start=1):
             source = f"{self.label}:{element.line}"
             identity = _identity(element.value, index)
+            if self.ids == "number":
+                identity = f"{identity}#{index}"
             if element.problem:
                 where = source if element.value is None else f"{source}:{identity}"
                 yield Problem(where, element.problem, element.fix)
@@ -215,6 +219,8 @@ def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     if _is_test(value):
         if isinstance(value.get("answer", value.get("answers")), list):
             meta.setdefault("answers", _answers(value))
+        if isinstance(value.get("answer_type"), str):  # OCRBench: some kinds have a rule of their own
+            meta.setdefault("answer_type", value["answer_type"])
         if "answer_bbox" in value:
             meta["box"] = _box(_numbers(value["answer_bbox"], 4, "answer_bbox"))
         if "size" in value:
