@@ -144,3 +144,23 @@ def text_vqa(text, gold, contractions):
 
 def digest(table):
     return hashlib.sha256(json.dumps(sorted(table.items())).encode()).hexdigest()
+
+
+def ocr_bench(text, gold):
+    """MLLM-CL ETrain/Eval/LLaVA/CoIN/eval_ocr.py: the prediction is squeezed again for every accepted answer."""
+    golds = gold.get("answers") or [gold["answer"]]
+    formula = gold.get("answer_type") == "Handwritten Mathematical Expression Recognition"
+    for one in golds:
+        if formula:
+            one, text = (" ".join(x.strip().split(" ")).replace(" ", "").replace("\n", "") for x in (one, text))
+        else:
+            one, text = (x.lower().strip().replace("\n", "") for x in (one, text))
+        if text.find(one) >= 0:
+            return 1.0
+    return 0.0
+
+
+def perception(text, gold):
+    """MLLM-CL ETrain/Eval/LLaVA/CoIN/eval_sat.py: contained once blanks, line breaks and full stops are taken out."""
+    table = str.maketrans("", "", " \n.")
+    return float(gold["answer"].lower().strip().translate(table) in text.lower().strip().translate(table))

@@ -22,6 +22,15 @@ PAIRS = {
     "name": (rules.image_net, [{"answer": a} for a in ("tabby cat", "Ox")]),
     "fin": (rules.finance, [{"answer": a} for a in ("B", "yes", "a b", "İ")]),
     "medical": (rules.pathology, [{"answer": a} for a in ("no", "Red Cell")]),
+    "spatial": (rules.perception, [{"answer": a} for a in ("left", "3.5", "in front", "İ")]),
+    "ocrbench": (
+        rules.ocr_bench,
+        [
+            {"answer": "Red Car", "answers": ["Red Car", "iron\n"]},
+            {"answer": "B"},
+            {"answer": "a b", "answer_type": "Handwritten Mathematical Expression Recognition"},
+        ],
+    ),
     "mapqa": (rules.science, [{**MAP, "answer": "ohio,texas,utah"}, {**MAP, "question": "How many?", "answer": "Ten"}]),
     "sci": (
         rules.science,
