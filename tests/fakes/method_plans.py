@@ -72,7 +72,8 @@ def plan_with(*names, changes=None, adapter=None, optim=None, **top):
     """Two stages with these methods; `changes` by method, `adapter` in place of what the first one needs."""
     methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
     adapter = adapter or (stage_settings(names[0]) if names else None)
-    given = {"methods": methods, "adapter": adapter, "optim": optim}
+    views = [method["views"] for method in methods if "views" in method]  # every view takes an epoch
+    given = {"methods": methods, "adapter": adapter, "optim": optim, "epochs": max(views, default=None)}
     return plan_of(**data_of(*names), **top, defaults={key: value for key, value in given.items() if value is not None})
 
 

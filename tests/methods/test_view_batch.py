@@ -1,0 +1,140 @@
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mcit.core.types import Row, Turn
+from mcit.methods.formulas.divergence import distillation_kl
+from mcit.methods.view_batch import ViewBatch
+from tests.fakes.settings import refused, shipped_config
+from tests.fakes.steps import batch, context, output
+
+
+def method(**settings):
+    return ViewBatch(ViewBatch.Config(**settings))
+
+
+def row(text="What is it?", name="r"):
+    return Row(name, ("a.png",), (Turn("user", f"<image>\n{text}"), Turn("assistant", "a cat")), "t", "t.json:1")
+
+
+@pytest.mark.parametrize("count", [200, 10, 7])
+def test_every_row_comes_v_times_in_each_block_of_v_epochs_always_adjacent(count):
+    """Also with 200 rows, of which the released code reads none."""
+    made = [method(views=4).order("task", epoch, count, 5) for epoch in range(8)]
+    assert [len(epoch) for epoch in made] == [count] * 8
+    for block in (made[:4], made[4:]):
+        draws = [draw for epoch in block for draw in epoch]
+        assert Counter(r for r, _ in draws) == dict.fromkeys(range(count), 4)
+        assert all(draws[k : k + 4] == [(draws[k][0], v) for v in range(4)] for k in range(0, 4 * count, 4))
+    assert [r for e in made[:4] for r, _ in e] != [r for e in made[4:] for r, _ in e]
+
+
+def test_recall_interval_by_hand():
+    """32 rows a step, 312 steps an epoch: 9,984 samples between visits; with 4 views 39,936 from block to block."""
+    n = 32 * 312
+    draws = [r for epoch in range(8) for r, _ in method(views=4).order("task", epoch, n, 1)]
+    first = {r: k for k, r in reversed(list(enumerate(draws)))}
+    second = {r: k for k, r in reversed(list(enumerate(draws))) if k >= 4 * n}
+    gaps = [second[r] - first[r] for r in first]
+    assert sum(gaps) / len(gaps) == pytest.approx(39_936)
+
+
+def test_the_order_follows_the_seed():
+    assert method().order("task", 0, 50, 1) == method().order("task", 0, 50, 1) != method().order("task", 0, 50, 2)
+
+
+def test_a_view_is_one_change_of_the_picture_by_seed_row_and_view():
+    one = method().on_row(row(), 1, 5)
+    assert one == method().on_row(row(), 1, 5) and one.turns == row().turns
+    assert [c.kind in ("brightness", "contrast") for c in one.encoding.changes] == [True]
+    views = {method().on_row(row(), v, s).encoding.changes for v in (1, 2, 3) for s in (5, 6)}
+    assert len(views) == 6
+    text_only = replace(row(), images=())
+    assert method().on_row(text_only, 1, 5) == text_only
+
+
+def test_a_flip_spares_rows_that_tell_left_from_right():
+    flips = method(changes=["flip"])
+    assert flips.on_row(row(), 1, 5).encoding.changes[0].kind == "flip"
+    assert flips.on_row(row("Is the cat on the LEFT?"), 1, 5).encoding.changes == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "wrong"),
+    [
+        (dict(name="textvqa", scorer="vqa", style="word"), ["flip", "contrast"], "flip"),
+        (dict(name="ref", scorer="grounding", style="box"), ["crop", "rotate"], "crop, rotate"),
+        (dict(name="plates", scorer="word", style="word"), ["flip"], None),
+        (dict(name="animals", scorer="choice", style="phrase"), ["flip", "crop"], None),
+    ],
+)
+def test_changes_that_falsify_answers_are_refused(task, changes, wrong):
+    stage = SimpleNamespace(epochs=4, tasks=[SimpleNamespace(**task)])
+    reading = ["plates"] if task["name"] == "plates" else []
+    problems = method(changes=changes, reading=reading).check(stage, None)
+    if task["name"] == "plates":
+        assert "flip falsifies answers of task 'plates' (reading)" in problems[0].what
+    elif wrong is None:
+        assert problems == []
+    else:
+        assert problems[0].what.startswith(wrong) and problems[0].fix
+
+
+def test_fewer_epochs_than_views_are_refused():
+    stage = SimpleNamespace(epochs=3, tasks=[])
+    (problem,) = method().check(stage, None)
+    assert "4 epochs; the stage has 3" in problem.what
+    assert method(views=3).check(stage, None) == []
+
+
+def four_views(logits, ids=("a", "a", "b", "b"), views=(0, 1, 0, 1)):
+    """Rows with one answer token each."""
+    out = replace(output(torch.tensor(logits), [0] * len(ids)), row_N=torch.arange(len(ids)))
+    rows = tuple(row(name=i) for i in ids)
+    return out, replace(batch(tokens=len(ids)), rows=rows, views=views)
+
+
+def ctx(step=0):
+    c = context()
+    c.step = step
+    c.stage = SimpleNamespace(optim=SimpleNamespace(batch=4), rows=8, index=1)
+    return c
+
+
+def test_divergence_by_hand():
+    """KL(softmax(1, 0) || softmax(0, 1)) = 0.462117 for row a, 0 for row b; V / (V - 1) = 2 of the sum, which the loop divides
+    by all 4 tokens: the mean over the 2 taught ones."""
+    out, given = four_views([[1.0, 0], [0, 1], [3, 1], [3, 1]])
+    term = method(views=2).loss_term(out, given, ctx())
+    assert term.per == "tokens" and term.sum.item() == pytest.approx(2 * 0.462117, abs=1e-5)
+
+
+def test_the_first_view_is_a_teacher_without_gradient():
+    logits = torch.tensor([[1.0, 0], [0, 1]], requires_grad=True)
+    out = replace(output(logits.detach(), [0, 0]), logits_NV=logits, row_N=torch.arange(2))
+    given = replace(batch(), rows=(row(name="a"), row(name="a")), views=(0, 1))
+    method(views=2).loss_term(out, given, ctx()).sum.backward()
+    assert logits.grad[0].abs().max() == 0 and logits.grad[1].abs().max() > 0
+
+
+def test_two_rows_with_the_same_answer_are_two_groups():
+    """Two rows of one class, 4 views each: 3 + 3 taught views, none across rows."""
+    logits = [[1.0, 0]] * 4 + [[0.0, 1]] * 4
+    out, given = four_views(logits, ids=("a",) * 4 + ("b",) * 4, views=(0, 1, 2, 3) * 2)
+    assert method().loss_term(out, given, ctx()).sum.item() == pytest.approx(0, abs=1e-7)
+    assert distillation_kl(torch.tensor([[0.0, 1]]), torch.tensor([[1.0, 0]])).item() > 0.4
+
+
+def test_epochs_without_divergence_and_factor_zero():
+    out, given = four_views([[1.0, 0], [0, 1], [3, 1], [3, 1]])
+    late = method(views=2, from_epoch=1)
+    assert late.loss_term(out, given, ctx(1)) is None and late.loss_term(out, given, ctx(2)) is not None
+    assert method(divergence=0).loss_term(out, given, ctx()) is None
+
+
+def test_settings():
+    assert ViewBatch.Config() == shipped_config(ViewBatch)
+    assert refused(ViewBatch, views=1) == ["views"] and refused(ViewBatch, changes=["swirl"]) == ["changes[0]"]
