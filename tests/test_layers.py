@@ -11,7 +11,7 @@ ORDER = [
     {"selftest"},
     {"train", "export", "report"},
     {"plan"},
-    {"methods", "evals"},
+    {"methods", "evals", "sequences"},
     {"engine", "models", "data", "runs"},
     {"core"},
 ]

@@ -1,12 +1,14 @@
-"""Name to class by file name: ``reglora`` is ``mcit.methods.reglora``; ``module:Class`` is code from elsewhere.
+"""Name to class by file name: ``reglora`` is ``mcit.methods.reglora``.
 
-There is no list to extend. Existence is checked by looking for the file, without importing it (and so without torch).
+Code from elsewhere is named ``module:Class``, ``./file.py:Class``, or ``./file.py`` where it holds one class. There is no
+list to extend. Existence is checked by looking for the file, without importing it (and so without torch).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +16,8 @@ from typing import Any
 
 import mcit
 from mcit.core.config import suggestion
-from mcit.core.errors import ConfigError, Problem
-from mcit.core.files import sha256_file
+from mcit.core.errors import ConfigError, McitError, Problem
+from mcit.core.files import sha256_bytes, sha256_file
 
 _ROOT = Path(mcit.__file__).parent
 _HIDDEN = {"__init__", "base", "check", "claimed", "compose"}
@@ -27,60 +29,124 @@ def known(package: str) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if p.stem not in _HIDDEN and not p.stem.startswith("_"))
 
 
+def outside(name: str) -> bool:
+    """Whether a name is of code elsewhere: ``module:Class``, ``./file.py:Class`` or ``./file.py``."""
+    return ":" in name or name.endswith(".py")
+
+
 def missing(package: str, name: str, *, where: str) -> Problem | None:
-    """A Problem if `name` is not in `package` (outside code ``module:Class`` is looked up too), else None."""
-    if ":" in name:
-        module = name.partition(":")[0]
-        try:
-            found = importlib.util.find_spec(module) is not None
-        except (ImportError, ValueError):
-            found = False
-        if found:
+    """A Problem if `name` is not in `package` (code from elsewhere is looked up too, not imported), else None."""
+    if not outside(name):
+        if name in known(package):
             return None
-        return Problem(where, f"module '{module}' cannot be imported", "put its folder on PYTHONPATH, or install it")
-    if name in known(package):
-        return None
-    return Problem(where, f"there is no '{name}' in mcit.{package}", suggestion(name, known(package)))
+        return Problem(where, f"there is no '{name}' in mcit.{package}", suggestion(name, known(package)))
+    place, _ = _split(name)
+    if place.endswith(".py"):
+        return None if Path(place).is_file() else Problem(where, f"there is no file {place}", "check the path")
+    try:
+        found = importlib.util.find_spec(place) is not None
+    except (ImportError, ValueError):
+        found = False
+    return None if found else Problem(where, f"module '{place}' cannot be imported", _INSTALL)
 
 
-def module_of(package: str, name: str) -> ModuleType:
-    """Import ``mcit.<package>.<name>``. Raises ConfigError when there is no such file."""
-    problem = missing(package, name, where=package)
-    if problem:
-        raise ConfigError(problem.what, where=problem.where, fix=problem.fix)
-    return importlib.import_module(f"mcit.{package}.{name}")
+_INSTALL = "put its folder on PYTHONPATH, or install it"
 
 
-def source_digest(cls: type) -> str:
-    """SHA-256 of the file that a class is written in; empty for one that no file holds."""
-    path = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return sha256_file(path) if path and Path(path).is_file() else ""
+def part_of(package: str, name: str) -> Any:
+    """The module ``mcit.<package>.<name>``; of code from elsewhere the module, or what ``:`` names in it.
 
-
-def class_of(package: str, name: str, *, base: type) -> type[Any]:
-    """The one public subclass of `base` in the named module, or the class named by ``module:Class``.
-
-    Raises ConfigError when nothing fits.
+    Raises ConfigError when there is none, or importing it fails.
     """
     problem = missing(package, name, where=package)
     if problem:
         raise ConfigError(problem.what, where=problem.where, fix=problem.fix)
-    if ":" in name:
-        module_name, _, class_name = name.partition(":")
-        found = getattr(importlib.import_module(module_name), class_name, None)
-        if not (isinstance(found, type) and issubclass(found, base)):
-            raise ConfigError(
-                f"{name} is not a {base.__name__}", where=package, fix="name a class that inherits from it"
-            )
-        return found
-    module = importlib.import_module(f"mcit.{package}.{name}")
-    classes = [
-        c
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == module.__name__
-    ]
-    if len(classes) != 1:
-        raise ConfigError(
-            f"{module.__name__} must hold exactly one {base.__name__}", where=package, fix="split the file"
-        )
-    return classes[0]
+    if not outside(name):
+        return importlib.import_module(f"mcit.{package}.{name}")
+    place, attribute = _split(name)
+    module = _imported(place, package)
+    if not attribute:
+        return module
+    if not hasattr(module, attribute):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise ConfigError(f"{place} has no '{attribute}'", where=package, fix=suggestion(attribute, names))
+    return getattr(module, attribute)
+
+
+def source_digest(part: Any) -> str:
+    """SHA-256 of the file that a class, function or module is written in; empty for one that no file holds."""
+    module = part if isinstance(part, ModuleType) else sys.modules.get(part.__module__)
+    path = getattr(module, "__file__", None)
+    return sha256_file(path) if path and Path(path).is_file() else ""
+
+
+def class_of(package: str, name: str, *, base: type) -> type[Any]:
+    """The one public subclass of `base` in the named module, or the class that ``module:Class`` names.
+
+    Raises ConfigError when nothing fits.
+    """
+    found = part_of(package, name)
+    if isinstance(found, ModuleType):
+        classes = [
+            c
+            for c in vars(found).values()
+            if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == found.__name__
+        ]
+        if len(classes) != 1:
+            fix = f"name one: {name}:<class>" if outside(name) else "split the file"
+            raise ConfigError(f"{name} must hold exactly one {base.__name__}", where=package, fix=fix)
+        return classes[0]
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"{name} is not a {base.__name__}", where=package, fix="name a class that inherits from it")
+    return found
+
+
+def anchored(value: Any, folder: Path) -> Any:
+    """A config with the relative paths of plug-ins (``./…py``, ``./…yaml`` under the keys of NAMING) below `folder`."""
+    if isinstance(value, dict):
+        return {k: _anchor(v, folder) if k in NAMING else anchored(v, folder) for k, v in value.items()}
+    return [anchored(item, folder) for item in value] if isinstance(value, list) else value
+
+
+NAMING = frozenset({"name", "use", "family", "filters", "generate", "generator", "router"})
+"""Keys of configs and recipes that name a plug-in."""
+_RELATIVE = re.compile(r"^\.{1,2}/.*\.(?:py(?::\w+)?|ya?ml)$")
+
+
+def _anchor(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return str((folder / value).resolve()) if _RELATIVE.match(value) else value
+    return [_anchor(item, folder) for item in value] if isinstance(value, list) else anchored(value, folder)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Module or file, and what is named in it."""
+    if name.endswith(".py"):
+        return name, ""
+    place, _, attribute = name.rpartition(":")
+    return place, attribute
+
+
+def _imported(place: str, package: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).resolve()
+        name = f"mcit_file_{path.stem}_{sha256_bytes(str(path).encode())[:12]}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, path)
+            if spec is None or spec.loader is None:
+                raise ImportError("is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
+    except McitError:
+        raise
+    except Exception as error:
+        what = f"{place} cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(what, where=package, fix="import it in Python to see where it fails") from error

@@ -123,6 +123,13 @@ class StageConfig(Config):
     gradient_order: list[str] = []
     """Order of methods that edit gradients, needed when there is more than one."""
 
+    @field_validator("recipe")
+    @classmethod
+    def _some_recipe(cls, value: str | list[str]) -> str | list[str]:
+        if not value or not all(value):
+            raise ValueError("name at least one recipe")
+        return value
+
     @field_validator("name", "task")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:

@@ -19,7 +19,7 @@ from pydantic import ValidationInfo, field_validator
 from mcit.core.config import Config, Field, load_yaml, parse, suggestion
 from mcit.core.errors import ConfigError, DataError, Problem
 from mcit.core.files import digest_of, sha256_file
-from mcit.core.lookup import class_of, known, missing, module_of
+from mcit.core.lookup import anchored, class_of, known, missing, outside, part_of, source_digest
 from mcit.core.paths import data_dir, find_shipped, shipped
 from mcit.data.formats.files import checksum
 from mcit.data.formats.turns import LAYOUTS, Kind
@@ -189,7 +189,7 @@ def find_recipe(name: str) -> Path:
 def load_recipe(path: Path | str) -> Recipe:
     """Read and check a recipe file. Raises ConfigError with all its problems together."""
     path = Path(path)
-    data = load_yaml(path)
+    data = anchored(load_yaml(path), path.parent)
     config, problems = parse(RecipeConfig, data, where="")
     problems = [Problem(f"{path}: {p.where}" if p.where else str(path), p.what, p.fix) for p in problems]
     sources = [_source(raw, f"{path}: sources[{i}]", problems) for i, raw in _entries(data, "sources")]
@@ -235,7 +235,12 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def find_generator(name: str) -> Generator:
-    """The function that ``GENERATORS`` of a module in mcit/data/sources lists under `name`. Raises ConfigError."""
+    """The function that ``GENERATORS`` of a module in mcit/data/sources lists under `name`, or one from elsewhere.
+
+    Raises ConfigError.
+    """
+    if outside(name):
+        return part_of("data.sources", name)  # type: ignore[no-any-return]
     return _generator_module(name).GENERATORS[name]
 
 
@@ -244,6 +249,8 @@ def generator_code(name: str) -> str:
 
     ``VERSION`` stands for what the code does not show: pinned packages, files it reads.
     """
+    if outside(name):
+        return source_digest(part_of("data.sources", name))
     module = _generator_module(name)
     files = _with_neighbours(module.__name__.rpartition(".")[2], {})
     return digest_of([files, str(getattr(module, "VERSION", ""))])
@@ -251,7 +258,7 @@ def generator_code(name: str) -> str:
 
 def _with_neighbours(name: str, done: dict[str, str]) -> dict[str, str]:
     """Checksums by module of a file in mcit/data/sources and of those there that it imports, directly or not."""
-    path = Path(inspect.getfile(module_of("data.sources", name)))
+    path = Path(inspect.getfile(part_of("data.sources", name)))
     done[name] = sha256_file(path)
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(_SOURCES):
@@ -264,7 +271,7 @@ def _with_neighbours(name: str, done: dict[str, str]) -> dict[str, str]:
 
 
 def _generator_module(name: str) -> ModuleType:
-    modules = [module_of("data.sources", found) for found in known("data.sources")]
+    modules = [part_of("data.sources", found) for found in known("data.sources")]
     for module in modules:
         if name in getattr(module, "GENERATORS", {}):
             return module
@@ -285,7 +292,7 @@ def _source(raw: dict[str, Any], where: str, problems: list[Problem]) -> FileSou
     problems += found
     if isinstance(source, GeneratorSource):
         try:
-            _generator_module(source.generator)
+            find_generator(source.generator)
         except ConfigError as error:
             problems.append(Problem(f"{where}.generator", error.what, error.fix))
     return source

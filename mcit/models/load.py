@@ -27,14 +27,14 @@ def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = No
 
     Raises ConfigError when the folder is missing, is no model or asks for files outside it, DataError when a download fails.
     """
-    folder = Path(lookup.module_of("models.families", base.family).materialize(base, announce=announce))
+    folder = Path(lookup.part_of("models.families", base.family).materialize(base, announce=announce))
     check_base(folder)
     return folder
 
 
 def pending(base: BaseConfig) -> str | None:
     """What `materialize` would have to download or build first, in words; None when the folder is there."""
-    found = lookup.module_of("models.families", base.family).pending(base)
+    found = lookup.part_of("models.families", base.family).pending(base)
     return str(found) if found else None
 
 
@@ -60,7 +60,7 @@ def family_part(path: Path | str, name: str, *, trust_remote_code: bool = False)
     kind = str(model_config(path, trust_remote_code=trust_remote_code).model_type)
     if kind not in lookup.known("models.families"):
         return None
-    found: Callable[..., Any] | None = getattr(lookup.module_of("models.families", kind), name, None)
+    found: Callable[..., Any] | None = getattr(lookup.part_of("models.families", kind), name, None)
     return found
 
 

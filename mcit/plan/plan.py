@@ -35,7 +35,7 @@ def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfi
     if path is None:
         known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
         raise ConfigError("no such config", where=name, fix=suggestion(name, known))
-    data = apply_overrides(load_yaml(path), overrides or [])
+    data = lookup.anchored(apply_overrides(load_yaml(path), overrides or []), path.parent)
     config, problems = parse_run(data)
     if config is not None:
         problems = problems + reference_problems(config)
@@ -57,6 +57,12 @@ def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
         if key not in StageConfig.model_fields:
             problems.append(Problem(f"defaults.{key}", "unknown key", suggestion(str(key), StageConfig.model_fields)))
     stages = raw.get("stages")
+    if isinstance(stages, Mapping):
+        from mcit.plan.expand import expanded
+
+        stages, found = expanded(stages, seed=raw.get("seed", 0))
+        if found:
+            return None, problems + found
     if isinstance(stages, list):
         merged = []
         for i, stage in enumerate(stages):
@@ -83,15 +89,27 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
     problems: list[Problem] = []
     for i, entry in enumerate(methods):
         if isinstance(entry, Mapping) and "use" in entry:
-            path = shipped("configs") / "methods" / f"{entry['use']}.yaml"
+            own = str(entry["use"]).endswith((".yaml", ".yml"))
+            path = Path(str(entry["use"])) if own else shipped("configs") / "methods" / f"{entry['use']}.yaml"
+            if own and not path.is_file():
+                problems.append(Problem(f"{where}[{i}].use", f"there is no file {path}", "check the path"))
+                continue
             if not path.is_file():
                 known = [p.stem for p in (shipped("configs") / "methods").glob("*.yaml")]
                 fix = suggestion(str(entry["use"]), known)
                 problems.append(Problem(f"{where}[{i}].use", f"there is no configs/methods/{entry['use']}.yaml", fix))
                 continue
-            entry = {**load_yaml(path), **{k: v for k, v in entry.items() if k != "use"}}
+            entry = {**_method_file(path), **{k: v for k, v in entry.items() if k != "use"}}
         out.append(entry)
     return out, problems
+
+
+def _method_file(path: Path) -> dict[str, Any]:
+    """The settings of a method in a file. Raises ConfigError if it holds none."""
+    found = lookup.anchored(load_yaml(path), path.parent)
+    if not isinstance(found, dict) or "name" not in found:
+        raise ConfigError("holds no settings of a method", where=str(path), fix="write name: and its settings")
+    return found
 
 
 # ---- 2. references ---------------------------------------------------------------------------------------------------

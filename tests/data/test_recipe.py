@@ -112,7 +112,7 @@ def test_digest_depends_on_neighbours_of_the_generator(tmp_path, monkeypatch):
     }.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setattr(module, "known", lambda package: ["a", "b", "c"])
-    monkeypatch.setattr(module, "module_of", lambda package, name: name)
+    monkeypatch.setattr(module, "part_of", lambda package, name: name)
     monkeypatch.setattr(module.inspect, "getfile", lambda name: str(tmp_path / f"{name}.py"))
     before = module._with_neighbours("a", {})
     assert sorted(before) == ["a", "b", "c"]
@@ -148,3 +148,20 @@ def test_a_data_folder_does_not_leave_its_root(tmp_path):
     path.write_text("name: r\ntask: t\ndata: ../x\nsources: [{kind: llava, path: a.json}]\n")
     with pytest.raises(ConfigError, match="use letters"):
         load_recipe(path)
+
+
+def test_a_generator_from_elsewhere(tmp_path):
+    """A function in a file beside the recipe; its code is part of the digest."""
+    text = "def rows(split, rows, seed, image_dir):\n    yield {}\n"
+    (tmp_path / "mine.py").write_text(text)
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: r\ntask: t\nsources: [{kind: generator, generator: ./mine.py:rows, rows: 3}]\n"
+        "eval: {scorer: exact, style: word}\n"
+    )
+    recipe = load_recipe(path)
+    assert recipe.sources[0].generator == f"{tmp_path}/mine.py:rows"
+    assert find_generator(recipe.sources[0].generator).__name__ == "rows"
+    before = recipe_digest(recipe)
+    (tmp_path / "mine.py").write_text(text + "# changed\n")
+    assert recipe_digest(recipe) != before
