@@ -240,7 +240,7 @@ def find_generator(name: str) -> Generator:
     Raises ConfigError.
     """
     if outside(name):
-        return part_of("data.sources", name)  # type: ignore[no-any-return]
+        return part_of("data.sources", name)
     return _generator_module(name).GENERATORS[name]
 
 
