@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mcit.core.errors import ConfigError
+
 
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
@@ -22,24 +24,38 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write (default: exports/<stage>-<kind> in the run)")
     parser.add_argument("--max-rank", type=int, metavar="R", help="shorten the adapter to this rank by SVD")
+    parser.add_argument(
+        "--push", metavar="REPO", help="also upload it to this model repository (owner/name) of the hub"
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: a repository that only its owner sees")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="export")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write, reload, compare, print."""
+    """Write, reload, compare, print; with --push upload."""
     from mcit.runs.run import open_existing
 
+    if args.private and not args.push:
+        raise ConfigError("goes with --push only", where="--private", fix="give --push owner/name, or leave it out")
     found = open_existing(Path(args.run))
     from mcit.cli.common import start_torch
 
     start_torch()
     from mcit.export.export import export_stage
+    from mcit.export.push import check_repository, push
 
+    if args.push:
+        check_repository(args.push)
     out = Path(args.out) if args.out else None
     done = export_stage(found, stage=args.stage, kind=args.kind, out=out, max_rank=args.max_rank)
+    url = None
+    if args.push:
+        url = push(done.folder, args.push, done.record, private=args.private)
+        found.ledger.append("pushed", out=str(done.folder), repository=args.push)
     if args.json:
-        print(json.dumps({"out": str(done.folder), "made": done.made, **done.record}, ensure_ascii=False))
+        pushed = {"pushed": url} if url else {}
+        print(json.dumps({"out": str(done.folder), "made": done.made, **pushed, **done.record}, ensure_ascii=False))
         return 0
     record = done.record
     print(f"{record['kind']} of stages {', '.join(record['stages'])}{'' if done.made else ' (was there already)'}")
@@ -56,4 +72,6 @@ def run(args: argparse.Namespace) -> int:
             f"(norm {record['quantised_difference_share']:.1%}), which is what quantising the base changes"
         )
     print(f"out: {done.folder}")
+    if url:
+        print(f"pushed: {url}")
     return 0

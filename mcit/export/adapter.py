@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import Batch, JsonDict
+from mcit.export.copied import copy_unchanged
 from mcit.export.source import Source, state_names, with_siblings
 from mcit.export.verify import Difference, difference, is_equal, logits, require_equal
 from mcit.models import adapters
@@ -27,14 +28,15 @@ def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = 
     """
     trained = source.model(source.stage)
     expected = logits(trained, batch, device=source.device, autocast=source.bf16)
-    file = with_siblings(source.joined(trained), trained)
+    joined = source.joined(trained)
+    file = with_siblings(joined, trained)
     names = state_names(trained)
     del trained
     gc.collect()
     lost = 0.0
     if max_rank is not None:
         file, lost = truncate(file, max_rank)
-    unnamed = write_folder(source, folder, file, names=names)
+    unnamed, copied = write_folder(source, folder, file, names=names)
     found = reloaded(source.plain_base(), folder, batch, source=source)
     apart = difference(expected, found)
     record: JsonDict = {
@@ -44,6 +46,8 @@ def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = 
         "largest_logit": apart.scale,
         "difference_share": apart.share,
         "not_in_peft": unnamed,
+        "holds": holds(joined, file),
+        "copied": copied,
     }
     if max_rank is None:
         record |= settled(source, folder, batch, apart, below=source.plain_base, what="adapter")
@@ -77,21 +81,35 @@ def settled(
     return {"difference_in_float64": exact.absolute}
 
 
+def holds(trained: AdapterFile, written: AdapterFile) -> JsonDict:
+    """What an adapter folder contains: low-rank updates, tensors stored whole, and those only there for PEFT's sake."""
+    return {
+        "matrices": len(written.lora),
+        "ranks": sorted({pair.rank for pair in written.lora.values()}),
+        "numbers": sum(pair.A_RI.numel() + pair.B_OR.numel() for pair in written.lora.values()),
+        "whole": sorted(trained.full),
+        "unchanged": sorted(set(written.full) - set(trained.full)),
+    }
+
+
 def write_folder(
     source: Source, folder: Path, file: AdapterFile, *, names: list[str], note: JsonDict | None = None
-) -> list[str]:
-    """The PEFT folder, and a file of its own for tensors that PEFT cannot name; returns their names."""
+) -> tuple[list[str], list[str]]:
+    """The PEFT folder, a file of its own for tensors that PEFT cannot name, and the base's files that do not change.
+
+    Returns the names of these tensors and of these files.
+    """
     unnamed = write_adapter(
         folder,
         file,
-        base=str(source.path),
+        base=source.base_name,
         base_sha256=source.lineage.base_sha256,
         note={"stages": [delta.folder.name for delta in source.lineage.deltas], **(note or {})},
         known=frozenset(names),
     )
     if unnamed:
         save_tensors(folder / EXTRA, {name: file.full[name] for name in unnamed})
-    return unnamed
+    return unnamed, copy_unchanged(source.path, folder, template=source.template)
 
 
 def reloaded(base: Any, folder: Path, batch: Batch, *, source: Source, float64: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.types import Batch, JsonDict
-from mcit.export.adapter import reloaded, settled, write_folder
+from mcit.export.adapter import holds, reloaded, settled, write_folder
 from mcit.export.source import Source, fold_live, require_adapter, state_names, with_siblings
 from mcit.export.verify import difference, logits, stated
 from mcit.models.adapterfile import AdapterFile, concat, negated
@@ -29,12 +29,13 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         source = source.full()
     trained = source.model(source.stage)
     expected = logits(trained, batch, device=source.device, autocast=source.bf16)
-    file = with_siblings(alone(source), trained)
+    own = alone(source)
+    file = with_siblings(own, trained)
     names = state_names(trained)
     del trained
     gc.collect()
     relative = {"relative_to": source.below(source.stage - 1).digest if source.stage > 1 else "base"}
-    unnamed = write_folder(source, folder, file, names=names, note=relative)
+    unnamed, copied = write_folder(source, folder, file, names=names, note=relative)
     found = reloaded(below(source), folder, batch, source=source)
     apart = difference(expected, found)
     agreed = settled(source, folder, batch, apart, below=functools.partial(below, source), what="delta")
@@ -45,6 +46,8 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         "largest_logit": apart.scale,
         "difference_share": apart.share,
         "not_in_peft": unnamed,
+        "holds": holds(own, file),
+        "copied": copied,
         **agreed,
     }
     if quantised:

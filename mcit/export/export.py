@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
+from mcit.core.files import atomic_directory, canonical_json, remove_temporaries, write_text
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
 from mcit.export import adapter, delta, merged
+from mcit.export.card import CARD, card
 from mcit.export.source import Source, open_source
 from mcit.export.verify import probe
-from mcit.models.load import load_processor
+from mcit.models.load import load_processor, model_config
+from mcit.models.text import auto_class_of
 from mcit.runs.run import Run
 
 Kind = Literal["adapter", "delta", "merged"]
@@ -55,7 +57,11 @@ def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, m
             found = delta.write(source, work, batch)
         else:
             found = merged.write(source, work, batch)
-        write_manifest(work, name=RECORD, extra={**found, **wanted})
+        record = {**found, **wanted}
+        config = model_config(source.path, trust_remote_code=source.base.trust_remote_code)
+        given = {"evals": run.layout.evals(stage), "model_class": auto_class_of(config).__name__}
+        write_text(work / CARD, card(run, record=record, base=source.path, **given))
+        write_manifest(work, name=RECORD, extra=record)
     run.ledger.append("export", stage=stage, kind=kind, out=str(folder))
     return Export(folder, read_sealed(folder / RECORD, ExportRecord), made=True)
 
@@ -64,7 +70,7 @@ def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
     return {
         "kind": kind,
         "run": source.run,
-        "base": str(source.path),
+        "base": source.base_name,
         "base_sha256": source.lineage.base_sha256,
         "base_dtype": source.base.dtype,
         "base_adapter": source.base.adapter,

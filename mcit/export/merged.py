@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mcit.core.files import read_json, write_json
 from mcit.core.types import Batch, JsonDict
+from mcit.export.copied import copy_config, copy_unchanged
 from mcit.export.source import Source, fold_live
 from mcit.export.verify import difference, logits, require_equal, stated
 from mcit.models.load import load_base, load_processor
-
-_CARRIED = ("*.py", "LICENSE*", "NOTICE*")
-_MAPPED = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
 def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
@@ -40,8 +36,9 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     model.save_pretrained(str(folder))
     del model
     gc.collect()
-    load_processor(source.path, trust_remote_code=source.base.trust_remote_code).save_pretrained(str(folder))
-    carry_code(source.path, folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # the base's own, or none where it has none
+    copied = copy_unchanged(source.path, folder, template=source.template)
+    own_config = copy_config(source.path, folder, torch.bfloat16 if source.bf16 else torch.float32)
     for file in folder.iterdir():
         file.chmod(0o644)  # save_pretrained leaves weights readable by their owner alone
     again = load_base(
@@ -62,6 +59,7 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         "largest_logit": apart.scale,
         "difference_share": apart.share,
         "remote_code": sorted(p.name for p in folder.glob("*.py")),
+        "copied": [*copied, *(["config.json"] if own_config else [])],
     }
     if quantised:
         record.update(stated(trained, found, trained_on=trained_on, written=source.base.dtype))
@@ -73,16 +71,3 @@ def one_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
-
-
-def carry_code(base: Path, folder: Path) -> None:
-    """Copy the base's code files and the ``auto_map`` entries that point to them, where save_pretrained did not."""
-    for pattern in _CARRIED:
-        for file in sorted(base.glob(pattern)):
-            if file.is_file() and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
-    for name in _MAPPED:
-        if (base / name).is_file() and (folder / name).is_file():
-            old, new = read_json(base / name), read_json(folder / name)
-            if "auto_map" in old and "auto_map" not in new:
-                write_json(folder / name, {**new, "auto_map": old["auto_map"]})

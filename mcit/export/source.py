@@ -11,6 +11,7 @@ from torch import nn
 
 from mcit.core.errors import StateError
 from mcit.core.schema import BaseConfig, RunConfig
+from mcit.export.copied import Template
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, concat, read_adapter
 from mcit.models.basefiles import base_digest
@@ -31,6 +32,15 @@ class Source:
     device: torch.device
     run: str
     """Name of the run's folder."""
+    template: Template | None = None
+    """What took the place of the base's chat template."""
+
+    @property
+    def base_name(self) -> str:
+        """What others load the base by: its hub id, or its folder here."""
+        name = self.base.model
+        hub = name is not None and not Path(name).expanduser().exists()
+        return str(name) if hub else str(self.path)
 
     @property
     def stage(self) -> int:
@@ -120,7 +130,10 @@ def open_source(run: Run, stage: int) -> Source:
     )
     wanted = config.engine.device
     cuda = wanted == "cuda" or wanted == "auto" and torch.cuda.is_available()
-    return Source(config.base, path, lineage, torch.device("cuda" if cuda else "cpu"), run.layout.root.name)
+    given = config.base.chat_template
+    template = Template(Path(given).expanduser(), str(run.plan()["chat_template_sha256"])) if given else None
+    device = torch.device("cuda" if cuda else "cpu")
+    return Source(config.base, path, lineage, device, run.layout.root.name, template)
 
 
 def require_adapter(kind: str, folder: Path) -> None:

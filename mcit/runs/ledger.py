@@ -28,6 +28,7 @@ Event = Literal[
     "rollback",
     "extended",
     "branched",
+    "pushed",
 ]
 
 

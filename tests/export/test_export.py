@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from mcit.cli.main import main
 from mcit.core.errors import ConfigError, StateError
@@ -16,6 +17,7 @@ from mcit.export.export import export_stage
 from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
 from mcit.models.load import load_processor
+from tests.fakes.hub import served
 from tests.fakes.models import tiny_path
 from tests.fakes.run_dir import killed_at
 from tests.fakes.trained_run import PROJECTOR, make_run
@@ -85,7 +87,9 @@ def test_the_record_names_base_stages_and_files(tmp_path):
     assert {key: value for key, value in record.items() if key != "seal"} == done.record
     assert record["base"] == str(tiny_path()) and len(record["base_sha256"]) == 64
     check_manifest(done.folder, name="export.json", model=ExportRecord)
-    assert set(record["files"]) == {"adapter_config.json", "adapter_model.safetensors", "mcit.json"}
+    own = {"adapter_config.json", "adapter_model.safetensors", "mcit.json", "README.md"}
+    assert set(record["files"]) == own | set(record["copied"]) and "config.json" not in record["copied"]
+    assert AutoProcessor.from_pretrained(done.folder, backend="pil").chat_template
     assert run.ledger.events("export")[0]["kind"] == "adapter"
 
 
@@ -137,8 +141,8 @@ def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path, monkeypatch
     run, files = make_run(tmp_path, ("merge",))
 
     def write_only(source, folder, batch, *, max_rank):
-        adapter.write_folder(source, folder, files[0], names=list(PROJECTOR))
-        return {"rank": 4}
+        unnamed, _ = adapter.write_folder(source, folder, files[0], names=list(PROJECTOR))
+        return {"relative_to": "base", "not_in_peft": unnamed, "holds": adapter.holds(files[0], files[0])}
 
     monkeypatch.setattr(adapter, "write", write_only)
     monkeypatch.setattr("mcit.export.export.probe", lambda processor: None)
@@ -156,7 +160,7 @@ def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path, monkeypatch
     assert number > 8
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
     run, _ = make_run(tmp_path, ("merge", "merge"))
     root = str(run.layout.root)
     assert main(["export", root, "--stage", "2", "--as", "adapter", "--out", str(tmp_path / "a"), "--json"]) == 0
@@ -165,6 +169,14 @@ def test_the_command(tmp_path, capsys):
     assert main(["export", root, "--stage", "2", "--max-rank", "2", "--out", str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
     assert "shortened to rank 2: relative error" in out and "sha256" in out and str(tmp_path / "b") in out
+    with served(monkeypatch) as hub:
+        push = ["--out", str(tmp_path / "a"), "--push", "me/mine", "--private"]
+        assert main(["export", root, "--stage", "2", *push]) == 0
+    assert f"pushed: {hub.url}/me/mine" in capsys.readouterr().out and hub.created["me/mine"]["private"]
+    assert ("me/mine", "adapter_model.safetensors") in hub.files
+    assert run.ledger.events("pushed")[0]["repository"] == "me/mine"
+    assert main(["export", root, "--stage", "2", "--push", "mine"]) == 2 and not run.layout.exports.exists()
+    assert main(["export", root, "--stage", "2", "--private"]) == 2
     assert main(["export", root, "--stage", "9"]) == 5
     assert "no stage 9" in capsys.readouterr().err
     assert main(["export", root, "--stage", "2", "--as", "merged", "--max-rank", "2"]) == 2

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,11 +10,9 @@ import torch
 
 from mcit.cli.main import main
 from mcit.core.errors import StateError
-from mcit.core.files import write_json
-from mcit.core.tensorfile import save_tensors
+from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.export import merged
 from mcit.export.export import export_stage
-from mcit.export.merged import carry_code
 from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
 from mcit.models.load import load_base, load_processor
@@ -46,14 +45,28 @@ def by_full(files, carries):
     return model
 
 
-def test_processor_template_and_generation_config_come_along(tmp_path):
+def test_what_training_never_changes_is_the_bases_bytes(tmp_path):
     run, _ = make_run(tmp_path, ("merge",))
+    done = export_stage(run, stage=1, kind="merged", out=tmp_path / "out")
+    names = {p.name for p in tiny_path().iterdir() if p.suffix in (".json", ".jinja")}
+    assert set(done.record["copied"]) == names >= {"config.json", "generation_config.json", "tokenizer.json"}
+    assert all((done.folder / name).read_bytes() == (tiny_path() / name).read_bytes() for name in names)
+    assert {p.name for p in done.folder.iterdir()} == names | {"model.safetensors", "README.md", "export.json"}
+    assert all(p.stat().st_mode & stat.S_IROTH for p in done.folder.iterdir())
+    old, new = (load_tensors(p / "model.safetensors") for p in (tiny_path(), done.folder))
+    assert old.keys() == new.keys()
+
+
+def test_a_base_without_a_generation_config_gives_an_export_without_one(tmp_path):
+    shutil.copytree(tiny_path(), tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").unlink()
+    template = tmp_path / "mine.jinja"
+    template.write_text(load_processor(tiny_path()).chat_template + " ")
+    base = {"family": "hf", "model": str(tmp_path / "base"), "chat_template": str(template)}
+    run, _ = make_run(tmp_path, ("merge",), base=base)
     folder = export_stage(run, stage=1, kind="merged", out=tmp_path / "out").folder
-    assert load_processor(folder).chat_template == load_processor(tiny_path()).chat_template
-    old, new = (json.loads((p / "generation_config.json").read_text()) for p in (tiny_path(), folder))
-    assert old["eos_token_id"] == new["eos_token_id"]
-    assert all(p.stat().st_mode & stat.S_IROTH for p in folder.iterdir())
-    assert not (folder / "adapter_config.json").exists()
+    assert not (folder / "generation_config.json").exists()
+    assert load_processor(folder).chat_template == template.read_text()
 
 
 def test_a_bf16_base_gives_one_dtype_and_a_stated_difference(tmp_path):
@@ -62,21 +75,6 @@ def test_a_bf16_base_gives_one_dtype_and_a_stated_difference(tmp_path):
     assert {p.dtype for p in load_base(done.folder, dtype="bf16").parameters()} == {torch.bfloat16}
     assert json.loads((done.folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert 0 < done.record["difference_share"] < 0.05
-
-
-def test_code_files_and_their_map_travel(tmp_path):
-    base, out = tmp_path / "base", tmp_path / "out"
-    base.mkdir(), out.mkdir()
-    (base / "modelling.py").write_text("X = 1\n")
-    (base / "LICENSE").write_text("free")
-    write_json(base / "config.json", {"auto_map": {"AutoConfig": "modelling.C"}, "old": 1})
-    write_json(out / "config.json", {"new": 1})
-    write_json(base / "tokenizer_config.json", {"auto_map": {"A": "b"}})
-    write_json(out / "tokenizer_config.json", {"auto_map": {"A": "own"}})
-    carry_code(base, out)
-    assert (out / "modelling.py").read_text() == "X = 1\n" and (out / "LICENSE").exists()
-    assert json.loads((out / "config.json").read_text()) == {"new": 1, "auto_map": {"AutoConfig": "modelling.C"}}
-    assert json.loads((out / "tokenizer_config.json").read_text())["auto_map"] == {"A": "own"}
 
 
 LOAD = """

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mcit.core.files import write_json
+from mcit.core.files import sha256_file, write_json
 from mcit.core.schema import RunConfig
 from mcit.core.tensorfile import save_tensors
 from mcit.models import adapters
@@ -44,7 +44,7 @@ def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=No
             "name": "drawn",
             "digest": config_digest(resolved),
             "base_sha256": base_digest(path),
-            "recipes": {},
+            "chat_template_sha256": sha256_file(config.base.chat_template) if config.base.chat_template else None,
         },
         environment=environment(),
     )

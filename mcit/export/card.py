@@ -1,0 +1,199 @@
+"""The model card of an export: what it is made of, what it was trained on, how it scores, and how to load it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mcit.core.errors import McitError
+from mcit.core.types import JsonDict
+from mcit.data.recipe import find_recipe, load_recipe
+from mcit.evals.score import read_score
+from mcit.runs.run import Run
+
+CARD = "README.md"
+_HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_UNKNOWN = "not stated"
+
+
+def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_class: str) -> str:
+    """The card as Markdown with the hub's front matter; a pure function of the run's files and of the base's.
+
+    `record` is what export.json says, `evals` the folder of the scores that belong to these weights.
+    """
+    config, plan = run.config(), run.plan()
+    licence = base_licence(base)
+    head: JsonDict = {
+        "library_name": "transformers" if record["kind"] == "merged" else "peft",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["mcit", "continual-learning", *([] if record["kind"] == "merged" else ["lora"])],
+    }
+    if licence["id"]:
+        head["license"] = licence["id"]
+    if _HUB.match(record["base"]):
+        head["base_model"] = record["base"]
+    stages = [stage for stage in plan["stages"] if stage["folder"] in record["stages"]]
+    parts = [
+        "---\n" + yaml.safe_dump(head, sort_keys=True, allow_unicode=True) + "---",
+        f"# {plan['name']}: {_title(record)}",
+        f"Written by mcit from run `{run.layout.root.name}`.",
+        "## What it holds",
+        *_holds(record),
+        "## Base",
+        f"`{_shown(record['base'])}`, sha256 over its files `{record['base_sha256']}`, used in {record['base_dtype']}. "
+        f"Licence: {licence['text']}."
+        + (" Before the first stage an adapter was merged into it." if record["base_adapter"] else ""),
+        "## Lineage",
+        "The stages were trained one after the other, each on the weights that the ones before it left.",
+        _table(["stage", "tasks", "rows", "steps", "carry", "methods"], [_stage_row(s, config) for s in stages]),
+        f"Identity of these weights: `{record['lineage']}`.",
+        "## Data",
+        _table(["recipe", "licence", "digest"], _data_rows(stages, config, plan)),
+        "## Scores",
+        *_scores(plan, evals, run.layout.evals(0)),
+        "## How to load it",
+        f"```python\n{loading(record, model_class)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def base_licence(base: Path) -> dict[str, str]:
+    """Licence of a base as its own card or licence file states it: `id` for the hub (may be empty), and in words."""
+    name = ""
+    if (base / CARD).is_file():
+        match = _FRONT.match((base / CARD).read_text(encoding="utf-8", errors="replace"))
+        try:
+            front = yaml.safe_load(match[1]) if match else {}
+        except yaml.YAMLError:
+            front = {}
+        found = front.get("license") if isinstance(front, dict) else None
+        name = found if isinstance(found, str) else ""
+    files = sorted(p.name for p in base.glob("LICENSE*"))
+    text = f"`{name}`" if name else _UNKNOWN + " in its card"
+    return {"id": name, "text": text + (f"; see {', '.join(files)} here" if files else "")}
+
+
+def _title(record: JsonDict) -> str:
+    stages = ", ".join(record["stages"])
+    kinds = {
+        "adapter": f"adapter of stages {stages}",
+        "delta": f"what stage {record['stages'][-1]} added",
+        "merged": f"full weights after stages {stages}",
+    }
+    return kinds[record["kind"]]
+
+
+def _holds(record: JsonDict) -> list[str]:
+    """In words and numbers what an export contains, and relative to what."""
+    if record["kind"] == "merged":
+        dtype = f"All weights in {record['dtype']}"
+        return [f"{dtype}; processor, tokenizer, template and generation config are the base's own files."]
+    holds = record["holds"]
+    if record["relative_to"] == "base":
+        relative = "the original base"
+    else:
+        below = ", ".join(record["relative_to_stages"])
+        relative = f"the merged weights after stages {below} (lineage `{record['relative_to']}`)"
+    ranks = ", ".join(map(str, holds["ranks"])) or "none"
+    lines = [
+        f"- relative to: {relative}",
+        f"- low-rank updates of {holds['matrices']} matrices, ranks {ranks}, {holds['numbers']:,} numbers",
+        f"- tensors stored whole, as they are after training, not as differences: {_names(holds['whole'])}",
+    ]
+    if holds["unchanged"]:
+        lines.append(
+            f"- unchanged tensors that lie in the same modules, which PEFT saves whole: {_names(holds['unchanged'])}"
+        )
+    if record["not_in_peft"]:
+        lines.append(f"- in `extra.safetensors`, because PEFT cannot name them: {_names(record['not_in_peft'])}")
+    return ["\n".join(lines), "Processor, tokenizer, template and generation config are the base's own files."]
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def _stage_row(stage: JsonDict, config: JsonDict) -> list[str]:
+    given = config["stages"][stage["index"] - 1]
+    methods = ", ".join(method["name"] for method in given["methods"]) or "none"
+    return [
+        stage["folder"],
+        ", ".join(stage["tasks"]),
+        str(stage["rows"]),
+        str(stage["steps"]),
+        stage["carry"],
+        methods,
+    ]
+
+
+def _data_rows(stages: Sequence[JsonDict], config: JsonDict, plan: JsonDict) -> list[list[str]]:
+    """Recipes of the stages with licence and digest."""
+    names: dict[str, None] = {}
+    for stage in stages:
+        given = config["stages"][stage["index"] - 1]
+        for recipes in (given["recipe"], given["forget"]):
+            names.update(dict.fromkeys([recipes] if isinstance(recipes, str) else recipes))
+    return [[_shown(name), _recipe_licence(name), f"`{plan['recipes'][name][:16]}`"] for name in names]
+
+
+def _recipe_licence(name: str) -> str:
+    """What the recipe says; it may have been moved since."""
+    try:
+        return load_recipe(find_recipe(name)).config.licence or _UNKNOWN
+    except McitError:
+        return "recipe not at hand"
+
+
+def _scores(plan: JsonDict, evals: Path | None, base: Path) -> list[str]:
+    """Accuracies of every task scored with these weights; of the base beside them where it was scored."""
+    rows = []
+    for task in plan["tasks"]:
+        score, before = read_score(evals / task) if evals else None, read_score(base / task)
+        if score:
+            cells = [f"{before['strict']['accuracy']:.2f}" if before else "–"]
+            cells += [f"{score[mode]['accuracy']:.2f}" for mode in ("strict", "fixed")]
+            rows.append([task, *cells, f"{score['format_validity']:.2f}", str(score["n"])])
+    if not rows:
+        return ["Not scored."]
+    head = ["task", "base, strict", "strict", "fixed", "in the right form", "test rows"]
+    return ["In percent.", _table(head, rows)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(name: str) -> str:
+    """A hub id or recipe name as it is; of a path only the last part, so that no card tells where files lie."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+
+
+def loading(record: JsonDict, model_class: str) -> str:
+    """Python that loads an export with plain transformers and peft."""
+    lines = [f"from transformers import {model_class}, AutoProcessor", ""]
+    trust = ", trust_remote_code=True" if record.get("remote_code") else ""
+    if record["kind"] == "merged":
+        lines.append(f'model = {model_class}.from_pretrained("this/folder"{trust})')
+    else:
+        below = (
+            _shown(record["base"])
+            if record["relative_to"] == "base"
+            else f"merged export of stage {record['relative_to_stages'][-1]}"
+        )
+        lines.insert(1, "from peft import PeftModel")
+        lines.append(f'base = {model_class}.from_pretrained("{below}"{trust})')
+        lines.append('model = PeftModel.from_pretrained(base, "this/folder")')
+        if record["not_in_peft"]:
+            lines.insert(2, "from safetensors.torch import load_file")
+            lines.append(
+                'named = {n.replace(".base_layer.", "."): p for n, p in model.get_base_model().named_parameters()}'
+            )
+            lines.append('for name, value in load_file("this/folder/extra.safetensors").items():')
+            lines.append("    named[name].data.copy_(value)")
+    lines.append(f'processor = AutoProcessor.from_pretrained("this/folder"{trust})')
+    return "\n".join(lines)
