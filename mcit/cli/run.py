@@ -125,7 +125,8 @@ def go(
                 out.line(f"run {opened.layout.root}")
                 for note in opened.notes:
                     out.line(f"note: {note}")
-                run_sequence(plan, opened, reporter=out, stop=stop)
+                root = opened.layout.root
+                run_sequence(plan, opened, reporter=out, stop=stop, scored=lambda: refresh(root, out.line))
                 paths = on_first(ranks, lambda: finish(opened.layout.root))
         finally:
             close = getattr(out, "close", None)
@@ -134,6 +135,17 @@ def go(
     if first:
         show(opened.layout.root, paths, as_json=as_json)
     return 0
+
+
+def refresh(root: Path, say: Callable[[str], None]) -> None:
+    """Write the page of a run that goes on; what is wrong with it is said and never stops the run."""
+    from mcit.core.errors import McitError
+    from mcit.report.page.html import write_page
+
+    try:
+        write_page([root], RunLayout(root).page)
+    except McitError as error:
+        say(f"note: the page of the report was not written: {error}")
 
 
 def finish(root: Path) -> dict[str, str]:

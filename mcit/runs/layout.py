@@ -112,6 +112,11 @@ class RunLayout:
         """Tables and matrix."""
         return self.root / "report"
 
+    @property
+    def page(self) -> Path:
+        """The report as one HTML page."""
+        return self.report / "report.html"
+
 
 def _checked(folder: str) -> str:
     if not _FOLDER.match(folder):

@@ -84,8 +84,17 @@ class Session:
         self._at = stage.index
 
 
-def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> None:
+def run_sequence(
+    plan: Plan,
+    run: Run,
+    *,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+    scored: Callable[[], None] = lambda: None,
+) -> None:
     """Train, commit and score every stage that is not done yet; with several ranks all of them call it.
+
+    `scored` is called by the first rank after each stage's scores.
 
     Raises Interrupted when `stop` says so on any rank; running again continues.
     """
@@ -98,6 +107,7 @@ def run_sequence(plan: Plan, run: Run, *, reporter: Reporter, stop: Callable[[],
         if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
             train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
         score(session, stage.index, reporter=reporter, stop=stop)
+        on_first(run.ranks, scored)
 
 
 def agreed_stop(ranks: Ranks, stop: Callable[[], bool]) -> Callable[[], bool]:

@@ -1,0 +1,24 @@
+"""Vega, Vega-Lite and Vega-Embed as one script, from vl-convert, made once and kept in the cache."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from mcit.core.files import sha256_bytes, write_text
+from mcit.core.paths import cache_dir
+
+
+def script() -> str:
+    """The script, about 0.9 MB, safe inside a ``<script>`` element."""
+    path = cache_dir() / "scripts" / f"vega-{version('vl-convert-python')}.js"
+    mark = path.with_suffix(".sha256")
+    if path.is_file() and mark.is_file():
+        text = path.read_text(encoding="utf-8")
+        if sha256_bytes(text.encode()) == mark.read_text().strip():
+            return text
+    import vl_convert
+
+    text = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    write_text(path, text)
+    write_text(mark, sha256_bytes(text.encode()) + "\n")
+    return text

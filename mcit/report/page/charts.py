@@ -1,0 +1,115 @@
+"""Charts of a report as Vega-Lite specifications: plain JSON, drawn by the browser or made into SVG and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcit.core.types import JsonDict
+from mcit.report.page.words import Fall
+
+_MOST_POINTS = 400
+"""Points of a training curve that are drawn; longer ones are thinned out evenly."""
+
+
+def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
+    """Accuracy of every task after every stage, with 95 % bands; a facet per run where there are several."""
+    values = []
+    for report in reports:
+        spans = report["intervals"]["matrix"]
+        for j, (stage, row) in enumerate(zip(report["stages"], report["matrix"], strict=True)):
+            for i, value in enumerate(row):
+                if value is not None:
+                    low, high = spans[j][i] or (value, value)
+                    point = {"run": report["name"], "stage": j + 1, "after": stage, "task": report["tasks"][i]}
+                    values.append({**point, "accuracy": value, "low": low, "high": high})
+    if not values:
+        return None
+    x = {"field": "stage", "type": "ordinal", "axis": {"labelAngle": 0}, "title": "after stage"}
+    y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 100]}, "title": "accuracy in %"}
+    colour = {"field": "task", "type": "nominal", "title": "task"}
+    tips = [
+        {"field": name, "format": ".1f"} if name in ("accuracy", "low", "high") else {"field": name}
+        for name in ("task", "after", "accuracy", "low", "high")
+    ]
+    band = {
+        "mark": {"type": "area", "opacity": 0.12},
+        "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}, "color": colour},
+    }
+    line = {"mark": {"type": "line", "point": True}, "encoding": {"x": x, "y": y, "color": colour, "tooltip": tips}}
+    layers = {"layer": [band, line]}
+    if len(reports) == 1:
+        return _spec(values, {**layers, "width": "container", "height": 260})
+    facet = {"facet": {"row": {"field": "run", "title": None}}, "spec": {**layers, "width": 320, "height": 160}}
+    return _spec(values, facet)
+
+
+def forgetting(falls: Sequence[Fall]) -> JsonDict | None:
+    """Answers that went wrong since a task was learned, by what changed: form or content."""
+    values = [
+        {"task": fall.task, "kind": kind, "answers": count}
+        for fall in falls
+        for kind, count in (("form", fall.form), ("content", fall.wrong - fall.form))
+    ]
+    if not any(value["answers"] for value in values):
+        return None
+    return _spec(
+        values,
+        {
+            "mark": "bar",
+            "width": "container",
+            "height": 40 + 26 * len(falls),
+            "encoding": {
+                "y": {"field": "task", "type": "nominal", "sort": None, "title": None},
+                "x": {
+                    "field": "answers",
+                    "type": "quantitative",
+                    "title": "answers that went wrong",
+                    "axis": {"tickMinStep": 1},
+                },
+                "color": {"field": "kind", "type": "nominal", "title": "what changed"},
+                "tooltip": [{"field": "task"}, {"field": "kind"}, {"field": "answers"}],
+            },
+        },
+    )
+
+
+def training(metrics: Mapping[str, Sequence[JsonDict]]) -> dict[str, JsonDict]:
+    """Loss, and each method's share and penalty, over the steps of all stages: one chart each."""
+    values: dict[str, list[JsonDict]] = {}
+    before = 0
+    for stage, lines in metrics.items():
+        for line in lines[:: max(1, len(lines) // _MOST_POINTS)]:
+            for name, value in line.items():
+                if name == "loss" or name.startswith(("loss/", "penalty/")):
+                    point = {"step": before + line["step"], "stage": stage, "value": value}
+                    values.setdefault(name, []).append(point)
+        before += lines[-1]["step"] if lines else 0
+    encoding = {
+        "x": {"field": "step", "type": "quantitative", "title": "step of the run"},
+        "y": {"field": "value", "type": "quantitative", "title": None},
+        "color": {"field": "stage", "type": "nominal", "sort": None},
+        "tooltip": [{"field": "stage"}, {"field": "step"}, {"field": "value", "format": ".4g"}],
+    }
+    mark = {"type": "line", "strokeWidth": 1}
+    return {
+        name: _spec(points, {"title": name, "mark": mark, "width": "container", "height": 160, "encoding": encoding})
+        for name, points in values.items()
+    }
+
+
+def _spec(values: Sequence[JsonDict], body: JsonDict) -> JsonDict:
+    spec = {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "data": {"values": list(values)}, **body}
+    return {**spec, "autosize": {"type": "fit-x", "contains": "padding"}} if body.get("width") == "container" else spec
+
+
+def figures(charts: Mapping[str, JsonDict]) -> dict[str, Any]:
+    """SVG text and PNG bytes of each chart by file name; charts that fill their container get a width."""
+    import vl_convert
+
+    out: dict[str, Any] = {}
+    for name, spec in charts.items():
+        fixed = {k: 640 if (k, v) == ("width", "container") else v for k, v in spec.items() if k != "autosize"}
+        out[f"{name}.svg"] = vl_convert.vegalite_to_svg(fixed)
+        out[f"{name}.png"] = vl_convert.vegalite_to_png(fixed, scale=2)
+    return out

@@ -1,0 +1,153 @@
+"""The HTML report: one self-contained file, read without network, on a phone and on paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcit.core.files import write_bytes, write_text
+from mcit.core.types import JsonDict
+from mcit.evals.bootstrap import percentile_interval, resampled_means
+from mcit.report.matrix import Measured, measure
+from mcit.report.page import charts, words
+from mcit.report.page.bundle import script
+from mcit.report.page.examples import examples
+from mcit.report.tables import NAMES, full_report
+from mcit.runs.layout import RunLayout
+from mcit.runs.run import read_plan
+from mcit.runs.shared import home
+
+
+def write_page(runs: Sequence[Path], target: Path, *, mode: str | None = None, figures: bool = False) -> list[Path]:
+    """Write the page of one run, or of several side by side, and with `figures` each chart as SVG and PNG beside it.
+
+    Raises StateError if a folder is no run, a file is damaged or the target cannot be written.
+    """
+    reports, measured = [full_report(run, mode=mode) for run in runs], [measure(run) for run in runs]
+    drawn = charts_of(runs, reports, measured)
+    write_text(target, render(runs, reports, measured, drawn))
+    paths = [target]
+    for name, content in (charts.figures(drawn) if figures else {}).items():
+        paths.append(target.parent / f"{target.stem}-{name}")
+        write_bytes(paths[-1], content.encode() if isinstance(content, str) else content)
+    return paths
+
+
+def render(
+    runs: Sequence[Path], reports: Sequence[JsonDict], measured: Sequence[Measured], drawn: dict[str, JsonDict]
+) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader
+
+    env = Environment(
+        loader=PackageLoader("mcit.report.page", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["num"] = lambda value, digits=1: "–" if value is None else f"{value:,.{digits}f}"
+    env.filters["span"] = lambda pair: "" if pair is None else f"{pair[0]:.1f} to {pair[1]:.1f}"
+    env.filters["duration"] = lambda value: "–" if value is None else words.duration(value)
+    pages = [_page(run, report, found) for run, report, found in zip(runs, reports, measured, strict=True)]
+    return env.get_template("page.html.j2").render(
+        title=", ".join(report["name"] for report in reports),
+        pages=pages,
+        compared=paired(reports, measured) if len(reports) > 1 else None,
+        charts=list(drawn),
+        specs=json.dumps(drawn).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
+        names=NAMES,
+        script=script() if drawn else "",
+    )
+
+
+def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:
+    mode = report["scorer_mode"]
+    return {
+        "report": report,
+        "headline": words.headline(measured, mode),
+        "quote": words.quote(report),
+        "cost": words.cost(report),
+        "falls": words.falls(measured, mode),
+        "grids": [
+            {"title": "Accuracy", "rows": _grid(report, "matrix", base="base", spans=report["intervals"]["matrix"])},
+            {
+                "title": "Answers in the right form",
+                "rows": _grid(report, "format_validity", base="base_format_validity"),
+            },
+        ],
+        "examples": examples(run, measured, mode),
+        "config": RunLayout(run).resolved.read_text(),
+    }
+
+
+def _grid(report: JsonDict, key: str, *, base: str, spans: list[Any] | None = None) -> list[JsonDict]:
+    """Rows of a heat map: name and cells with value, interval and whether the task was learned in that stage."""
+    width = len(report["tasks"])
+    rows = (
+        [{"name": "base", "cells": _cells(report[base], [None] * width, None, report, width)}]
+        if any(value is not None for value in report[base])
+        else []
+    )
+    for j, (stage, values) in enumerate(zip(report["stages"], report[key], strict=True)):
+        rows.append(
+            {"name": stage, "cells": _cells(values, spans[j] if spans else [None] * width, j + 1, report, width)}
+        )
+    return rows
+
+
+def _cells(values: list[Any], spans: list[Any], stage: int | None, report: JsonDict, width: int) -> list[JsonDict]:
+    padded = [*values, *[None] * (width - len(values))]
+    ranges = [*spans, *[None] * (width - len(spans))]
+    return [
+        {"value": value, "span": span, "own": report["first"][i] == stage}
+        for i, (value, span) in enumerate(zip(padded, ranges, strict=True))
+    ]
+
+
+def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Sequence[Measured]) -> dict[str, JsonDict]:
+    """Vega-Lite specifications by name: accuracy of all runs; of a single one also forgetting and training."""
+    drawn = {"accuracy": charts.curves(reports)}
+    if len(runs) == 1:
+        drawn["forgetting"] = charts.forgetting(words.falls(measured[0], reports[0]["scorer_mode"]))
+        drawn |= {
+            f"training-{name.replace('/', '-')}": spec for name, spec in charts.training(_metrics(runs[0])).items()
+        }
+    return {name: spec for name, spec in drawn.items() if spec is not None}
+
+
+def _metrics(run: Path) -> dict[str, list[JsonDict]]:
+    """Lines of ``metrics.jsonl`` by committed stage; a line that a kill cut off is left out."""
+    layout, out = RunLayout(run), {}
+    for stage in read_plan(layout)["stages"]:
+        path = home(layout, stage["folder"]) / "metrics.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+            out[stage["folder"]] = [json.loads(line) for line in lines]
+    return out
+
+
+def paired(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
+    """Final accuracy of each task in every run, and the difference from the first run with its paired 95 % interval.
+
+    The same questions are resampled in both; no interval where runs were asked different questions.
+    """
+    tasks = list(dict.fromkeys(task for report in reports for task in report["tasks"]))
+    out = []
+    for task in tasks:
+        line: JsonDict = {"task": task, "runs": []}
+        rows = [_final_rows(found, task) for found in measured]
+        for k, (report, own) in enumerate(zip(reports, rows, strict=True)):
+            mode = report["scorer_mode"]
+            score = None if own is None else 100.0 * sum(own[mode]) / len(own[mode])
+            entry: JsonDict = {"score": score, "difference": None, "span": None}
+            first, first_mode = rows[0], reports[0]["scorer_mode"]
+            if k and own is not None and first is not None and own["id"] == first["id"]:
+                a, b = 100.0 * resampled_means([first[first_mode], own[mode]], own["id"])
+                entry["difference"] = score - 100.0 * sum(first[first_mode]) / len(first[first_mode])
+                entry["span"] = percentile_interval(b - a)
+            line["runs"].append(entry)
+        out.append(line)
+    return out
+
+
+def _final_rows(measured: Measured, task: str) -> JsonDict | None:
+    return measured.rows.get((len(measured.stages), task))

@@ -1,0 +1,81 @@
+"""The page in a real browser: nothing on the console, charts drawn, tables sorted by a click, nothing wider than a phone."""
+
+import shutil
+
+import pytest
+
+from mcit.report.page.html import write_page
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+def opened(browser, path, *, width=1000, dark=False):
+    """The page with what its console said."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    page.goto(f"file://{path}")
+    page.wait_for_selector("#chart-accuracy svg")
+    return page, said
+
+
+@pytest.fixture
+def written(fake_run, tmp_path):
+    long = "It is a fine cat, I think it must be."
+    run = fake_run([["animals"], ["b"]]).shares(1, "animals", 7)
+    run.score(2, "animals", ["cat"] + [long] * 5 + ["<b>dog</b>"] * 4).shares(2, "b", 9)
+    for k, stage in enumerate(("01-s1", "02-s2")):
+        run.progress(stage, steps=40 - k, tokens=1200, seconds=100, loss=0.25)
+    write_page([run.root], tmp_path / "page.html")
+    return tmp_path / "page.html"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1000, 390])
+def test_charts_are_drawn_without_a_word_on_the_console(browser, written, width, dark) -> None:
+    page, said = opened(browser, written, width=width, dark=dark)
+    assert said == []
+    assert page.locator("#chart-accuracy svg path").count() > 3
+    assert page.locator("#chart-forgetting svg").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_the_first_screen_has_the_answer(browser, written) -> None:
+    page, _ = opened(browser, written, width=390)
+    big = page.locator("#first p.big")
+    assert big.inner_text().startswith("animals lost 60.0 of 70.0 points") and big.bounding_box()["y"] < 900
+    page.close()
+
+
+def test_a_click_sorts_a_table_and_another_turns_it_round(browser, written) -> None:
+    page, _ = opened(browser, written)
+    table = page.locator("table.sortable", has=page.get_by_role("button", name="steps"))
+    steps = table.locator("tbody td:nth-child(2)")
+    table.get_by_role("button", name="steps").click()
+    assert steps.all_inner_texts() == ["40", "39"]
+    table.get_by_role("button", name="steps").click()
+    assert steps.all_inner_texts() == ["39", "40"]
+    page.close()
+
+
+def test_a_point_of_the_chart_has_a_tooltip(browser, written) -> None:
+    page, _ = opened(browser, written)
+    page.locator("#chart-accuracy svg .mark-symbol path").first.hover()
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert "animals" in page.locator("#vg-tooltip-element").inner_text()
+    page.close()

@@ -1,0 +1,75 @@
+"""The page: what it says, that nothing of the data becomes markup, and several runs with paired differences."""
+
+import re
+
+import pytest
+
+from mcit.cli.main import main
+from mcit.core.errors import StateError
+from mcit.report.matrix import measure
+from mcit.report.page.html import paired, write_page
+from mcit.report.tables import full_report
+
+HOSTILE = '</script><img src=x onerror=alert(1)>"&\u202eevil'
+
+
+def page(runs, tmp_path, **given):
+    return write_page([run.root for run in runs], tmp_path / "page.html", **given)[0].read_text()
+
+
+def test_the_first_screen_answers_what_was_forgotten_and_what_it_cost(three, tmp_path) -> None:
+    three.progress("01-s1", steps=40, tokens=1200, seconds=100, loss=0.25)
+    text = page([three], tmp_path)
+    first = text[text.index('id="first"') : text.index("</section>")]
+    assert "No task lost accuracy" in first and "Quote MFN 46.7" in first and "1 min 40 s" in first
+    assert (tmp_path / "page.html").stat().st_size < 3e6
+
+
+def test_it_needs_no_network(three, tmp_path) -> None:
+    body = re.sub(r"<script>.*?</script>", "", page([three], tmp_path), flags=re.DOTALL)
+    assert not re.search(r'(src|href)\s*=\s*"?https?:', body) and "default-src 'none'" in body
+
+
+def test_data_never_becomes_markup(fake_run, tmp_path) -> None:
+    run = fake_run([["a"], ["b"]]).score(1, "a", [HOSTILE, "cat"]).score(2, "a", ["dog", HOSTILE]).shares(2, "b", 1)
+    text = page([run], tmp_path)
+    assert "<img src=x" not in text and "&lt;/script&gt;&lt;img" in text and "\\u202eevil" in text
+    assert text.count("</script>") == 3
+
+
+def test_a_run_that_is_being_written_or_without_any_score(fake_run, tmp_path) -> None:
+    run = fake_run([["a"], ["b"]])
+    assert "Nothing has been scored yet." in page([run], tmp_path)
+    assert "01-s1" in page([run.shares(1, "a", 5)], tmp_path)
+
+
+def test_paired_differences(fake_run, tmp_path) -> None:
+    """b is right on 3 more of the same ten questions: +30, with an interval; other questions have none."""
+    a = fake_run([["t"], ["u"]], "a").shares(2, "t", 4).shares(2, "u", 5)
+    b = fake_run([["t"], ["u"]], "b").shares(2, "t", 7).shares(2, "u", 3, n=5)
+    lines = paired([full_report(r.root) for r in (a, b)], [measure(r.root) for r in (a, b)])
+    t, u = (line["runs"][1] for line in lines)
+    assert t["difference"] == pytest.approx(30) and 0 <= t["span"][0] <= 30 <= t["span"][1]
+    assert u["score"] == 60 and u["difference"] is None
+    text = page([a, b], tmp_path)
+    assert "+30.0" in text and "2 runs side by side" in text
+
+
+def test_runs_of_different_tasks(fake_run, tmp_path) -> None:
+    a, b = fake_run([["t"]], "a").shares(1, "t", 4), fake_run([["v"]], "b").shares(1, "v", 4)
+    assert page([a, b], tmp_path).count("<td>t</td>") == 1
+
+
+def test_no_run_is_an_error(tmp_path) -> None:
+    with pytest.raises(StateError):
+        write_page([tmp_path], tmp_path / "page.html")
+
+
+def test_from_the_command_line(three, tmp_path, capsys) -> None:
+    assert main(["report", str(three.root), "--html", "--figures"]) == 0
+    assert (three.root / "report" / "report.html").is_file()
+    assert (three.root / "report" / "report-accuracy.svg").is_file() and "html: " in capsys.readouterr().out
+    assert main(["report", str(three.root), str(three.root), "--html"]) == 2
+    assert main(["report", str(three.root), "--html", str(tmp_path)]) == 2
+    assert main(["report", str(three.root), "--figures"]) == 2
+    assert "needs a name" in capsys.readouterr().err
