@@ -140,7 +140,7 @@ def paired(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[Js
             score = None if own is None else 100.0 * sum(own[mode]) / len(own[mode])
             entry: JsonDict = {"score": score, "difference": None, "span": None}
             first, first_mode = rows[0], reports[0]["scorer_mode"]
-            if k and own is not None and first is not None and own["id"] == first["id"]:
+            if k and score is not None and own and first and own["id"] == first["id"]:
                 a, b = 100.0 * resampled_means([first[first_mode], own[mode]], own["id"])
                 entry["difference"] = score - 100.0 * sum(first[first_mode]) / len(first[first_mode])
                 entry["span"] = percentile_interval(b - a)
