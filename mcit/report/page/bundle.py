@@ -18,7 +18,7 @@ def script() -> str:
             return text
     import vl_convert
 
-    text = vl_convert.javascript_bundle(None).replace("</script", "<\\/script")
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
     write_text(path, text)
     write_text(mark, sha256_bytes(text.encode()) + "\n")
     return text
