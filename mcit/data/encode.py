@@ -117,6 +117,11 @@ class Encoder:
             pieces.append((_collapsed(text, self._image_token or self._template.image_token), supervised))
         return pieces
 
+    @property
+    def image_token_id(self) -> int | None:
+        """Id of the token that stands for a piece of an image; None where the processor has none."""
+        return self._image_id
+
     # ---- steps ------------------------------------------------------------------------------------------------------
     def _image_token_id(self) -> int | None:
         """Id of the token that an image is expanded to; None if the processor has no such token."""
@@ -186,9 +191,20 @@ class Encoder:
         nested = [images] if images else None  # one list per row: some families expand several pictures differently
         try:
             out = self.processor(images=nested, text=[text], return_text_replacement_offsets=True, **settings)
-        except ValueError as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            ImportError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            kind = (
+                "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            )  # someone else's code, any reason
             raise DataError(
-                f"the processor refuses the row: {error}",
+                f"the processor refuses the row: {kind}{error}",
                 where=row.where,
                 fix="check that the chat template shows every image exactly once (base.chat_template)",
             ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -35,6 +36,24 @@ def kind_problem(encoder: Encoder, kind: Kind, *, where: str) -> Problem | None:
             encoder.encode(_row(folder, pictures, answers, system))
         except McitError as error:
             return Problem(where, error.what if answers == 1 else f"{_said(kind)}: {error.what}", error.fix)
+    return None
+
+
+def processor_problem(encoder: Encoder, config: Any, *, where: str) -> Problem | None:
+    """A processor that belongs to another model: its tokens have no embeddings, or its pictures another token."""
+    fix = "put the files of this model's own processor and tokenizer into its folder"
+    tokenizer = encoder.processor.tokenizer
+    wanted = getattr(config, "image_token_id", None)
+    if wanted is None:
+        wanted = getattr(config, "image_token_index", None)
+    if wanted is not None and encoder.image_token_id is not None and encoder.image_token_id != wanted:
+        name = tokenizer.convert_ids_to_tokens(encoder.image_token_id)
+        what = f"the processor's token for pictures is {name!r} with id {encoder.image_token_id}, the model's has id {wanted}"
+        return Problem(where, what, fix)
+    rows = max(int(config.get_text_config().vocab_size), -1 if wanted is None else int(wanted) + 1)
+    if len(tokenizer) > rows:
+        what = f"the tokenizer has {len(tokenizer)} tokens, the model knows {rows}"
+        return Problem(where, what, fix)
     return None
 
 

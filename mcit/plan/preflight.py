@@ -20,7 +20,7 @@ from mcit.models import load
 from mcit.models.adapters import candidates
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
-from mcit.plan.modelcheck import Kind, kind_of, kind_problem
+from mcit.plan.modelcheck import Kind, kind_of, kind_problem, processor_problem
 
 _SAMPLED, _LONGEST = 24, 8
 
@@ -48,6 +48,10 @@ def check_rows(plan: Plan) -> list[Problem]:
     """
     encoder = make_encoder(plan)
     where = "base.chat_template" if plan.config.base.chat_template else f"base.model: {plan.model_path}"
+    config = load.model_config(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    other = processor_problem(encoder, config, where=f"base.model: {plan.model_path}")
+    if other is not None:
+        return [other]
     known: dict[Kind, Problem | None] = {}
     counts: set[int] = set()
     problems: list[Problem] = []

@@ -1,12 +1,16 @@
 """A model that cannot be given a kind of row is said to be the problem, once."""
 
+import json
+import shutil
+
 import pytest
 
 from mcit.core.errors import PlanError
 from mcit.data.encode import Encoder
-from mcit.plan.modelcheck import kind_of, kind_problem
+from mcit.models.load import load_processor, model_config
+from mcit.plan.modelcheck import kind_of, kind_problem, processor_problem
 from mcit.plan.plan import make_plan, parse_run
-from tests.fakes.families.make import write
+from tests.fakes.families.make import FAMILIES, write
 from tests.fakes.families.rows import conversation
 from tests.fakes.families.task import recipe
 from tests.fakes.processors import make_processor
@@ -99,3 +103,51 @@ def test_a_template_file_that_is_not_there_is_a_problem_of_the_config(tmp_path):
     }
     (problem,) = reference_problems(parse_run(data)[0]) if parse_run(data)[0] else parse_run(data)[1]
     assert problem.where == "base.chat_template" and "is no file" in problem.what
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_familys_own_processor_fits(name, tmp_path):
+    folder = write(name, tmp_path)
+    assert processor_problem(Encoder(load_processor(folder)), model_config(folder), where="x") is None
+
+
+@pytest.mark.parametrize(
+    ("giver", "said"), [("llava_next", ""), ("gemma3", "'<image_soft_token>' with id 8, the model's has id 4")]
+)
+def test_the_processor_of_another_model_is_noticed(giver, said, tmp_path):
+    """LLaVA's weights beside another family's processor; LLaVA-NeXT's has the same tokens, so its ids prove nothing."""
+    folder, other = write("llava", tmp_path / "llava"), write(giver, tmp_path / giver)
+    for path in other.iterdir():
+        if path.suffix != ".safetensors" and path.name not in ("config.json", "generation_config.json"):
+            shutil.copyfile(path, folder / path.name)
+    found = processor_problem(Encoder(load_processor(folder)), model_config(folder), where="x")
+    assert found is None if not said else said in found.what and "own processor" in found.fix
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings(tmp_path):
+    folder = write("llava", tmp_path)
+    processor = load_processor(folder)
+    processor.tokenizer.add_tokens(["extra"])
+    found = processor_problem(Encoder(processor), model_config(folder), where="x")
+    assert found is not None and found.what == "the tokenizer has 422 tokens, the model knows 421"
+
+
+def test_a_plan_says_that_the_processor_is_another_models(tmp_path):
+    folder, other = write("llava", tmp_path / "llava"), write("gemma3", tmp_path / "gemma3")
+    for path in other.iterdir():
+        if path.suffix != ".safetensors" and path.name not in ("config.json", "generation_config.json"):
+            shutil.copyfile(path, folder / path.name)
+    with pytest.raises(PlanError, match="token for pictures") as caught:
+        plan_of(folder, tmp_path)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_processor_that_fails_in_its_own_code_is_the_models_problem(tmp_path):
+    """LLaVA's processor without a patch size divides by None: a common fault of converted folders."""
+    folder = write("llava", tmp_path / "llava")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "patch_size"}))
+    with pytest.raises(PlanError, match="TypeError") as caught:
+        plan_of(folder, tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.where == f"base.model: {folder}"
