@@ -30,7 +30,14 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("mcit/runs", "mcit/data/encode.py", "mcit/methods", "mcit/evals")
+FILES = (
+    "mcit/core/files.py",
+    "mcit/core/stored.py",
+    "mcit/core/records.py",
+    "mcit/data/encode.py",
+    "mcit/train/blobs.py",
+)
+TARGETS = (*FILES, "mcit/runs", "mcit/methods", "mcit/evals")
 SWAPS: dict[type, type] = {
     ast.Lt: ast.GtE,
     ast.GtE: ast.Lt,

@@ -1,6 +1,7 @@
 """What the files of a run must hold: one schema for each of them, for all that read them.
 
-How they are read, with their checksums, is in `mcit.core.stored`. A field that is added here is required of every run.
+How they are read, with their checksums, is in `mcit.core.stored`. A schema names what readers rely on; where a model
+allows more, that is for people (a plan, an event, an export), and its checksum covers it.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class DataManifest(Manifest):
 class StageRecord(Record):
     """A stage in ``plan.json``."""
 
+    model_config = ConfigDict(extra="allow")
+
     what = "a stage of a plan"
     index: Annotated[int, Field(ge=1)]
     name: str
@@ -113,6 +116,8 @@ class Scoring(Record):
 
 class PlanRecord(Record):
     """``plan.json``."""
+
+    model_config = ConfigDict(extra="allow")
 
     what = "a plan of a run"
     name: str
@@ -344,6 +349,8 @@ class ScorerName(Record):
 
 class AnyScore(Record):
     """What every ``score.json`` holds; `rows_sha256` is the checksum of ``rows.json``."""
+
+    model_config = ConfigDict(extra="allow")
 
     what = "a score"
     fix = "score the answers again: mcit eval RUN --rescore"

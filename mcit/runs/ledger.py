@@ -54,11 +54,20 @@ class Ledger:
         """All whole lines in order, and the numbers (from 1) of damaged ones; a last line torn by a kill is in neither."""
         return read_sealed_lines(self.path, EventRecord)
 
-    def recover(self) -> list[int]:
-        """Cut off a last line that was torn, and say so; returns the numbers of damaged lines, which stay as they are."""
+    def recover(self) -> list[str]:
+        """Cut off a last line that was torn, begin anew where the beginning is gone; returns what is wrong, in words.
+
+        Damaged lines stay as they are.
+        """
+        wrong = []
         if self._writes and self.path.is_file():
             with explained(self.path), open(self.path, "a+b") as file:
-                torn = mend_end(file)
-            if torn:
-                self.append("problem", what="the last line was torn and is cut off", where=str(self.path))
-        return self.read()[1]
+                if mend_end(file):
+                    wrong.append("the last line was torn and is cut off")
+        events, damaged = self.read()
+        if damaged:
+            wrong.append(f"damaged lines are left out: {', '.join(map(str, damaged))}")
+        if not any(event["event"] == "created" for event in events):
+            wrong.append("begins without the creation of the run: what was written before is lost")
+            self.append("created", recovered=True)
+        return wrong

@@ -131,12 +131,7 @@ class Run:
         """
         rewrite.finish(self.layout)
         self._check_root_files()
-        damaged = self.ledger.recover()
-        if damaged:
-            lines = ", ".join(map(str, damaged))
-            self.notes.append(f"{self.layout.ledger}: damaged lines are left out: {lines}")
-        if not self.ledger.events("created"):
-            self.ledger.append("created", recovered=True)
+        self.notes += [f"{self.layout.ledger}: {what}" for what in self.ledger.recover()]
         noted = self._noted()
         for folder in self.committed():
             self.verify(folder)

@@ -11,6 +11,7 @@ by ``sitecustomize.py``. This file imports the standard library only.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import io
 import os
@@ -150,7 +151,8 @@ class Operations:
                 return act()
             self.fired = True
             if fault.how == "after":
-                act()
+                with contextlib.suppress(OSError):  # it fails, and then the process dies
+                    act()
             elif half is not None and fault.how != "before":
                 half()
             if fault.how in ERRORS:

@@ -177,8 +177,10 @@ def test_a_missing_ledger_line_is_added(tmp_path):
     assert [e["stage"] for e in again.ledger.events("stage_committed")] == ["01-a", "02-b"]
     assert again.ledger.events("stage_committed")[-1]["recovered"] is True
     run.layout.ledger.unlink()
-    kinds = [e["event"] for e in opened(tmp_path).ledger.events()]
-    assert kinds == ["created", "stage_committed", "stage_committed"]
+    anew = opened(tmp_path)
+    assert [e["event"] for e in anew.ledger.events()] == ["created", "stage_committed", "stage_committed"]
+    assert [note for note in anew.notes if "begins without the creation" in note]
+    assert opened(tmp_path).notes == []
 
 
 def test_leftovers_of_a_draft_whose_stage_is_committed_are_removed(tmp_path):
@@ -248,11 +250,14 @@ def test_a_damaged_ledger_line_is_told_and_a_torn_one_cut_off(tmp_path):
     lines[1] = lines[1].replace(b"stage_started", b"stage_started ")
     run.layout.ledger.write_bytes(b"\n".join(lines[:-1]) + b'\n{"event": "eval", "ti')
     again = opened(tmp_path)
-    assert again.notes == [f"{run.layout.ledger}: damaged lines are left out: 2"]
-    assert again.ledger.events()[-1]["what"] == "the last line was torn and is cut off"
+    assert again.notes == [
+        f"{run.layout.ledger}: the last line was torn and is cut off",
+        f"{run.layout.ledger}: damaged lines are left out: 2",
+    ]
     text = run.layout.ledger.read_bytes()
     assert lines[1] in text and b'"eval", "ti' not in text
-    assert opened(tmp_path).ledger.events() == again.ledger.events()
+    once_more = opened(tmp_path)
+    assert once_more.ledger.events() == again.ledger.events() and once_more.notes == again.notes[1:]
 
 
 def test_what_does_not_belong_to_a_committed_stage_is_named(tmp_path):

@@ -1,0 +1,109 @@
+"""The script as a user starts it: a few rounds of every command; all: ``python scripts/faults.py --all --seed 1``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import faults
+from tests.fakes.docs import block, written
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "reliability.md"
+
+
+def test_the_docs_list_what_may_differ():
+    lines = ["| file of a run | what differs |", "|---|---|"]
+    lines += [f"| `{name}` | {what} |" for name, what in faults.DIFFERENT.items()]
+    written(DOCS, "different", "\n".join(lines))
+    assert block(DOCS, "different") == "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("operation", "place"),
+    [
+        ("write runs/tiny-1a2b3c4d/.plan.json.abcd12_9.tmp", "write RUN/.plan.json.*.tmp"),
+        ("fsync runs/tiny-1a2b3c4d/.plan.json.abcd12_9.tmp", "fsync RUN/FILE.*.tmp"),
+        ("rename runs/t-1/stages/02-yes-no", "rename RUN/stages/STAGE"),
+        ("rename runs/t-1/stages/.02-yesno.draft/live/000012", "rename RUN/stages/.STAGE.draft/live/N"),
+        ("create runs/t-1/evals/after-02/word/score.json", "create RUN/evals/AFTER/TASK/FILE"),
+        ("mkdir data/.tiny-letter-0123abcd.abcdefgh.tmp", "mkdir data/.SET.*.tmp"),
+    ],
+)
+def test_operations_on_the_like_are_one_place(operation, place):
+    assert faults.place_of(operation) == place
+
+
+def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    files = {
+        "ledger.jsonl": ("a", "b"),
+        "lock": ("", "x"),
+        "stages/01-a/progress.json": ('{"seconds": 1, "loss": 2}', '{"seconds": 9, "loss": 2}'),
+        "stages/01-a/metrics.jsonl": ('{"seconds": 1, "loss": 2}\n', '{"seconds": 2, "loss": 2}\n'),
+        "stages/01-a/manifest.json": (
+            '{"files": {"a": 1, "progress.json": 1}, "seal": "a"}',
+            '{"files": {"a": 1, "progress.json": 2}, "seal": "b"}',
+        ),
+        "report/report.json": ('{"costs": [{"seconds": 1}], "a": 1}', '{"costs": [{"seconds": 2}], "a": 1}'),
+        "report/report.md": (
+            "1.00 |\n| stage | steps | answer tokens | seconds |\n| 2.00 |",
+            "1.00 |\n| stage | steps | answer tokens | seconds |\n| 3.00 |",
+        ),
+    }
+    for name, texts in files.items():
+        for home, text in zip((one, two), texts, strict=True):
+            path = home / "runs" / "r-1" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    assert faults.compared(one, two) == []
+    listed = {name.replace("*", "01-a") for name in faults.DIFFERENT}
+    assert listed == files.keys(), "each of them is one that the docs list"
+    changes = {
+        "stages/01-a/progress.json": ("2", "3"),
+        "stages/01-a/metrics.jsonl": (' "loss"', ' "lass"'),
+        "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
+        "report/report.json": ('"a": 1', '"a": 2'),
+        "report/report.md": ("1.00", "9.00"),
+    }
+    for name, change in changes.items():
+        path = two / "runs" / "r-1" / name
+        before = path.read_text()
+        path.write_text(before.replace(*change))
+        assert faults.compared(one, two) == [f"differs: runs/r-1/{name}"]
+        path.write_text(before)
+    (two / "runs" / "r-1" / ".x.tmp").mkdir()
+    (two / "runs" / "r-1" / "report" / "more").write_text("")
+    (two / "runs" / "r-1" / "lock").unlink()
+    (two / "runs" / "r-1" / "report" / "report.md").unlink()
+    assert faults.compared(one, two) == [
+        "left over: runs/r-1/.x.tmp/", "left over: runs/r-1/report/more", "missing: runs/r-1/report/report.md",
+    ]  # fmt: skip
+
+
+def rounds(tmp_path, *options):
+    out = tmp_path / "rounds.json"
+    given = [sys.executable, "scripts/faults.py", *options, "--home", str(tmp_path / "home"), "--json", str(out)]
+    done = subprocess.run(
+        given, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_few_rounds_of_every_command(tmp_path):
+    found = rounds(tmp_path, "tiny", "--rounds", "12", "--seed", "4")
+    assert len(found) == 12 and not any(r["wrong"] for r in found)
+    assert {r["command"] for r in found} >= {"run", "eval"} and {r["outcome"] for r in found} >= {"killed", "told"}
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(600)
+def test_one_of_two_ranks_is_hit(tmp_path):
+    found = rounds(tmp_path, "tiny", "--rounds", "2", "--seed", "2", "--ranks", "2")
+    assert len(found) == 2 and not any(r["wrong"] for r in found) and all(r["rank"] in (0, 1) for r in found)
