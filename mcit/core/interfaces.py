@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +10,10 @@ from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Progr
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+RowLoss = Callable[[ModelOutput, Batch], LossSum | None]
+"""A loss of a pass, as `Method.loss_term` gives one."""
 
 
 class Weights(Protocol):
@@ -57,6 +61,42 @@ class Gradients(Protocol):
 
         Only in a `gradient_pass` with ``effective=True``; raises TrainingError elsewhere.
         """
+
+
+class Held(Protocol):
+    """Gradients taken out of a step, in the engine's own layout; on a GPU they stay there."""
+
+    def full(self, unit: WeightUnit) -> dict[str, Tensor]:
+        """Copies of the unit's gradients by role, fp32; a tensor without gradient is zeros. Called by every rank."""
+
+
+class StepPasses(Protocol):
+    """The forward and backward passes of one step; none of these waits for the device."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that have rows in this step."""
+
+    def accumulate(self, streams: Collection[str] | None = None, *, loss: RowLoss | None = None) -> None:
+        """Forward and backward over the step's micro-batches of some streams (all), added to the gradients.
+
+        The loss is the step's own with every method's terms, or `loss`, over the step's counts.
+        """
+
+    def take(self) -> Held:
+        """Hand out the gradients, summed over ranks, and clear them."""
+
+    def add(self, held: Held, factor: float | Tensor = 1.0) -> None:
+        """Add ``factor * held`` to the gradients."""
+
+    def dot(self, a: Held, b: Held) -> Tensor:
+        """The inner product over all trained tensors, fp64."""
+
+    def norm(self, held: Held) -> Tensor:
+        """The Euclidean norm over all trained tensors, fp64."""
+
+    def moved(self, fn: Callable[[WeightUnit, dict[str, Tensor]], None]) -> AbstractContextManager[None]:
+        """A block in which `fn` has changed every unit's fp32 tensors in place; afterwards they are back bit for bit."""
 
 
 class TensorStore(Protocol):
@@ -138,10 +178,6 @@ class NamesContext(Protocol):
         """Shape of every parameter by name."""
 
 
-RowLoss = Callable[[ModelOutput, Batch], "LossSum | None"]
-"""A loss of a pass, as `Method.loss_term` gives one."""
-
-
 class StepContext(Protocol):
     """What per-step hooks may use."""
 
@@ -156,6 +192,10 @@ class StepContext(Protocol):
     @property
     def total_steps(self) -> int:
         """Steps of the stage."""
+
+    @property
+    def again(self) -> bool:
+        """In a loss term: whether an earlier pass of this step went over this stream. Sums of a step count the first."""
 
     @property
     def num_units(self) -> int:

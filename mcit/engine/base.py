@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mcit.core.interfaces import Gradients, Weights
+from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 
@@ -68,8 +68,26 @@ class Engine(Protocol):
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Move the batch, run the model, keep logits only where a supervised token is predicted."""
 
-    def backward(self, loss: Tensor, batch: Batch) -> None:
-        """Add gradients, summed over ranks in the last window of a step. Never steps."""
+    def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
+        """Add gradients, summed over ranks in the last window of a pass. Never steps.
+
+        Only a loss that is `shown` is part of the step's metrics; tokens of a batch count once.
+        """
+
+    def begin_pass(self) -> None:
+        """Before the first window of a pass; what an earlier one left was taken."""
+
+    def take(self) -> Held:
+        """Hand out the gradients and clear them, between the last window and the step; losses stay remembered."""
+
+    def add(self, held: Held, factor: float | Tensor = 1.0) -> None:
+        """Add ``factor * held`` to the gradients."""
+
+    def dot(self, a: Held, b: Held) -> Tensor:
+        """Inner product over all trained tensors and ranks, fp64."""
+
+    def moved(self, fn: Callable[[WeightUnit, dict[str, Tensor]], None]) -> AbstractContextManager[None]:
+        """A block in which `fn` has changed every unit's tensors; afterwards weights are bit for bit what they were."""
 
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
         """Supervised tokens and rows per stream over all ranks."""

@@ -113,3 +113,28 @@ class LocalGradients:
     def effective(self, unit: WeightUnit) -> Tensor:
         """Gradient of the effective weight. Raises TrainingError outside a pass that traces."""
         return effective(self, self._traces, unit)
+
+
+class HeldGradients:
+    """`Held` of whole gradients by parameter name; None where nothing flowed."""
+
+    def __init__(self, parts: Mapping[str, Tensor | None], named: Mapping[str, nn.Parameter]) -> None:
+        self.parts, self._named = parts, named
+
+    def full(self, unit: WeightUnit) -> dict[str, Tensor]:
+        """Copies by role; zeros where nothing flowed."""
+        out = {}
+        for role, name in unit.params.items():
+            part = self.parts[name]
+            out[role] = torch.zeros_like(self._named[name]).detach() if part is None else part.detach().clone()
+        return out
+
+
+def held_dot(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None], device: torch.device) -> Tensor:
+    """Sum of products over all tensors that both have, fp64, on `device`."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for name, part in a.items():
+        other = b[name]
+        if part is not None and other is not None:
+            total += torch.dot(part.detach().reshape(-1).double(), other.detach().reshape(-1).double()).to(device)
+    return total

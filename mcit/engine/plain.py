@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from mcit.core.errors import TrainingError
-from mcit.core.interfaces import Gradients, Weights
-from mcit.core.types import Batch, Counts, ModelOutput
+from mcit.core.interfaces import Gradients, Held, Weights
+from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 from mcit.engine import world
 from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
 from mcit.engine.checkpoint import EngineState, load_rng, read_state, save_rng, write_state
 from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
-from mcit.engine.gradients import LocalGradients, LocalWeights
+from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, held_dot
 from mcit.engine.layers import layers_of
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
@@ -46,7 +46,7 @@ class PlainEngine:
         self._units = tuple(spec.units)
         self._step = 0
         self._gradients: Any = None
-        self._losses: list[tuple[Tensor, Batch]] = []
+        self._losses: list[tuple[Tensor, Batch, bool]] = []
         self._anchor: Tensor | None = None
         self._metrics: dict[str, float] = {}
         self._tokens = 0
@@ -114,10 +114,11 @@ class PlainEngine:
         call = self._call if torch.is_grad_enabled() else None
         return run_model(self.model, batch, device=self.device, layers=layers, call=call)
 
-    def backward(self, loss: Tensor, batch: Batch) -> None:
+    def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
         """Add gradients; the loss and its rows are remembered until the step."""
-        self._losses.append((loss.detach(), batch))
-        self._tokens += int(batch.attention_BT.sum())
+        if not any(seen is batch for _, seen, _ in self._losses):
+            self._tokens += int(batch.attention_BT.sum())
+        self._losses.append((loss.detach(), batch, shown))
         if self._call is not None:
             self._backward_over_ranks(self._anchored(loss) * world.size())  # engines average over ranks
         elif loss.requires_grad:
@@ -130,6 +131,47 @@ class PlainEngine:
 
     def _backward_over_ranks(self, loss: Tensor) -> None:
         loss.backward()
+
+    # ---- several passes in a step -----------------------------------------------------------------------------------
+    def begin_pass(self) -> None:
+        """Nothing to do: gradients are where the last pass left them, or gone."""
+
+    def take(self) -> Held:
+        """The gradients themselves; None where nothing flowed, so that the optimiser passes over it."""
+        held = HeldGradients({name: parameter.grad for name, parameter in self._named.items()}, self._named)
+        for parameter in self._named.values():
+            parameter.grad = None
+        return held
+
+    def add(self, held: Any, factor: float | Tensor = 1.0) -> None:
+        """Add to ``param.grad``."""
+        for name, gradient in held.parts.items():
+            if gradient is not None:
+                self._add_gradient(name, gradient * factor)
+
+    def dot(self, a: Any, b: Any) -> Tensor:
+        """Gradients are equal on all ranks, and so is this."""
+        return held_dot(a.parts, b.parts, self.device)
+
+    @contextlib.contextmanager
+    def moved(self, fn: Callable[[WeightUnit, dict[str, Tensor]], None]) -> Iterator[None]:
+        """Weights are copied first and copied back, whatever happens inside."""
+        kept = self._snapshot()
+        try:
+            for unit in self.weights.units():
+                with self.weights.edit(unit) as tensors:
+                    fn(unit, tensors)
+            yield
+        finally:
+            self._put_back(kept)
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self._named.items()}
+
+    @torch.no_grad()
+    def _put_back(self, kept: Mapping[str, Tensor]) -> None:
+        for name, value in kept.items():
+            self._named[name].copy_(value)
 
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
         """Supervised tokens and rows per stream over all ranks; a batch that nothing is supervised of has no rows."""
@@ -175,7 +217,8 @@ class PlainEngine:
 
     def _totals(self) -> tuple[Tensor, int]:
         """Loss and tokens of the step over all ranks."""
-        loss = torch.stack([value for value, _ in self._losses]).sum() if self._losses else torch.zeros(())
+        shown = [value for value, _, shown in self._losses if shown]
+        loss = torch.stack(shown).sum() if shown else torch.zeros(())
         if world.size() == 1:
             return loss, self._tokens
         both = torch.stack([loss.double().cpu(), torch.tensor(float(self._tokens), dtype=torch.float64)])
@@ -206,8 +249,8 @@ class PlainEngine:
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
             return
         where = f"{self.spec.where}, step {self._step + 1}"
-        bad = [row.where for value, b in self._losses if not bool(torch.isfinite(value)) for row in b.rows]
-        every = [row.where for _, batch in self._losses for row in batch.rows]
+        bad = [row.where for value, b, _ in self._losses if not bool(torch.isfinite(value)) for row in b.rows]
+        every = [row.where for _, batch, _ in self._losses for row in batch.rows]
         found = world.gather_objects([bad, every])
         what = "loss" if any(b for b, _ in found) else "gradient"
         rows = [row for b, e in found for row in (b if what == "loss" else e)]

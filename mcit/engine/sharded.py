@@ -134,3 +134,16 @@ class ShardGradients:
             weight[mask.to(weight.device)] = values.to(weight.device)
             whole = self._gatherer.whole({name: weight})[name]
             self._shards.put_weight(name, whole)
+
+
+class HeldShards:
+    """`Held` of this rank's parts by parameter name."""
+
+    def __init__(self, gatherer: Gatherer, parts: Mapping[str, Tensor], *, images: bool) -> None:
+        """`images`: whether a batch with images took part, for tensors that only they reach."""
+        self._gatherer, self.parts, self.images = gatherer, parts, images
+
+    def full(self, unit: WeightUnit) -> dict[str, Tensor]:
+        """Copies by role; one collective."""
+        whole = self._gatherer.whole({name: self.parts[name] for name in unit.params.values()})
+        return {role: whole[name] for role, name in unit.params.items()}

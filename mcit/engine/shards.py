@@ -187,11 +187,15 @@ class Stage3(_Base):
 
     def put_weight(self, name: str, whole: Tensor) -> None:
         """Master and live part; a gathered copy of the old weight is given up."""
+        start, stop = self.span(name)
+        self.put_part(name, whole.detach().float().reshape(-1)[start:stop])
+
+    def put_part(self, name: str, part: Tensor) -> None:
+        """The same from this rank's part; every rank must write its own."""
         from deepspeed.utils import safe_set_local_fp32_param
 
         parameter: Any = self._named[name]
-        start, stop = self.span(name)
-        part = self._padded(name, whole.detach().float().reshape(-1)[start:stop])
+        part = self._padded(name, part)
         if parameter.ds_status.name == "AVAILABLE":
             parameter.partition(has_been_updated=False)
         safe_set_local_fp32_param(parameter, part)

@@ -26,8 +26,9 @@ from mcit.engine.base import EngineSpec
 from mcit.engine.checkpoint import EngineState
 from mcit.engine.footprint import Footprint
 from mcit.engine.forward import run_model
+from mcit.engine.gradients import held_dot
 from mcit.engine.plain import PlainEngine
-from mcit.engine.sharded import Gatherer, ShardGradients, ShardWeights
+from mcit.engine.sharded import Gatherer, HeldShards, ShardGradients, ShardWeights
 from mcit.engine.shards import MOMENTS, Stage3, Stage12
 
 Offload = Literal["none", "optimizer", "parameters"]
@@ -80,10 +81,10 @@ class ZeroEngine(PlainEngine):
             out = dataclasses.replace(out, hidden=own)
         return out
 
-    def backward(self, loss: Tensor, batch: Batch) -> None:
-        """Add gradients; DeepSpeed reduces them in the last window of a step."""
+    def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
+        """Add gradients; DeepSpeed reduces them in the last window of a pass."""
         self._images |= not self._ghosted and any(t.is_floating_point() for t in batch.pixels.values())
-        super().backward(loss, batch)
+        super().backward(loss, batch, shown=shown)
 
     def _backward_over_ranks(self, loss: Tensor) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)
@@ -94,6 +95,44 @@ class ZeroEngine(PlainEngine):
         self._touched.add(name)
         part = self._shards.gradient(name)
         self._shards.put_gradient(name, part + self._gatherer.part(name, gradient.float()).to(part.device))
+
+    # ---- several passes in a step -----------------------------------------------------------------------------------
+    def begin_pass(self) -> None:
+        """DeepSpeed starts from nothing: buffers of an earlier pass hold zeros since they were taken."""
+        self._shards.clear_gradients()
+
+    def take(self) -> HeldShards:
+        """Copies of the parts; DeepSpeed's buffers stay and hold zeros, so that something can be added to them."""
+        parts = {name: self._shards.gradient(name).clone() for name in self._named}
+        for name, part in parts.items():
+            self._shards.put_gradient(name, torch.zeros_like(part))
+        held = HeldShards(self._gatherer, parts, images=self._images)
+        self._images = False
+        return held
+
+    def add(self, held: Any, factor: float | Tensor = 1.0) -> None:
+        """Add to this rank's parts."""
+        self._images |= held.images
+        for name, part in held.parts.items():
+            scale = factor.to(part.device, part.dtype) if isinstance(factor, Tensor) else factor
+            self._shards.put_gradient(name, self._shards.gradient(name) + part * scale)
+
+    def dot(self, a: Any, b: Any) -> Tensor:
+        """The sum over the parts of all ranks."""
+        return world.all_sum(held_dot(a.parts, b.parts, self.device))
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        if self._stage < 3:
+            return super()._snapshot()
+        return {name: self._shards.weight(name).clone() for name in self._named}
+
+    @torch.no_grad()
+    def _put_back(self, kept: Mapping[str, Tensor]) -> None:
+        for name, value in kept.items():
+            if self._stage < 3:
+                self._shards.put_weight(name, value)
+            else:
+                self._shards.put_part(name, value)
 
     def gradients(self) -> ShardGradients:
         """Gradients of this step; the same object until the step."""

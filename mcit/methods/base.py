@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcit.core.config import MethodConfig
 from mcit.core.errors import Problem, StateError
-from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
+from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext, StepPasses
 from mcit.core.tensorstore import HostTensors
 from mcit.core.types import (
     Batch,
@@ -41,6 +41,7 @@ HOOKS = (
     "on_stage_start",
     "on_batch",
     "loss_term",
+    "passes",
     "weight_penalty",
     "before_step",
     "after_step",
@@ -60,6 +61,10 @@ class Method:
     name: str = ""
     """The name it has in the config: of the file, or ``module:Class``. Its state and its metrics go by it."""
     state_version: ClassVar[int] = 1
+    step_passes: float = 1.0
+    """Forward and backward passes over the rows of a step, for the plan; more than one with the hook `passes`."""
+    step_copies: int = 0
+    """Copies of the trained tensors that `passes` holds at a time, for the plan's estimate."""
     penalty_kinds: frozenset[str] = frozenset({"lora", "tensor"})
     """Kinds of units that `weight_penalty` is asked for; ``block`` is the LoRA pairs of a transformer block together."""
 
@@ -167,6 +172,13 @@ class Method:
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
         """A loss on activations of any stream, as a sum and what it is counted in; None is nothing."""
         return None
+
+    def passes(self, step: StepPasses, ctx: StepContext) -> None:
+        """The passes of an optimiser step, with the slot ``step:passes``; without it there is one ``step.accumulate()``.
+
+        May write units (``ctx.weights.edit``); what is in the gradients at the end is the step's.
+        """
+        step.accumulate()
 
     # ---- once per optimiser step ------------------------------------------------------------------------------------
     def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> Tensor | None:

@@ -17,6 +17,7 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     methods = [make(spec) for spec in stage.methods]
     problems = [
         *_slots(methods, where),
+        *_passes(methods, where),
         *_twice(methods, where),
         *_exclusive(methods, where, "slots", "needs slot {name}, which '{other}' already holds"),
         *_exclusive(methods, where, "streams", "opens stream '{name}', which '{other}' already opens"),
@@ -62,6 +63,22 @@ def _slots(methods: Sequence[Method], where: str) -> list[Problem]:
         if not any(slot.startswith(prefix) and len(slot) > len(prefix) for prefix in STREAM_SLOTS)
         for fix in [suggestion(slot, [*SLOTS, *(f"{prefix}<stream>" for prefix in STREAM_SLOTS)])]
     ]
+
+
+def _passes(methods: Sequence[Method], where: str) -> list[Problem]:
+    """The hook and the slot of passes go together; a note says what they cost."""
+    problems = []
+    for i, method in enumerate(methods):
+        place, has = f"{where}.methods[{i}] ({method.name})", method.overrides("passes")
+        if has != ("step:passes" in method.claims.slots):
+            what = (
+                "has the hook passes, but not the slot" if has else "holds the slot step:passes, but has no hook passes"
+            )
+            problems.append(Problem(place, what, "claim the slot step:passes and implement passes, or neither"))
+        elif has:
+            cost = f"{method.step_passes:g} forward and backward passes over the rows of a step, {method.step_copies}"
+            problems.append(Problem(place, f"{cost} copies of what trains held meanwhile", "", "note"))
+    return problems
 
 
 def _twice(methods: Sequence[Method], where: str) -> list[Problem]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mcit.core.errors import DataError, PlanError, StateError, TrainingError
 from mcit.core.files import write_json
-from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext
+from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext, StepPasses
 from mcit.core.lookup import class_of
 from mcit.core.records import MethodState
 from mcit.core.stored import read_record
@@ -172,6 +172,14 @@ class MethodSet:
     def penalty_kinds(self) -> frozenset[str]:
         """Kinds of units that the penalties are asked for."""
         return frozenset().union(*(m.penalty_kinds for m in self.order("weight_penalty")))
+
+    def passes(self, step: StepPasses, ctx: StepContext) -> None:
+        """Those of the holder of step:passes, or one over everything."""
+        holders = self.order("passes")
+        if not holders:
+            step.accumulate()
+        for method in holders:
+            method.passes(step, self._view(method, ctx))
 
     def before_step(self, grads: Gradients, ctx: StepContext) -> None:
         """In `gradient_order`, then listed order."""

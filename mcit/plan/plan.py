@@ -319,6 +319,7 @@ def plan_json(plan: Plan) -> JsonDict:
                 "rows": stage.rows,
                 "seed": stage.seed,
                 "carry": stage.adapter.carry,
+                "passes": max((make(spec).step_passes for spec in stage.methods), default=1.0),
                 "hooks": hook_table(stage),
                 "method_state": {spec.name: make(spec).state_version for spec in stage.methods},
             }

@@ -181,7 +181,9 @@ def estimate_stage(
         found,
         optimizer=stage.optim.kind,
         double_quant=base.double_quant,
-        reference=_reference_bytes(plan, stage, weights) if "reference:stage_start" in methods.needs else 0,
+        reference=(_reference_bytes(plan, stage, weights) if "reference:stage_start" in methods.needs else 0)
+        + max((m.step_copies for m in methods.methods), default=0)
+        * sum(4 * w.count for w in weights.values() if w.trained),
         method_state=state,
         base_copy=frozen_bytes(_as_loaded(weights), double_quant=base.double_quant) if _loads_base(plan, stage) else 0,
         penalty=any(m.overrides("weight_penalty") for m in methods.methods),

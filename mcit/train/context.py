@@ -55,6 +55,7 @@ class Context:
         self._base, self._at_base, self._blobs = base, at_base, blobs
         self.counts = Counts({}, {})
         self.phase: Phase = "start"
+        self.again = False
         self.watch: Callable[[int, int], None] = lambda done, total: None
         """Told how many rows of how many a pass has gone over; may raise Interrupted."""
         self._references: dict[int, tuple[Batch, ModelOutput]] = {}

@@ -23,7 +23,7 @@ from mcit.engine.base import Engine
 from mcit.methods.compose import MethodSet
 from mcit.runs.draft import StageDraft
 from mcit.train.context import Context
-from mcit.train.objective import task_loss
+from mcit.train.passes import StepPasses, over_ranks
 
 
 @dataclass
@@ -118,18 +118,9 @@ def _watch(
 def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
     """One optimiser step over this rank's micro-batches; returns each method's share of the loss."""
     engine, methods, ctx = work.engine, work.methods, work.ctx
-    counts = ctx.counts = engine.target_counts(batches)
-    shares: dict[str, torch.Tensor] = {}
-    for i, batch in enumerate(batches):
-        with engine.micro_batch(last=i == len(batches) - 1):
-            out = engine.forward(batch, methods.needs)
-            loss = task_loss(out, batch, counts, replaced=methods.replaces_task_loss)
-            extra, parts = methods.loss_terms(out, batch, counts, ctx)
-            engine.backward(loss if extra is None else loss + extra, batch)
-            ctx.next_batch()
-        for name, value in parts.items():
-            shares[f"loss/{name}"] = shares.get(f"loss/{name}", 0.0) + value
-    shares = over_ranks(shares, [f"loss/{method.name}" for method in methods.methods])
+    step = StepPasses(engine, methods, ctx, batches)
+    step.run()
+    shares = over_ranks(step.shares, [f"loss/{method.name}" for method in methods.methods])
     if methods.has_penalty:
         penalties = engine.add_penalties(
             lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx), methods.penalty_kinds
@@ -138,14 +129,6 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
     methods.before_step(engine.gradients(), ctx)
     engine.step()
     return {name: float(value) for name, value in shares.items()}
-
-
-def over_ranks(shares: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
-    """Each method's share of the loss summed over ranks; a rank on which it gave none adds nothing."""
-    if world.size() == 1 or not names:
-        return shares
-    values = torch.stack([torch.as_tensor(shares.get(name, 0.0)).double().cpu() for name in names])
-    return {n: v for n, v in zip(names, world.all_sum(values), strict=True) if n in shares}
 
 
 def _due(work: StageWork, step: int) -> bool:

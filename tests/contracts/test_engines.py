@@ -213,6 +213,18 @@ def test_plain_continues_from_its_checkpoint(engine, results, measured):
     assert distance({n: now[n] - start[n] for n in start}, moved) < 1e-5
 
 
+def test_several_passes_of_a_step(engine, results):
+    """Four rows of 30 tokens are counted once, however many passes go over them."""
+    for found in results(engine, "several_passes_of_a_step"):
+        assert found["gradient"] < ROUNDING and found["dot"] < ROUNDING and found["norm"] < ROUNDING
+        assert found["back"] and found["moved"] > 0.1 and (found["cleared"], found["tokens"]) == (0, 120)
+
+
+def test_effective_gradients_are_those_of_the_matrix(engine, results):
+    for found in results(engine, "effective_gradients_are_those_of_the_matrix"):
+        assert found["gradient"] < ROUNDING and found["matrices"] > 10
+
+
 def test_the_reference_is_the_stage_start(engine, results):
     for found in results(engine, "the_reference_is_the_stage_start"):
         assert found["same"] and found["moved"] > 1e-3 and found["back"]

@@ -122,7 +122,10 @@ def test_rows_that_cannot_be_stored_are_bad_rows(tmp_path):
     (tmp_path / "train.json").write_bytes(text)
     result = collect(load_recipe(path), tmp_path / "generated")
     assert [r.id for r in result.rows["train"]] == ["a", "e"] and all(p.fix for p in result.bad)
-    assert [p.what.split(" (")[0] for p in result.bad] == ["is not UTF-8 text", *["a text or number cannot be stored"] * 2]
+    assert [p.what.split(" (")[0] for p in result.bad] == [
+        "is not UTF-8 text",
+        *["a text or number cannot be stored"] * 2,
+    ]
 
 
 def test_equal_ids_name_the_first(tmp_path):

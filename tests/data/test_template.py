@@ -155,5 +155,7 @@ def test_a_system_turn_without_a_place_is_refused(what):
 
 def test_a_system_turn_is_shown():
     one = row("One?", "A")
-    rendering = ChatTemplate(make_processor("chatml")).render(replace(one, turns=(Turn("system", "Brief."), *one.turns)))
+    rendering = ChatTemplate(make_processor("chatml")).render(
+        replace(one, turns=(Turn("system", "Brief."), *one.turns))
+    )
     assert rendering.text.startswith("<|im_start|>system\nBrief.<|im_end|>") and parts(rendering) == ["A<|im_end|>"]

@@ -565,6 +565,79 @@ def a_checkpoint_of_plain_continues(kit):
 
 
 @check
+def several_passes_of_a_step(kit):
+    """A gradient taken, one at weights moved along it, half of the first added: by hand, and the weights bit for bit back."""
+    model, engine = kit.build(optim=OPTIM.model_copy(update={"clip": 1e9}))
+    batch = uneven(model)
+    _, first = by_hand(everyones(batch, 1))
+
+    def along(named):
+        with torch.no_grad():
+            for name, gradient in first.items():
+                named.get_parameter(name).add_(0.1 * gradient)
+
+    _, second = by_hand(everyones(batch, 1), prepare=along)
+    before = {n: t.clone() for n, t in engine.weights.local().items()}
+    micros = mine(batch, 1)
+    engine.begin_pass()
+    backward(engine, micros)
+    held = engine.take()
+    cleared = max(float(t.abs().max()) for t in gradients(engine).values())
+
+    def climb(unit, tensors):
+        for role, gradient in held.full(unit).items():
+            tensors[role] += 0.1 * gradient
+
+    with engine.moved(climb):
+        moved = sum(float((t - before[n]).abs().sum()) for n, t in engine.weights.local().items())
+        engine.begin_pass()
+        backward(engine, micros)
+    out = {"back": same(engine.weights.local(), before), "moved": moved, "cleared": cleared}
+    square = sum(float((g.double() ** 2).sum()) for g in first.values())
+    out["dot"] = abs(float(engine.dot(held, held)) / square - 1)
+    engine.add(held, torch.tensor(0.5, dtype=torch.float64))
+    wanted = {n: second[n] + 0.5 * first[n] for n in first}
+    out["gradient"] = distance(gradients(engine), wanted)
+    engine.step()
+    norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in wanted.values()))
+    out["norm"] = abs(engine.metrics()["grad_norm"] / norm - 1)
+    out["tokens"] = engine.metrics()["tokens"]
+    engine.finish()
+    return out
+
+
+@check
+def effective_gradients_are_those_of_the_matrix(kit):
+    """Over ranks and with B away from zero, against autograd on the base weights of a model of its own."""
+    model, engine = kit.build()
+    batch = uneven(model)
+
+    def spread(tensor):
+        return 0.1 * torch.linspace(-1, 1, tensor.numel()).view_as(tensor)
+
+    for unit in engine.weights.units("lora"):
+        with engine.weights.edit(unit) as tensors:
+            tensors["B"].copy_(spread(tensors["B"]))
+    whole = {}
+
+    def prepare(named):
+        for name, parameter in named.named_parameters():
+            if name.endswith(".lora_B.default.weight"):
+                parameter.data.copy_(spread(parameter))
+            if name.endswith(".base_layer.weight"):
+                whole[name.removesuffix(".base_layer.weight")] = parameter.requires_grad_(True)
+
+    by_hand(everyones(batch, 1), prepare=prepare)
+    with engine.quiet(), engine.traced():
+        backward(engine, mine(batch, 4))
+    grads = engine.gradients()
+    found = {unit.name: grads.effective(unit) for unit in grads.units("lora")}
+    engine.discard()
+    engine.finish()
+    return {"gradient": distance(found, {n: whole[n].grad for n in found}), "matrices": len(found)}
+
+
+@check
 def the_reference_is_the_stage_start(kit):
     """After 5 steps with the projector trained: exactly the logits of before, and training goes on as if not asked."""
     model, engine = kit.build(needs=frozenset({"reference:stage_start"}))

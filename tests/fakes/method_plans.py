@@ -8,7 +8,10 @@ from tests.fakes.bench import plan_of
 
 NAMES = lookup.known("methods")
 FULL = {"kind": "none", "also_train": ["projector"]}
+KEEP = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
 VARIANTS = {
+    "passes outside steps": ("tests.fakes.small:RowFisher", {}, KEEP),
+    "passes of a step": ("tests.fakes.small:TwoPass", {}, KEEP),
     "hft, full tuning": ("hft", {}, FULL),
     "hft, rows": ("hft", {"selection": "row"}, FULL),
     "gs_lora, proximal": ("gs_lora", {"treatment": "proximal", "alpha": 60.0}, None),

@@ -6,8 +6,9 @@ A method or a loop that touches a parameter by itself fails here, on a laptop.
 import contextlib
 
 import torch
+from torch import nn
 
-from mcit.engine.gradients import LocalGradients, LocalWeights
+from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights
 from mcit.engine.plain import PlainEngine
 
 
@@ -124,6 +125,24 @@ class ShardedEngine(PlainEngine):
     def _add_gradient(self, name, gradient):
         with self._window():
             super()._add_gradient(name, gradient)
+
+    def take(self):
+        with self._window():
+            held = super().take()
+            shown = {name: nn.Parameter(torch.empty_like(p), requires_grad=False) for name, p in self._named.items()}
+        return HeldGradients(held.parts, shown)
+
+    def add(self, held, factor=1.0):
+        with self._window():
+            super().add(held, factor)
+
+    def _snapshot(self):
+        with self._window():
+            return super()._snapshot()
+
+    def _put_back(self, kept):
+        with self._window():
+            super()._put_back(kept)
 
     def gradients(self):
         if self._gradients is None:
