@@ -49,6 +49,7 @@ class Typo(Method):
 
 class Ordering(Method):
     claims = Claims(slots=frozenset({"order:task", "step:passes"}))
+    def passes(self, step, ctx): step.accumulate()
     def order(self, stream, epoch, count, seed): return []
 
 class Named(Method):
@@ -177,7 +178,7 @@ def outside(*names, stages=1, adapter=None, **settings):
 def test_a_slot_that_does_not_exist_is_named():
     (found,) = outside("Typo")[0]
     assert "claims the slot 'weight:edit', which does not exist" in found.what and "'weights:edit'" in found.fix
-    assert outside("Ordering")[0] == []
+    assert [p for p in outside("Ordering")[0] if p.level == "problem"] == []
 
 
 def test_claims_may_follow_from_settings():
