@@ -1,7 +1,7 @@
 """Train plans with one engine: ``python -m tests.fakes.agreement_job KIND OFFLOAD FOLDER NAME=JSON…``.
 
-Each JSON holds changes to the agreement plan, or ``{"method": NAME}`` for the plan of a method. Every rank leaves two files
-per plan in a folder of its own: ``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end
+Each JSON holds changes to the agreement plan, ``{"method": NAME}`` for the plan of a method, or ``{"family": [FOLDER,
+RECIPE…]}`` for one of a model's folder. Every rank leaves two files per plan in a folder of its own: ``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end
 minus start for other tensors), and ``steps.json``, the metrics of every step.
 """
 
@@ -18,6 +18,7 @@ from mcit.models.adapterfile import product, read_adapter
 from mcit.models.load import load_base
 from tests.fakes import bench
 from tests.fakes.bench import TINY, config_of, plan_of, run_plan
+from tests.fakes.families.task import config as family_config
 from tests.fakes.method_plans import named_plan
 
 CALM = {"lr": 2e-3, "lr_projector": 2e-4}
@@ -51,8 +52,10 @@ def agreement_config(kind="plain", offload="none", *, steps=12, seed=3, optim=No
     )
 
 
-def plan_for(kind, offload, *, method=None, **settings):
-    """The plan of a method, or the agreement plan."""
+def plan_for(kind, offload, *, method=None, family=None, **settings):
+    """The plan of a method, of a family's folder (a list: folder, then recipes), or the agreement plan."""
+    if family:
+        return plan_of(**family_config(*family, engine={"kind": kind, "offload": offload}))
     if method:
         engine = {"kind": kind, "offload": offload, "micro_batch": 4, "workers": 0}
         return named_plan(method, engine=engine, optim={**TINY["defaults"]["optim"], **STEADY})

@@ -27,13 +27,12 @@ from mcit.models.units import group_of, lora_targets
 from tests.fakes.families import table
 from tests.fakes.families.make import FAMILIES, write
 from tests.fakes.families.rows import pictures, rows
+from tests.fakes.families.task import LIKE_COUNTS
 
 CPU = torch.device("cpu")
 NAMES = list(FAMILIES)
 NO_END_TOKEN = {"llava"}
 """Their template closes no answer; the tokenizer's end token is put there."""
-LIKE_COUNTS = {"mllama"}
-"""Rows of a batch must have equally many pictures: `mcit plan` refuses others (models/families/mllama.py)."""
 OWN_PROMPT = {"llava_onevision"}
 """Their template writes other white space before an answer than its generation prompt has; the prompt's is used."""
 
@@ -205,12 +204,12 @@ def test_a_text_batch_with_a_ghost_keeps_its_outputs(family, name):
 
 LINEARS = {  # linear modules of the language model: layers x (attention, MLP), counted by hand from the configs
     name: 14 for name in NAMES
-} | {"mllama": 21}
+} | {"mllama": 21, "qwen3_vl": 21}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lora_goes_to_the_language_linears_only(family, name):
-    """2 layers x (q, k, v, o, gate, up, down); Mllama has 3 layers, of which one attends to pictures."""
+    """2 layers x (q, k, v, o, gate, up, down); Mllama has 3 layers, of which one attends to pictures, Qwen3-VL 3."""
     one = family(name)
     targets = lora_targets(one.model, "language-linear")
     assert len(targets) == LINEARS[name]
@@ -240,3 +239,10 @@ def test_the_projector_is_found_with_all_its_parts(family, name):
     for part in wanted:
         assert any(n.startswith(part) for n in found), part
     table.cell(name, "projector", ", ".join(sorted(part.removeprefix("model.") for part in wanted)))
+
+
+def test_the_table_has_no_hole():
+    """Every family, every property; a cell that no test wrote stays a dash."""
+    cells = table.read()
+    assert set(cells) == {(name, column) for name in NAMES for column in table.COLUMNS}
+    assert set(table.TITLES) == set(NAMES) and "-" not in cells.values()

@@ -173,7 +173,10 @@ def qwen3_vl() -> Parts:
             "depth": 3, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
             "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
         },
-        text_config={**_TEXT, "head_dim": 8, **_ids(tok), "rope_parameters": {**_ROPE, "mrope_interleaved": True}},
+        text_config={
+            **_TEXT, "num_hidden_layers": 3, "head_dim": 8, **_ids(tok),
+            "rope_parameters": {**_ROPE, "mrope_interleaved": True},
+        },
         tie_word_embeddings=False,
         **ids,
     )  # fmt: skip

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tests.fakes.families.rows import pictures
 
+LIKE_COUNTS = {"mllama"}
+"""Rows of a batch must have equally many pictures: `mcit plan` refuses others (models/families/mllama.py)."""
 ANSWERS = ("yes", "no", "two words", "B")
 
 
@@ -23,6 +26,31 @@ def recipe(folder: Path, task: str, *, rows: int, text: int = 0, several: int = 
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": f"families/{task}", "task": task, "sources": sources}))
     return str(path)
+
+
+def config(folder: str, *recipes: str, engine: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A run of a family's folder over the recipes: two steps of four rows each, LoRA and projector, fp32."""
+    return {
+        "name": "family",
+        "seed": 3,
+        "base": {"family": "hf", "model": str(folder), "dtype": "fp32"},
+        "engine": {"micro_batch": 2, "workers": 0, **(engine or {})},
+        "checkpoint": {"every": 0},
+        "eval": {"tasks": "none"},
+        "defaults": {
+            "adapter": {"rank": 4, "alpha": 8, "also_train": ["projector"]},
+            "optim": {"batch": 4, "lr": 2e-3, "lr_projector": 2e-4, "warmup": 0, "eps": 1e-3},
+            "max_steps": 2,
+        },
+        "stages": [{"recipe": recipe} for recipe in recipes],
+        **changes,
+    }
+
+
+def two_tasks(folder: Path, family: str) -> list[str]:
+    """Recipes of two tasks: one picture a row; and, where the family can, text and pairs of pictures among them."""
+    mixed = {} if family in LIKE_COUNTS else {"text": 3, "several": 3}
+    return [recipe(folder / "single", "single", rows=8), recipe(folder / "mixed", "mixed", rows=8, **mixed)]
 
 
 def _row(name: str, number: int, count: int) -> dict[str, object]:

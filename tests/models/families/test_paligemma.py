@@ -8,6 +8,7 @@ from PIL import Image
 from mcit.core.errors import DataError
 from mcit.data.encode import IGNORE, Encoder
 from mcit.models.load import load_processor
+from tests.fakes.families import table
 from tests.fakes.families.make import write
 from tests.fakes.families.rows import conversation, pictures
 
@@ -35,6 +36,8 @@ def test_a_row_is_what_prefix_and_suffix_give(folder, encoder, tmp_path, images)
     assert mine.labels_T.tolist() == list(out["labels"][0])
     assert torch.equal(mine.pixels["pixel_values"], torch.stack([torch.as_tensor(p) for p in out["pixel_values"]]))
     assert set(mine.pixels) == {"pixel_values", "token_type_ids"}
+    table.cell("paligemma", "prompt ids", "equal")
+    table.cell("paligemma", "conversation ids", "one turn, as prefix and suffix")
 
 
 def test_a_prompt_is_all_prefix(encoder, tmp_path):
