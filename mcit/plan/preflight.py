@@ -13,6 +13,7 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
+from mcit.data.recipe import SPLITS
 from mcit.data.rowset import longest
 from mcit.engine.layers import layer_of, layers_of
 from mcit.methods.compose import make
@@ -53,15 +54,12 @@ def check_rows(plan: Plan) -> list[Problem]:
     if other is not None:
         return [other]
     known: dict[Kind, Problem | None] = {}
-    counts: set[int] = set()
     problems: list[Problem] = []
     for task in recipes_of(plan):
         folder = DataFolder.open(task.folder)
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             sizes = []
-            rows = folder.rows(split)
-            counts |= {len(row.images) for row in rows}
-            for row in sampled(rows):
+            for row in sampled(folder.rows(split)):
                 kind = kind_of(row)
                 if kind not in known:
                     known[kind] = kind_problem(encoder, kind, where=where)
@@ -74,14 +72,18 @@ def check_rows(plan: Plan) -> list[Problem]:
             if split == "train":
                 _SIZES[str(plan.model_path), str(task.folder)] = sizes
     said = {problem.what: problem for problem in known.values() if problem is not None}
-    return [*said.values(), *problems, *_count_problems(plan, counts)]
+    return [*said.values(), *problems, *_count_problems(plan)]
 
 
-def _count_problems(plan: Plan, counts: set[int]) -> list[Problem]:
-    """Rows with different numbers of pictures, in a family whose batches cannot hold them."""
+def _count_problems(plan: Plan) -> list[Problem]:
+    """Rows with different numbers of pictures, in a family whose batches cannot hold them: then every row is counted."""
     base = plan.config.base
     check = load.family_part(plan.model_path, "counts_problem", trust_remote_code=base.trust_remote_code)
-    what = check(counts) if check else ""
+    if check is None:
+        return []
+    folders = [DataFolder.open(task.folder) for task in recipes_of(plan)]
+    counts = {len(row.images) for folder in folders for split in SPLITS for row in folder.rows(split)}
+    what = check(counts)
     alone = plan.config.engine.micro_batch == 1 and plan.config.eval.batch == 1 and 0 not in counts
     if not what or alone:
         return []

@@ -1,8 +1,9 @@
 """Train plans with one engine: ``python -m tests.fakes.agreement_job KIND OFFLOAD FOLDER NAME=JSON…``.
 
 Each JSON holds changes to the agreement plan, ``{"method": NAME}`` for the plan of a method, or ``{"family": [FOLDER,
-RECIPE…]}`` for one of a model's folder. Every rank leaves two files per plan in a folder of its own: ``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end
-minus start for other tensors), and ``steps.json``, the metrics of every step.
+RECIPE…]}`` for one of a model's folder. Every rank leaves two files per plan in a folder of its own:
+``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end minus start for other tensors),
+and ``steps.json``, the metrics of every step.
 """
 
 import json
