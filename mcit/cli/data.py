@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import trust_argument
-from mcit.core.errors import DataError, Problem
+from mcit.core.errors import ConfigError, DataError, Problem
 from mcit.core.hashes import reading_all
 
 if TYPE_CHECKING:
@@ -138,23 +138,21 @@ def _print_rows(shown: list[ShownRow]) -> None:
 
 
 def _encoder(model: str, *, pad: bool) -> Encoder:
-    """An encoder from a model folder's own processor. Raises DataError when there is none."""
+    """An encoder from a model folder's own processor, as a run would have it. Raises DataError when there is none."""
     from pathlib import Path
 
     from mcit.cli.common import start_torch
 
     start_torch()
-    from transformers import AutoProcessor
-
     from mcit.data.encode import Encoder
+    from mcit.models.load import load_processor
 
     if not Path(model).is_dir():
         raise DataError("is not a folder", where=model, fix="give the folder of a model with its processor")
     try:
-        processor = AutoProcessor.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        what = f"holds no usable processor ({str(error).splitlines()[0]})"
-        raise DataError(what, where=model, fix="save the model's processor there") from None
+        processor = load_processor(model)
+    except ConfigError as error:
+        raise DataError(error.what, where=error.where, fix=error.fix) from None
     return Encoder(processor, pad_images=pad)
 
 

@@ -51,12 +51,19 @@ def load_processor(path: Path | str, *, trust_remote_code: bool = False, chat_te
             found = TextProcessor(found)
     if chat_template is not None:
         found.chat_template = read_template(chat_template)
+        if isinstance(found, TextProcessor):
+            found.tokenizer.chat_template = found.chat_template
     adapt = family_part(path, "adapt", trust_remote_code=trust_remote_code)
     return adapt(found) if adapt else found
 
 
 def family_part(path: Path | str, name: str, *, trust_remote_code: bool = False) -> Callable[..., Any] | None:
-    """The function `name` that ``models/families`` has for the model's type, if it has one. Raises ConfigError."""
+    """The function `name` that ``models/families`` has for the model's type, if it has one. Raises ConfigError.
+
+    A folder of a processor alone has no type.
+    """
+    if not (Path(path) / "config.json").is_file():
+        return None
     kind = str(model_config(path, trust_remote_code=trust_remote_code).model_type)
     if kind not in lookup.known("models.families"):
         return None

@@ -73,6 +73,15 @@ def test_rows_without_pictures_are_encoded_and_pictures_refused(folder, tmp_path
         )
 
 
+def test_another_template_reaches_the_tokenizer(folder, tmp_path):
+    """The wrapper hands rendering to the tokenizer, and saving too."""
+    (tmp_path / "mine.jinja").write_text(TEMPLATE.replace("[INST]", "[Q]"))
+    found = load_processor(folder, chat_template=str(tmp_path / "mine.jinja"))
+    assert Encoder(found).supervised_text(Encoder(found).encode(row()))[0] == ("[Q] What is it? [/INST]", False)
+    found.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").read_text() == found.chat_template
+
+
 def test_two_stages_of_full_tuning_with_half_of_the_weights_frozen(folder, tmp_path):
     """HFT's own setting: a language model, everything but the frozen half trained."""
     recipe = tmp_path / "text.yaml"
