@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from mcit.cli.main import main
+from tests.fakes.benchmarks import coin as coin_layout
 from tests.fakes.families.make import write
 from tests.fakes.families.task import config
-from tests.train.test_presets import write_recipes
 
 pytestmark = pytest.mark.slow
 TASKS = ["scienceqa", "textvqa", "gqa", "grounding"]
@@ -21,8 +21,7 @@ ROWS = 8
 def coin(tmp_path_factory):
     """A folder for MCIT_DATA with the files of the four tasks."""
     home = tmp_path_factory.mktemp("data")
-    write_recipes(home, [f"coin/{task}" for task in TASKS], rows=ROWS)
-    assert (home / "coin" / "ScienceQA" / "train.json").is_file() and (home / "coin" / "images").is_dir()
+    coin_layout(home / "coin", ["ScienceQA", "TextVQA", "GQA", "Grounding"], train=ROWS)
     return home
 
 

@@ -89,13 +89,8 @@ def _list(value):
 
 
 def write_data(root, preset, *, rows=3):
-    """Rows in the files that the recipes of a preset name."""
-    write_recipes(root, recipes_in(preset), rows=rows)
-
-
-def write_recipes(root, recipes, *, rows=3):
-    """Rows in the files that recipes name: the layout and schema of the originals, made-up content."""
-    for recipe in recipes:
+    """Rows in the files that the recipes of a preset name: the schema of the originals, made-up content."""
+    for recipe in recipes_in(preset):
         config = load_yaml(find_recipe(recipe))
         home = root / config.get("data", "")
         for source in config["sources"]:
@@ -121,13 +116,13 @@ def row(source, home, i, seed):
     images = home / source.get("images", ".")
     images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (16, 16), (seed % 256, i * 40, 9)).save(images / f"{name}.png")
-    answer = "[0.1, 0.2, 0.3, 0.4]" if "Grounding" in source["path"] else "A"
     if source["split"] == "test":
+        answer = "[0.1, 0.2, 0.3, 0.4]" if "Grounding" in source["path"] else "A"
         return {
             "question_id": name, "image": f"{name}.png", "text": f"Q {name}?\nA. x\nB. y", "answer": answer,
             "answer_bbox": "[0.1, 0.2, 0.3, 0.4]", "size": [16, 16],
         }  # fmt: skip
-    turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": answer}]
+    turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
     return {"id": name, "image": f"{name}.png", "conversations": turns}
 
 
