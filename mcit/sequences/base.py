@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcit.core.config import Config
+from mcit.core.config import Config as BaseConfig
 from mcit.core.types import JsonDict
 
 
 class StageSequence:
     """Makes the stages of a run."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Typed settings; unknown keys are refused."""
 
     def __init__(self, config: Any) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-from mcit.core.config import Config, Field
+from mcit.core.config import Config as BaseConfig
+from mcit.core.config import Field
 from mcit.core.types import JsonDict
 from mcit.sequences.base import StageSequence
 
@@ -16,7 +17,7 @@ from mcit.sequences.base import StageSequence
 class Rounds(StageSequence):
     """``len(recipes)`` times `rounds` stages."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Settings of the sequence."""
 
         recipes: list[str] = Field(min_length=1)
