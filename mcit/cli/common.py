@@ -12,11 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from mcit.core.errors import ConfigError
 from mcit.core.interfaces import Reporter
 from mcit.core.types import JsonDict, Plan, Progress
 
 if TYPE_CHECKING:
     from mcit.core.schema import RunConfig
+    from mcit.models.combine import Combination
     from mcit.runs.run import Run
 
 PACKAGES = (
@@ -46,6 +48,44 @@ def trust_argument(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not read pictures and base again whose size and times are as an earlier command saw them",
     )
+
+
+def combine_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """--combine or --combined HOW, --stages, --weights, --density, --rank."""
+    kinds = ("linear", "ties", "dare", "linear_svd", "ties_svd", "dare_svd")
+    parser.add_argument(name, dest="combine", choices=kinds, help="several stages as one adapter, by PEFT's functions")
+    parser.add_argument("--stages", metavar="A,B,…", help="stages to combine (default: all that are committed)")
+    parser.add_argument("--weights", metavar="X,Y,…", help="a weight for each of them (default: 1)")
+    parser.add_argument(
+        "--density", type=float, metavar="D", help="share of values that ties and dare keep (default: 0.5)"
+    )
+    parser.add_argument("--rank", type=int, metavar="R", help="of the result of a kind that ends in _svd")
+
+
+def combination_of(args: argparse.Namespace, run: Run) -> Combination | None:
+    """What --combine asks for. Raises ConfigError for what cannot be combined, or for its options without it."""
+    for name in ("stages", "weights", "density", "rank"):
+        if getattr(args, name) is not None and not args.combine:
+            raise ConfigError("goes with a combination of stages only", where=f"--{name}", fix="leave it out")
+    if not args.combine:
+        return None
+    from mcit.core.seeds import seed_for
+    from mcit.models.combine import combination
+
+    folders = run.stage_folders()
+    committed = next((k for k, folder in enumerate(folders) if not run.is_committed(folder)), len(folders))
+    stages, weights = _numbers_of(args, "stages", int), _numbers_of(args, "weights", float)
+    seed = seed_for(config_of_run(run).seed, "combine")
+    given = {"stages": stages, "weights": weights, "density": args.density, "rank": args.rank, "seed": seed}
+    return combination(args.combine, committed=committed, **given)
+
+
+def _numbers_of(args: argparse.Namespace, name: str, kind: type) -> list[Any] | None:
+    text = getattr(args, name)
+    try:
+        return None if text is None else [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"'{text}' is no list of numbers", where=f"--{name}", fix="write for example 1,2") from None
 
 
 def start_torch(*, computes: bool = True) -> None:

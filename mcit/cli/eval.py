@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.common import combine_arguments
 from mcit.cli.team import nproc_argument
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
@@ -27,6 +28,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--predictions", metavar="FILE", help="score answers made elsewhere (JSON or JSONL) to the rows of one --task"
     )
+    combine_arguments(parser, "--combined")
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="eval")
@@ -37,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
+    if args.combine and (args.predictions or args.rescore or args.after is not None):
+        what = "goes with none of --after, --rescore and --predictions"
+        raise ConfigError(what, where="--combined", fix="choose the stages with --stages")
     if args.predictions:
         return _elsewhere(args, found)
     from mcit.cli.run import finish, show
@@ -92,9 +97,9 @@ def _elsewhere(args: argparse.Namespace, found: Any) -> int:
 
 
 def _generate(args: argparse.Namespace, found: Any, stop: Any) -> None:
-    from mcit.cli.common import Lines, plan_of_run
+    from mcit.cli.common import Lines, combination_of, plan_of_run
     from mcit.cli.team import same_plan
-    from mcit.train.sequence import Session, due, score
+    from mcit.train.sequence import Session, due, score, score_combined
 
     plan = same_plan(found.ranks, lambda: plan_of_run(found))
     committed = [s for s in plan.stages if found.is_committed(s.folder)]
@@ -106,6 +111,11 @@ def _generate(args: argparse.Namespace, found: Any, stop: Any) -> None:
             raise agreed(ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name)))
     out = Lines()
     session = Session(plan, found, out)
+    spec = combination_of(args, found)
+    if spec is not None:
+        tasks = tuple(by_name[n] for n in args.task) or due(plan, max(spec.stages))
+        score_combined(session, spec, reporter=out, tasks=tasks, stop=stop)
+        return
     for after in [args.after] if args.after is not None else [s.index for s in committed]:
         tasks = tuple(by_name[n] for n in args.task) or due(plan, after)
         score(session, after, reporter=out, tasks=tasks, stop=stop)

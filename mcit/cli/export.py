@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.common import combine_arguments
 from mcit.core.errors import ConfigError
 
 
@@ -14,7 +15,8 @@ def add_parser(verbs: Any) -> None:
     """Register the verb."""
     parser = verbs.add_parser("export", help="write an adapter or merged weights that plain transformers and peft load")
     parser.add_argument("run", metavar="RUN", help="folder of the run")
-    parser.add_argument("--stage", type=int, required=True, metavar="K", help="export what stages 1..K learnt")
+    parser.add_argument("--stage", type=int, metavar="K", help="export what stages 1..K learnt")
+    combine_arguments(parser, "--combine")
     parser.add_argument(
         "--as",
         dest="kind",
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.private and not args.push:
         raise ConfigError("goes with --push only", where="--private", fix="give --push owner/name, or leave it out")
     found = open_existing(Path(args.run))
-    from mcit.cli.common import start_torch
+    from mcit.cli.common import combination_of, start_torch
 
     start_torch()
     from mcit.export.export import export_stage
@@ -47,8 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.push:
         check_repository(args.push)
+    spec = combination_of(args, found)
+    if (args.stage is None) != (spec is not None):
+        fix = "give --stage K for stages 1..K, or --combine with --stages"
+        raise ConfigError("say what to export, once", where="mcit export", fix=fix)
+    stage = max(spec.stages) if spec else args.stage
     out = Path(args.out) if args.out else None
-    done = export_stage(found, stage=args.stage, kind=args.kind, out=out, max_rank=args.max_rank)
+    done = export_stage(found, stage=stage, kind=args.kind, out=out, max_rank=args.max_rank, combine=spec)
     url = None
     if args.push:
         url = push(done.folder, args.push, done.record, private=args.private)
@@ -59,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     record = done.record
     print(f"{record['kind']} of stages {', '.join(record['stages'])}{'' if done.made else ' (was there already)'}")
+    if spec:
+        print(f"combined by {spec.how}, weights {', '.join(f'{weight:g}' for weight in spec.weights)}")
     print(f"base: {record['base']} (sha256 {record['base_sha256'][:12]}…, {record['base_dtype']})")
     if record.get("truncation_error") is not None:
         print(f"shortened to rank {record['rank']}: relative error {record['truncation_error']:.2e}")

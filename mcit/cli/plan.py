@@ -101,7 +101,10 @@ def show(plan: Plan, content: dict[str, Any]) -> None:
     for column in ("stage", "tasks", "rows", "steps", "batch", "adapter", "carry", "trains", "methods"):
         table.add_column(column)
     for stage in plan.stages:
-        adapter = f"r={stage.adapter.rank} a={stage.adapter.alpha:g}" if stage.adapter.kind == "lora" else "full"
+        scaled = " rs" if stage.adapter.rslora else ""
+        adapter = (
+            f"r={stage.adapter.rank} a={stage.adapter.alpha:g}{scaled}" if stage.adapter.kind == "lora" else "full"
+        )
         table.add_row(
             stage.folder,
             ", ".join(t.name for t in stage.tasks),

@@ -378,6 +378,19 @@ class Score(AnyScore):
     backend: Backend | None = None
 
 
+class CombinationRecord(Record):
+    """``combination.json`` beside the scores of combined adapters."""
+
+    what = "the record of a combination"
+    fix = "remove its folder and score the combination again"
+    how: str
+    stages: Annotated[list[int], Field(min_length=2)]
+    weights: list[float]
+    density: float
+    rank: int | None
+    seed: int
+
+
 class AnswerFile(Record):
     """A file of answers made elsewhere."""
 

@@ -60,6 +60,10 @@ class AdapterConfig(Config):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
+    rslora: bool = False
+    """Scale updates by alpha over the root of the rank instead of alpha over the rank (rsLoRA)."""
+    dora: bool = False
+    """Always refused, with the reason: what DoRA adds cannot be exported exactly."""
     targets: str | list[str] = "language-linear"
     """``language-linear``: every linear below the decoder; or module name endings, matched at a dot."""
     also_train: list[Literal["projector", "head", "embeddings", "tower"]] = ["projector"]

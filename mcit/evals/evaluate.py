@@ -138,12 +138,12 @@ def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
     layout = RunLayout(run)
     plan = read_plan(layout)
     done = []
-    for after in range(len(plan["stages"]) + 1):
+    stages = [layout.evals(after) for after in range(len(plan["stages"]) + 1)]
+    for folder in (*stages, *sorted(layout.combinations.glob("*"))):
         for task, kind in plan["scorers"].items():
-            path = layout.evals(after) / task
-            if (path / PREDICTIONS).is_file():
-                _score(task, path, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
-                done.append(f"{layout.evals(after).name}/{task}")
+            if (folder / task / PREDICTIONS).is_file():
+                _score(task, folder / task, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
+                done.append(f"{folder.name}/{task}")
     return done
 
 

@@ -49,6 +49,7 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
         + (" Before the first stage an adapter was merged into it." if record["base_adapter"] else ""),
         "## Lineage",
         "The stages were trained one after the other, each on the weights that the ones before it left.",
+        *_combination(record),
         _table(["stage", "tasks", "rows", "steps", "carry", "methods"], [_stage_row(s, config) for s in stages]),
         f"Identity of these weights: `{record['lineage']}`.",
         "## Data",
@@ -79,12 +80,27 @@ def base_licence(base: Path) -> dict[str, str]:
 
 def _title(record: JsonDict) -> str:
     stages = ", ".join(record["stages"])
+    if "combine" in record:
+        return f"stages {stages} combined by {record['combine']['how']}"
     kinds = {
         "adapter": f"adapter of stages {stages}",
         "delta": f"what stage {record['stages'][-1]} added",
         "merged": f"full weights after stages {stages}",
     }
     return kinds[record["kind"]]
+
+
+def _combination(record: JsonDict) -> list[str]:
+    """How stages were combined after training, if they were."""
+    if "combine" not in record:
+        return []
+    spec = record["combine"]
+    weights = ", ".join(f"{weight:g}" for weight in spec["weights"])
+    kept = (
+        "" if spec["how"].startswith("linear") else f", share of values kept {spec['density']:g}, seed {spec['seed']}"
+    )
+    how = f"Their adapters were combined into one by PEFT's functions: `{spec['how']}`, weights {weights}{kept}."
+    return [how + " These weights were never trained together."]
 
 
 def _holds(record: JsonDict) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mcit.core.types import Batch, JsonDict
 from mcit.export.adapter import holds, reloaded, settled, write_folder
-from mcit.export.source import Source, fold_live, require_adapter, state_names, with_siblings
+from mcit.export.source import Source, fold_live, state_names, with_siblings
 from mcit.export.verify import difference, logits, stated
-from mcit.models.adapterfile import AdapterFile, concat, negated
+from mcit.models.combine import own_effect
 
 
 def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
@@ -29,7 +29,7 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         source = source.full()
     trained = source.model(source.stage)
     expected = logits(trained, batch, device=source.device, autocast=source.bf16)
-    own = alone(source)
+    own = own_effect(source.lineage, source.stage)
     file = with_siblings(own, trained)
     names = state_names(trained)
     del trained
@@ -60,14 +60,3 @@ def below(source: Source) -> Any:
     model = source.model(source.stage - 1)
     fold_live(model)
     return model
-
-
-def alone(source: Source) -> AdapterFile:
-    """The last stage's own effect; where it went on training the adapter below, that one is taken off."""
-    last = source.lineage.deltas[-1]
-    require_adapter(last.kind, last.folder)
-    file = last.read()
-    before = source.lineage.deltas[-2] if source.stage > 1 else None
-    if before is not None and before.carry == "keep":
-        return concat([negated(before.read()), file])
-    return file

@@ -11,10 +11,11 @@ from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
-from mcit.export import adapter, delta, merged
+from mcit.export import adapter, combined, delta, merged
 from mcit.export.card import CARD, card
 from mcit.export.source import Source, open_source
 from mcit.export.verify import probe
+from mcit.models.combine import Combination, combined_digest
 from mcit.models.load import load_processor, model_config
 from mcit.models.text import auto_class_of
 from mcit.runs.run import Run
@@ -34,8 +35,16 @@ class Export:
     """False when the same export was there already."""
 
 
-def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, max_rank: int | None = None) -> Export:
-    """Export stages 1..`stage` of a run to `out` (below the run's own exports when not given).
+def export_stage(
+    run: Run,
+    *,
+    stage: int,
+    kind: Kind,
+    out: Path | None = None,
+    max_rank: int | None = None,
+    combine: Combination | None = None,
+) -> Export:
+    """Export stages 1..`stage` of a run, or a combination of some of them, to `out` (below the run's exports by default).
 
     The same export found in `out` is left as it is, so a killed command can simply be run again. Raises ConfigError for
     `max_rank` with another kind than adapter, StateError when the run was changed, when something else is in `out`, or
@@ -43,15 +52,20 @@ def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, m
     """
     if max_rank is not None and (kind != "adapter" or max_rank < 1):
         raise ConfigError("goes with --as adapter only, and is at least 1", where="--max-rank", fix="leave it out")
+    if combine is not None and (kind == "delta" or max_rank is not None):
+        raise ConfigError("goes with --as adapter and merged, without --max-rank", where="--combine", fix="choose one")
     source = open_source(run, stage)
-    folder = Path(out) if out is not None else run.layout.exports / f"{run.stage_folders()[stage - 1]}-{kind}"
-    wanted = _wanted(source, kind, max_rank)
+    name = combine.name if combine else run.stage_folders()[stage - 1]
+    folder = Path(out) if out is not None else run.layout.exports / f"{name}-{kind}"
+    wanted = _wanted(source, kind, max_rank, combine)
     if folder.exists():
         return Export(folder, _same(folder, wanted), made=False)
     remove_temporaries(folder.parent, of=folder.name)
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
     with atomic_directory(folder) as work:
-        if kind == "adapter":
+        if combine is not None:
+            found = combined.write(source, work, batch, kind=kind, spec=combine)
+        elif kind == "adapter":
             found = adapter.write(source, work, batch, max_rank=max_rank)
         elif kind == "delta":
             found = delta.write(source, work, batch)
@@ -59,14 +73,18 @@ def export_stage(run: Run, *, stage: int, kind: Kind, out: Path | None = None, m
             found = merged.write(source, work, batch)
         record = {**found, **wanted}
         config = model_config(source.path, trust_remote_code=source.base.trust_remote_code)
-        given = {"evals": run.layout.evals(stage), "model_class": auto_class_of(config).__name__}
+        evals = run.layout.combined(combine.name) if combine else run.layout.evals(stage)
+        given = {"evals": evals, "model_class": auto_class_of(config).__name__}
         write_text(work / CARD, card(run, record=record, base=source.path, **given))
         write_manifest(work, name=RECORD, extra=record)
     run.ledger.append("export", stage=stage, kind=kind, out=str(folder))
     return Export(folder, read_sealed(folder / RECORD, ExportRecord), made=True)
 
 
-def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
+def _wanted(source: Source, kind: str, max_rank: int | None, combine: Combination | None) -> JsonDict:
+    folders, lineage = [item.folder.name for item in source.lineage.deltas], source.lineage.digest
+    if combine is not None:
+        folders, lineage = [folders[k - 1] for k in combine.stages], combined_digest(source.lineage, combine)
     return {
         "kind": kind,
         "run": source.run,
@@ -74,8 +92,9 @@ def _wanted(source: Source, kind: str, max_rank: int | None) -> JsonDict:
         "base_sha256": source.lineage.base_sha256,
         "base_dtype": source.base.dtype,
         "base_adapter": source.base.adapter,
-        "stages": [item.folder.name for item in source.lineage.deltas],
-        "lineage": source.lineage.digest,
+        "stages": folders,
+        "lineage": lineage,
+        **({"combine": combine.json()} if combine else {}),
         "max_rank": max_rank,
         **({"base_double_quant": source.base.double_quant} if source.base.dtype == "nf4" else {}),
     }

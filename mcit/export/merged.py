@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mcit.core.types import Batch, JsonDict
 from mcit.export.copied import copy_config, copy_unchanged
@@ -31,16 +32,37 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     model = source.model(source.stage)
     expected = logits(model, batch, device=source.device, autocast=source.bf16)
     fold_live(model)
-    one_dtype(model, torch.bfloat16 if source.bf16 else torch.float32)
-    folded = logits(model, batch, device=source.device, autocast=source.bf16)
-    model.save_pretrained(str(folder))
+    folded, record = save(source, model, folder, batch)
     del model
     gc.collect()
+    found = reread(source, folder, batch, folded)
+    record |= compared(source, expected, found)
+    if quantised:
+        record.update(stated(trained, found, trained_on=trained_on, written=source.base.dtype))
+    return record
+
+
+def save(source: Source, model: Any, folder: Path, batch: Batch) -> tuple[Tensor, JsonDict]:
+    """Write a model without adapters and what never changes; its logits in the dtype that is written, and what to record."""
+    dtype = torch.bfloat16 if source.bf16 else torch.float32
+    one_dtype(model, dtype)
+    folded = logits(model, batch, device=source.device, autocast=source.bf16)
+    model.save_pretrained(str(folder))
     (folder / "generation_config.json").unlink(missing_ok=True)  # the base's own, or none where it has none
     copied = copy_unchanged(source.path, folder, template=source.template)
-    own_config = copy_config(source.path, folder, torch.bfloat16 if source.bf16 else torch.float32)
+    own_config = copy_config(source.path, folder, dtype)
     for file in folder.iterdir():
-        file.chmod(0o644)  # save_pretrained leaves weights readable by their owner alone
+        if file.is_file():
+            file.chmod(0o644)  # save_pretrained leaves weights readable by their owner alone
+    return folded, {
+        "dtype": source.base.dtype,
+        "remote_code": sorted(p.name for p in folder.glob("*.py")),
+        "copied": [*copied, *(["config.json"] if own_config else [])],
+    }
+
+
+def reread(source: Source, folder: Path, batch: Batch, folded: Tensor) -> Tensor:
+    """Logits of the written folder. Raises StateError when they are not those of the model that was written."""
     again = load_base(
         folder,
         dtype=source.base.dtype,
@@ -51,19 +73,14 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
     load_processor(folder, trust_remote_code=source.base.trust_remote_code)
     found = logits(again, batch, device=source.device, autocast=source.bf16)
     require_equal(difference(folded, found), bf16=False, what="folder")
+    return found
+
+
+def compared(source: Source, expected: Tensor, found: Tensor) -> JsonDict:
+    """How far the written folder is from the model it was made of. Raises StateError when rounding does not explain it."""
     apart = difference(expected, found)
     require_equal(apart, bf16=source.bf16, what="merged model")
-    record: JsonDict = {
-        "dtype": source.base.dtype,
-        "difference": apart.absolute,
-        "largest_logit": apart.scale,
-        "difference_share": apart.share,
-        "remote_code": sorted(p.name for p in folder.glob("*.py")),
-        "copied": [*copied, *(["config.json"] if own_config else [])],
-    }
-    if quantised:
-        record.update(stated(trained, found, trained_on=trained_on, written=source.base.dtype))
-    return record
+    return {"difference": apart.absolute, "largest_logit": apart.scale, "difference_share": apart.share}
 
 
 def one_dtype(model: nn.Module, dtype: torch.dtype) -> None:

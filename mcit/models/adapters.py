@@ -34,7 +34,8 @@ def add_lora(model: nn.Module, config: AdapterConfig, *, seed: int, name: str = 
 
     Raises PlanError when a target matches nothing.
     """
-    _inject(model, name, lora_targets(model, config.targets), config.rank, config.alpha, config.dropout, seed)
+    alpha = config.alpha * config.rank**0.5 if config.rslora else config.alpha  # scale: alpha over root of rank
+    _inject(model, name, lora_targets(model, config.targets), config.rank, alpha, config.dropout, seed)
 
 
 def _inject(

@@ -152,6 +152,12 @@ def reference_problems(config: RunConfig) -> list[Problem]:
                     Problem(f"{where}.name", f"is also the name of stages[{names[stage.name]}]", "rename one")
                 )
             names.setdefault(stage.name, i)
+        if stage.adapter.dora:
+            what = (
+                "DoRA divides by the norm of weight plus update, so what a stage adds is no B A that could be exported"
+            )
+            fix = "leave it out; adapter.rslora: true is exact"
+            problems.append(Problem(f"{where}.adapter.dora", what, fix))
         following = config.stages[i + 1 : i + 2]
         if stage.adapter.carry == "keep" and following and following[0].adapter.kind != "lora":
             problems.append(

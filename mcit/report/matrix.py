@@ -6,17 +6,19 @@ tasks were scored too); what was not measured is null. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import StateError
+from mcit.core.records import CombinationRecord
+from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metrics
 from mcit.evals.score import kappa, read_rows, read_score
-from mcit.runs.layout import RunLayout
+from mcit.runs.layout import COMBINATION, RunLayout
 from mcit.runs.run import read_plan as plan_of
 
 BASE = 0
@@ -118,10 +120,22 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
             "metrics": metric_intervals(found, mode),
         },
         "forgetting_kinds": forgetting_kinds(found, mode),
+        "combined": combined(run, found.tasks, mode),
         "filters": sorted({name for score in found.scores.values() for name in score["filters"]}),
         "scorer_mode": mode,
         "scale": "percent",
     }
+
+
+def combined(run: Path, tasks: Sequence[str], mode: str) -> list[JsonDict]:
+    """Accuracies of combined adapters, which are beside the matrix: no stage has these weights."""
+    layout, out = RunLayout(run), []
+    for folder in sorted(p for p in layout.combinations.glob("*") if (p / COMBINATION).is_file()):
+        record = read_sealed(folder / COMBINATION, CombinationRecord)
+        scores = {task: read_score(folder / task) for task in tasks}
+        cells = [None if (score := scores[task]) is None else score[mode]["accuracy"] for task in tasks]
+        out.append({"name": folder.name, **record, "scores": cells})
+    return out
 
 
 def _kappa(cell: Cell, constant: Cell) -> Cell:

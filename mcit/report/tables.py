@@ -114,11 +114,27 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _pair_rows(report)),
         "## Distance from the best constant answer (kappa)",
         _table(["after", *tasks], _stage_rows(report, "kappa")),
+        *_combined_parts(report),
         *_forget_parts(report),
         "## Cost",
         _table(["stage", "steps", "answer tokens", "seconds", "last loss"], _cost_rows(report)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _combined_parts(report: JsonDict) -> list[str]:
+    """The section on combined adapters; nothing if none was scored."""
+    rows = []
+    for entry in report.get("combined", []):
+        stages = ", ".join(f"{k} ({weight:g})" for k, weight in zip(entry["stages"], entry["weights"], strict=True))
+        kept = "all" if entry["how"].startswith("linear") else f"{entry['density']:g}"
+        rows.append([entry["name"], stages, kept, *map(_num, entry["scores"])])
+    if not rows:
+        return []
+    text = (
+        "Adapters of several stages combined into one after training (stages with their weights). In no metric above."
+    )
+    return ["## Combined adapters", text, _table(["combination", "stages", "share kept", *report["tasks"]], rows)]
 
 
 def _forget_parts(report: JsonDict) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mcit.core.errors import StateError
 
+COMBINATION = "combination.json"
+"""Which stages are combined and how, beside the scores of a combination."""
 REMOVED = ".removed"
 """Ending of a folder that is hidden and about to be deleted."""
 _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -91,6 +93,15 @@ class RunLayout:
     def elsewhere(self, name: str) -> Path:
         """Answers made outside the run and their scores, by the name of their file."""
         return self.root / "evals" / "elsewhere" / (re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "answers")
+
+    @property
+    def combinations(self) -> Path:
+        """Parent of the scores of combined adapters."""
+        return self.root / "evals" / "combined"
+
+    def combined(self, name: str) -> Path:
+        """Predictions and scores of a combination of stages."""
+        return self.combinations / _checked(name)
 
     @property
     def blobs(self) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mcit.core.errors import ConfigError, Problem, StateError
 from mcit.core.files import explained
-from mcit.core.records import ExportRecord
+from mcit.core.records import CombinationRecord, ExportRecord
 from mcit.core.stored import read_sealed
-from mcit.runs.layout import REMOVED
+from mcit.runs.layout import COMBINATION, REMOVED
 from mcit.runs.run import Run
 from mcit.runs.shared import users
 
@@ -58,6 +58,7 @@ def removed_by(run: Run, to_stage: int) -> list[Path]:
     later = folders[to_stage:]
     exports = [p for p in _children(layout.exports) if _last_stage(p, folders) > to_stage]
     scores = [layout.evals(k) for k in range(len(folders), to_stage, -1)]
+    scores += [p for p in _children(layout.combinations) if _last_combined(p) > to_stage]
     drafts = [layout.draft(folder) for folder in reversed(folders)]
     stages = [path for folder in reversed(later) for path in (layout.stage(folder), layout.reference(folder))]
     return [p for p in (*exports, *scores, *drafts, *stages) if p.exists()]
@@ -73,6 +74,14 @@ def _last_stage(export: Path, folders: list[str]) -> float:
         stages = read_sealed(export / EXPORT_RECORD, ExportRecord)["stages"]
         return max(folders.index(name) + 1 for name in stages)
     except (StateError, ValueError):
+        return math.inf
+
+
+def _last_combined(folder: Path) -> float:
+    """The last stage that a scored combination holds; one that cannot be read counts as the newest."""
+    try:
+        return float(max(read_sealed(folder / COMBINATION, CombinationRecord)["stages"]))
+    except StateError:
         return math.inf
 
 

@@ -12,16 +12,19 @@ from transformers import PreTrainedModel
 
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import Ranks, on_first
+from mcit.core.stored import write_sealed
 from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.engine.optim import moment_line
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model
 from mcit.models import adapters
 from mcit.models.basefiles import base_digest
+from mcit.models.combine import Combination, combine, combined_digest, place
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder
+from mcit.runs.layout import COMBINATION
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
 from mcit.train.loop import train_stage
@@ -68,6 +71,13 @@ class Session:
                 advance(self._model, lineage.deltas[i], below=lineage.deltas[i - 1] if i else None)
         self._at = stages
         return self._model
+
+    def combined(self, spec: Combination) -> PreTrainedModel:
+        """The base with a combination of stages in its weights, or beside them where they are quantised."""
+        model = self._load()
+        place(model, combine(model, self.lineage(max(spec.stages)), spec))
+        self._model, self._at = None, -1  # what comes next loads anew
+        return model
 
     def _load(self) -> PreTrainedModel:
         return load_run_base(self.plan, device=self.device)
@@ -166,15 +176,45 @@ def score(
 
     Raises Interrupted after the batch in which `stop` says so; the answers so far are kept.
     """
+    run = session.run
+    wanted = due(session.plan, after) if tasks is None else tasks
+    made = functools.partial(session.model_after, after)
+    if _scored(
+        session, wanted, run.layout.evals(after), session.lineage(after).digest, made, reporter, stop, after=after
+    ):
+        run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
+
+
+def score_combined(
+    session: Session, spec: Combination, *, reporter: Reporter, tasks: tuple[TaskSpec, ...], stop: Callable[[], bool]
+) -> None:
+    """Score a combination of stages on some tasks as a stage is scored, unless that is done; beside the matrix."""
+    run, last = session.run, max(spec.stages)
+    folder, lineage = run.layout.combined(spec.name), session.lineage(last)
+    made = functools.partial(session.combined, spec)
+    on_first(run.ranks, lambda: write_sealed(folder / COMBINATION, spec.json()))
+    if _scored(session, tasks, folder, combined_digest(lineage, spec), made, reporter, stop, after=last):
+        run.ledger.append("eval", combined=spec.name, tasks=[task.name for task in tasks])
+
+
+def _scored(
+    session: Session,
+    wanted: tuple[TaskSpec, ...],
+    folder: Path,
+    digest: str,
+    make_model: Callable[[], PreTrainedModel],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    *,
+    after: int,
+) -> bool:
+    """Answer and score tasks into a folder; False when that was done already."""
     plan, run = session.plan, session.run
-    wanted = due(plan, after) if tasks is None else tasks
-    folder = run.layout.evals(after)
-    digest = session.lineage(after).digest
     given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest}
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
-        return
+        return False
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
-    model: Any = None if answered else session.model_after(after)
+    model: Any = None if answered else make_model()
     bf16 = runs_bf16(plan.config.base.dtype, session.device)
     with torch.no_grad(), torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16):
         evaluate(
@@ -188,7 +228,7 @@ def score(
             stop=stop,
             ranks=run.ranks,
         )
-    run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
+    return True
 
 
 def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:

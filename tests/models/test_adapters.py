@@ -5,7 +5,7 @@ from mcit.core.errors import PlanError, StateError
 from mcit.core.schema import AdapterConfig
 from mcit.engine.plain import run_model
 from mcit.models import adapters
-from mcit.models.adapterfile import AdapterFile, LoraPair
+from mcit.models.adapterfile import AdapterFile, LoraPair, read_adapter, write_adapter
 from tests.fakes.models import adapted, tiny_model
 from tests.fakes.toy import toy_batch
 
@@ -181,3 +181,19 @@ def test_an_adapter_of_mixed_ranks_is_attached_in_groups(dtype):
         merged = tiny_model()
         adapters.merge(merged, file)
         assert torch.allclose(logits(model), logits(merged), atol=1e-4)
+
+
+def test_rslora_scales_as_pefts_own_and_its_file_loads_with_the_same_scale(tmp_path):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = AdapterConfig(rank=6, alpha=9.0, rslora=True)
+    model, theirs = tiny_model(), tiny_model()
+    adapters.add_lora(model, config, seed=0)
+    own = adapters.lora_layers(model)
+    inject_adapter_in_model(LoraConfig(r=6, lora_alpha=9, use_rslora=True, target_modules=list(own)), theirs)
+    found = adapters.lora_layers(theirs)
+    assert all(own[n].scaling["default"] == pytest.approx(found[n].scaling["default"], rel=1e-12) for n in own)
+    assert next(iter(own.values())).scaling["default"] == pytest.approx(9 / 6**0.5)
+    write_adapter(tmp_path, adapters.read_live(model), base="b", base_sha256="0" * 64)
+    again = read_adapter(tmp_path)
+    assert all(again.lora[n].scale == pytest.approx(9 / 6**0.5, rel=1e-12) for n in own)

@@ -103,6 +103,15 @@ def test_method_settings_are_checked_with_their_place():
     assert isinstance(error, ConfigError)
 
 
+def test_dora_is_refused_with_its_reason_and_rslora_is_not():
+    from mcit.plan.plan import reference_problems
+
+    problems = reference_problems(parse_run(changed(defaults={"adapter": {"dora": True}}))[0])
+    assert {p.where for p in problems} == {f"stages[{i}].adapter.dora" for i in range(len(problems))} and problems
+    assert "exported" in problems[0].what and "rslora" in problems[0].fix
+    assert not reference_problems(parse_run(changed(defaults={"adapter": {"rslora": True}}))[0])
+
+
 def test_targets_and_groups_that_match_nothing_are_found_on_the_skeleton():
     problems, error = problems_of(changed(defaults={"adapter": {"targets": ["q_porj"]}}))
     assert isinstance(error, PlanError) and error.exit_code == 3

@@ -14,6 +14,7 @@ from mcit.export.export import export_stage
 from mcit.plan.plan import plan_json, resolved
 from mcit.report.tables import full_report
 from mcit.runs.extend import open_branch, open_or_extend
+from mcit.runs.rollback import rollback
 from mcit.train.sequence import run_sequence
 from tests.fakes.bench import plan_of
 
@@ -166,3 +167,25 @@ def test_without_the_parent_every_command_says_what_is_gone(straight, branched, 
         assert "01-letter" in err and "is gone" in err and "trained again in this run" in err
     with pytest.raises(StateError, match="is gone"):
         run_of(plan(OTHER), tmp_path)
+
+
+def test_a_combination_is_scored_beside_the_matrix(extended, capsys):
+    run = extended
+    root = str(run.layout.root)
+    assert main(["rollback", root, "--to-stage", "3", "--yes"]) == 0  # only exports of nothing known would go
+    before, matrix = kept(run), full_report(run.layout.root)["matrix"]
+    assert main(["eval", root, "--combined", "ties", "--stages", "1,3", "--density", "0.6"]) == 0
+    (entry,) = full_report(run.layout.root)["combined"]
+    assert entry["name"].startswith("ties-01-03-") and None not in entry["scores"] and entry["density"] == 0.6
+    assert full_report(run.layout.root)["matrix"] == matrix and before.items() <= kept(run).items()
+    text = (run.layout.report / "report.md").read_text()
+    assert "## Combined adapters" in text and "1 (1), 3 (1) | 0.6" in text
+    times = {p: p.stat().st_mtime_ns for p in run.layout.combinations.rglob("predictions.jsonl")}
+    assert main(["eval", root, "--combined", "ties", "--stages", "1,3", "--density", "0.6"]) == 0
+    assert main(["eval", root, "--rescore"]) == 0
+    assert len(times) == 3 and all(p.stat().st_mtime_ns == t for p, t in times.items())
+    capsys.readouterr()
+    assert main(["eval", root, "--combined", "ties", "--after", "1"]) == 2
+    assert "goes with none of --after" in capsys.readouterr().err
+    with run.locked():
+        assert f"evals/combined/{entry['name']}" in rollback(run, 2)
