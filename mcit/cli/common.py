@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from mcit.core.errors import ConfigError
+from mcit.core.errors import ConfigError, printable
 from mcit.core.interfaces import Reporter
 from mcit.core.types import JsonDict, Plan, Progress
 
@@ -39,6 +40,11 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config such as demo")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value: --set seed=3")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def print_json(content: Any) -> None:
+    """One line of JSON in ASCII alone: any terminal, pipe and locale takes it, and nothing in it steers a terminal."""
+    print(json.dumps(content))
 
 
 def trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +175,7 @@ class Lines:
 
     def line(self, text: str) -> None:
         """Print with flush, so that a log file is always current."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def progress(self, progress: Progress) -> None:
         """One line every few seconds and at the end of each phase."""
@@ -202,7 +208,7 @@ class Live:
 
     def line(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(printable(text), highlight=False, markup=False)
 
     def progress(self, progress: Progress) -> None:
         """Move the bar; a new phase gets a new one."""

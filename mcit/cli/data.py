@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mcit.cli.common import trust_argument
-from mcit.core.errors import ConfigError, DataError, Problem
+from mcit.cli.common import print_json, trust_argument
+from mcit.core.errors import ConfigError, DataError, Problem, printable, shown
 from mcit.core.hashes import reading_all
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def add_parser(verbs: Any) -> None:
         if name == "show":
             action.add_argument("--rows", type=_count, default=3, metavar="N", help="how many rows (default: 3)")
             action.add_argument("--split", default="train", choices=("train", "validation", "test"))
-            action.add_argument("--model", metavar="PATH", help="model folder: mark what its processor supervises")
+            action.add_argument("--model", metavar="MODEL", help="model folder or family: mark what it supervises")
     parser.set_defaults(verb="data")
 
 
@@ -59,12 +58,11 @@ def _build(recipe: Recipe, args: argparse.Namespace) -> int:
     dropped = folder.manifest["dropped"]
     if args.json:
         found = {"path": str(folder.path), "digest": folder.digest, "counts": folder.counts, "dropped": dropped}
-        _print_json({**found, "styles": folder.manifest["styles"], "warnings": folder.manifest["warnings"]})
+        print_json({**found, "styles": folder.manifest["styles"], "warnings": folder.manifest["warnings"]})
         return 0
-    for warning in folder.manifest["warnings"]:
-        print(f"warning: {warning['where']}: {warning['what']}")
-    for item in dropped:
-        print(f"dropped: {item['where']}: {item['what']}")
+    for kind, items in (("warning", folder.manifest["warnings"]), ("dropped", dropped)):
+        for line in shown([Problem(item["where"], item["what"]) for item in items]):
+            print(line if line.startswith(" ") else f"{kind}: {line}")
     print(", ".join(f"{split} {count}" for split, count in folder.counts.items()))
     print(folder.path)
     return 0
@@ -75,7 +73,7 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
 
     report = check(recipe)
     if args.json:
-        _print_json(
+        print_json(
             {
                 "recipe": report.name,
                 "ok": report.ok,
@@ -88,17 +86,18 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
             }
         )
     else:
-        _print_report(report)
+        _print_report(report, style=recipe.config.eval.style)
     return 0 if report.ok else DataError.exit_code
 
 
-def _print_report(report: CheckReport) -> None:
-    for problem in (*report.fatal, *report.bad):
-        print(problem)
-    for warning in report.warnings:
-        print(f"warning: {warning}")
+def _print_report(report: CheckReport, *, style: str) -> None:
+    for line in (*shown(report.fatal), *shown(report.bad)):
+        print(line)
+    for line in shown(report.warnings):
+        print(line if line.startswith(" ") else f"warning: {line}")
     for split, count in report.counts.items():
-        styles = ", ".join(f"{name or 'no style'} {number}" for name, number in report.styles[split].items())
+        named = {name or f"{style or 'text'} as the task": number for name, number in report.styles[split].items()}
+        styles = ", ".join(f"{name} {number}" for name, number in named.items())
         print(f"{split}: {count} rows" + (f" ({styles})" if styles else ""))
     if report.fatal:
         print(f"{len(report.fatal)} source(s) cannot be used")
@@ -115,7 +114,7 @@ def _show(recipe: Recipe, args: argparse.Namespace) -> int:
     encoder = _encoder(args.model, pad=folder.pad_images) if args.model else None
     shown = show_rows(folder.rows(args.split)[: args.rows], encoder=encoder)
     if args.json:
-        _print_json({"recipe": recipe.name, "split": args.split, "rows": [_shown_json(item) for item in shown]})
+        print_json({"recipe": recipe.name, "split": args.split, "rows": [_shown_json(item) for item in shown]})
     else:
         _print_rows(shown)
     return 0
@@ -129,31 +128,39 @@ def _print_rows(shown: list[ShownRow]) -> None:
     for item in shown:
         count = "" if item.tokens is None else f", {item.supervised_tokens} of {item.tokens} tokens supervised"
         head = f"{item.row.where}  style {item.row.style or '-'}, {len(item.row.images)} image(s){count}"
-        console.print(Text(head, style="dim"))
+        console.print(Text(printable(head), style="dim"))
         text = Text()
         for piece in item.pieces:
             # the brackets carry the mark where there is no colour: a file, a pipe, a plain terminal
-            text.append(f"⟦{piece.text}⟧" if piece.supervised else piece.text, "bold green" if piece.supervised else "")
+            said = printable(piece.text)
+            text.append(f"⟦{said}⟧" if piece.supervised else said, "bold green" if piece.supervised else "")
         console.print(text, end="\n\n", soft_wrap=True)
 
 
 def _encoder(model: str, *, pad: bool) -> Encoder:
-    """An encoder from a model folder's own processor, as a run would have it. Raises DataError when there is none."""
+    """An encoder from the processor of a model folder, or of a family that builds its own model, as a run would have it.
+
+    Raises DataError when there is none.
+    """
     from pathlib import Path
 
     from mcit.cli.common import start_torch
 
     start_torch()
+    from mcit.core.config import suggestion
+    from mcit.core.schema import BaseConfig
     from mcit.data.encode import Encoder
-    from mcit.models.load import load_processor
+    from mcit.models.load import load_processor, materialize
 
-    if not Path(model).is_dir():
-        raise DataError("is not a folder", where=model, fix="give the folder of a model with its processor")
+    own = ("embedded", "tiny")
+    if model not in own and not Path(model).is_dir():
+        fix = f"give the folder of a model with its processor, or a family that builds its own; {suggestion(model, own)}"
+        raise DataError("is neither a folder nor such a family", where=f"--model {model}", fix=fix)
     try:
-        processor = load_processor(model)
+        folder = materialize(BaseConfig(family=model)) if model in own else Path(model)
+        return Encoder(load_processor(folder), pad_images=pad)
     except ConfigError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from None
-    return Encoder(processor, pad_images=pad)
 
 
 def _shown_json(item: ShownRow) -> dict[str, Any]:
@@ -175,12 +182,9 @@ def _announce(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=False))
-
-
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    from argparse import ArgumentTypeError
+
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is not a number of rows")
+    return int(text)

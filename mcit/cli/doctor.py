@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcit.cli.common import print_json
 from mcit.core.errors import Interrupted, McitError, StateError
 from mcit.core.types import JsonDict
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Collect and print; exit 5 when the folder cannot be written, 3 when a check of the self-test failed."""
     if not args.selftest:
         report = collected(args)
-        print(json.dumps(report)) if args.json else show(report)
+        print_json(report) if args.json else show(report)
         return 0
     from mcit.cli import common, team
     from mcit.core.schema import EngineConfig
@@ -258,7 +258,7 @@ def told(args: argparse.Namespace, report: JsonDict, outcomes: Sequence[Outcome]
 
     found = summary(outcomes)
     if args.json:
-        print(json.dumps({**report, "selftest": found}, ensure_ascii=False))
+        print_json({**report, "selftest": found})
     else:
         table(outcomes)
         took = ", ".join(f"{kind} {seconds:g} s" for kind, seconds in found["seconds"].items())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from mcit.cli.common import combine_arguments
+from mcit.cli.common import combine_arguments, print_json
 from mcit.cli.team import nproc_argument
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
@@ -87,7 +86,7 @@ def _elsewhere(args: argparse.Namespace, found: Any) -> int:
     with found.locked():
         folder, score = score_elsewhere(found.layout.root, Path(args.predictions), task=task, limit=limit)
     if args.json:
-        print(json.dumps({"folder": str(folder), **score}, ensure_ascii=False))
+        print_json({"folder": str(folder), **score})
     else:
         print(
             f"{score['task']}: strict {score['strict']['accuracy']:.2f} %, fixed {score['fixed']['accuracy']:.2f} %, "

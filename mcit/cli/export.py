@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from mcit.cli.common import combine_arguments
+from mcit.cli.common import combine_arguments, print_json
 from mcit.core.errors import ConfigError
 
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         found.ledger.append("pushed", out=str(done.folder), repository=args.push)
     if args.json:
         pushed = {"pushed": url} if url else {}
-        print(json.dumps({"out": str(done.folder), "made": done.made, **pushed, **done.record}, ensure_ascii=False))
+        print_json({"out": str(done.folder), "made": done.made, **pushed, **done.record})
         return 0
     record = done.record
     print(f"{record['kind']} of stages {', '.join(record['stages'])}{'' if done.made else ' (was there already)'}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 import mcit
-from mcit.core.errors import McitError
+from mcit.cli.common import print_json
+from mcit.core.errors import McitError, StateError, shown
 
 VERBS = ("plan", "run", "resume", "rollback", "status", "eval", "export", "data", "report", "doctor")
 
@@ -30,9 +31,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 config, 3 plan, 4 data, 5 state, 75 interrupted)."""
     given = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(given)
     args.argv = given
     as_json = getattr(args, "json", False)
+    if not {"RANK", "WORLD_SIZE"}.isdisjoint(os.environ):
+        from mcit.engine.launch import launch_of
+
+        try:
+            launch_of(os.environ)
+        except McitError as error:
+            show_error(error, as_json=as_json)
+            return error.exit_code
     try:
         return int(importlib.import_module(f"mcit.cli.{args.verb}").run(args))
     except McitError as error:
@@ -48,6 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        code = _failed_rank(error, as_json=as_json)
+        if code is not None:
+            return code
+        refused = StateError(
+            error.strerror or str(error),
+            where=str(error.filename or ""),
+            fix="see to that, then run the same command again",
+        )
+        show_error(refused, as_json=as_json)
+        return refused.exit_code
     except Exception as error:
         code = _failed_rank(error, as_json=as_json)
         if code is None:
@@ -65,26 +88,19 @@ def _failed_rank(error: BaseException, *, as_json: bool) -> int | None:
 
 
 def show_error(error: McitError, *, as_json: bool) -> None:
-    """All problems of an error: three lines each on stderr, or one JSON object on stdout."""
+    """All problems of an error, grouped, on stderr; or one JSON object with each of them on stdout."""
     if as_json:
         found = [{"where": p.where, "what": p.what, "fix": p.fix} for p in error.problems]
-        print(
-            json.dumps({"error": type(error).__name__, "exit": error.exit_code, "problems": found}, ensure_ascii=False)
-        )
+        print_json({"error": type(error).__name__, "exit": error.exit_code, "problems": found})
         return
-    shown = error.problems[:50]
-    for problem in shown:
-        print(problem, file=sys.stderr)
-    if len(error.problems) > len(shown):
-        print(f"… and {len(error.problems) - len(shown)} more problems", file=sys.stderr)
+    for line in shown(error.problems):
+        print(line, file=sys.stderr)
 
 
 def entry() -> None:
     """Console script."""
-    from mcit.engine.launch import launch_of
-
     code = main()
-    if launch_of(os.environ) is None:
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         sys.exit(code)
     # A rank has said and written all it has to. Libraries with threads of their own (gloo, DeepSpeed) may abort while the
     # interpreter takes itself apart, and that would be taken for a failure of the command.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mcit.cli.common import config_arguments
+from mcit.cli.common import config_arguments, print_json
 from mcit.cli.team import refuse
 from mcit.core.errors import PlanError
 from mcit.core.types import Plan
@@ -52,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
             waiting = error.what.removeprefix("has to be downloaded first: ")
     if plan is None:
         note = f"schema and references are in order; the rest needs a download first: {waiting} (mcit plan --fetch)"
-        print(json.dumps({"name": config.name, "needs_download": waiting, "notes": [note]}) if args.json else note)
+        if args.json:
+            print_json({"name": config.name, "needs_download": waiting, "notes": [note]})
+        else:
+            print(note)
         return 0
     from mcit.plan.resources import estimate, resource_problems, suggestion
 
@@ -69,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     content = plan_json(plan)
     if args.json:
         needs = {**found.json(), "suggestion": advice}
-        print(json.dumps({**content, "notes": plan.notes, "estimate": needs}, ensure_ascii=False))
+        print_json({**content, "notes": plan.notes, "estimate": needs})
     else:
-        show(plan, content)
+        show(plan, content, found)
         show_estimate(plan, found)
         print(advice or "no problems found")
     return 0
@@ -88,19 +90,16 @@ def _size(text: str | None) -> int | None:
         ) from None
 
 
-def show(plan: Plan, content: dict[str, Any]) -> None:
-    """The plan as tables."""
+def show(plan: Plan, content: dict[str, Any], found: RunEstimate) -> None:
+    """The plan as tables; what trains is what the methods of a stage leave of it."""
     from rich.console import Console
     from rich.table import Table
 
-    from mcit.plan.preflight import skeleton, trained_parameters
-
     console = Console()
-    model = skeleton(plan)
     table = Table(title=f"{plan.config.name} ({plan.digest[:8]}), base {plan.model_path.name}")
     for column in ("stage", "tasks", "rows", "steps", "batch", "adapter", "carry", "trains", "methods"):
         table.add_column(column)
-    for stage in plan.stages:
+    for stage, needs in zip(plan.stages, found.stages, strict=True):
         scaled = " rs" if stage.adapter.rslora else ""
         adapter = (
             f"r={stage.adapter.rank} a={stage.adapter.alpha:g}{scaled}" if stage.adapter.kind == "lora" else "full"
@@ -113,7 +112,7 @@ def show(plan: Plan, content: dict[str, Any]) -> None:
             str(stage.optim.batch),
             adapter,
             stage.adapter.carry,
-            f"{trained_parameters(model, stage):,}",
+            f"{needs.shape.trained:,}",
             ", ".join(m.name for m in stage.methods) or "-",
         )
     console.print(table)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from mcit.core.errors import ConfigError
+from mcit.core.errors import ConfigError, StateError
 from mcit.runs.layout import RunLayout
 
 
@@ -50,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
         for part in render_terminal(reports[0]):
             console.print(part)
     if len(runs) == 1 and args.mode is None:
-        paths = write_report(runs[0])
+        try:
+            paths = write_report(runs[0])
+        except StateError as error:  # a run can be read where nothing can be written
+            print(f"note: the report was not written: {error}", file=sys.stderr)
+            return 0
         if not args.json:
             for kind, path in paths.items():
                 print(f"{kind}: {path}")

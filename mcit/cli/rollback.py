@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from mcit.cli.common import print_json
 from mcit.core.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
             finish(found.layout.root)
     if args.json:
-        print(json.dumps({"run": str(found.layout.root), "to_stage": args.to_stage, "removed": removed}))
+        print_json({"run": str(found.layout.root), "to_stage": args.to_stage, "removed": removed})
         return 0
     for name in removed:
         print(f"removed {name}")

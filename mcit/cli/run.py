@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli import team
-from mcit.cli.common import StopFlag, config_arguments, trust_argument
+from mcit.cli.common import StopFlag, config_arguments, print_json, trust_argument
 from mcit.cli.team import nproc_argument
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.hashes import reading_all
@@ -161,7 +160,7 @@ def show(root: Path, paths: dict[str, str], *, as_json: bool) -> None:
 
     report = full_report(root)
     if as_json:
-        print(json.dumps({"run": str(root), "report": paths, **report}, ensure_ascii=False))
+        print_json({"run": str(root), "report": paths, **report})
         return
     from rich.console import Console
 

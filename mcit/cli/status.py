@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mcit.cli.common import print_json
 
 if TYPE_CHECKING:
     from mcit.core.types import JsonDict
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     found = [open_existing(Path(args.run))] if args.run else find_runs(Path(args.runs_dir))
     states = [state(item) for item in found] if args.run else [_state_or_problem(item) for item in found]
     if args.json:
-        print(json.dumps(states[0] if args.run else {"runs": states}, ensure_ascii=False))
+        print_json(states[0] if args.run else {"runs": states})
         return 0
     if not states:
         print(f"no runs in {args.runs_dir}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,11 @@ class MethodConfig(Config):
 
 
 C = TypeVar("C", bound=Config)
+_LARGEST, _MOST = 4 << 20, 100_000
+"""Bytes of a config file, and values in it."""
+_ALTERNATIVE = re.compile(r"function-|literal\[|list\[|tuple\[|dict\[|(?:str|int|float|bool|none)$")
+"""What pydantic puts into a path for one of several types of a field."""
+_YAML = "correct the line"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -45,16 +52,64 @@ def load_yaml(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():
+            raise ConfigError("is no regular file", where=str(path), fix="name a YAML file")
+        size = path.stat().st_size
+        if size > _LARGEST:
+            what = f"has {size:,} bytes, a config is no larger than {_LARGEST:,}"
+            raise ConfigError(what, where=str(path), fix="name a YAML file of settings")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("file does not exist", where=str(path), fix="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error})", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        what = f"is no UTF-8 text (byte {error.start})"
+        raise ConfigError(what, where=str(path), fix="save it as UTF-8, or name another file") from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path), fix="check its permissions") from None
+    return _parsed(text, where=str(path))
+
+
+def _parsed(text: str, *, where: str) -> Any:
+    """One YAML document of plain values. Raises ConfigError with the line."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        value = yaml.load(text, Loader=_StrictLoader)
+        _plain(value, [_MOST])
+        return value
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"not valid YAML: {error.problem}", where=f"{path}:{line}", fix="mend the line") from None
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}" if mark else where
+        raise ConfigError(f"not valid YAML: {error.problem or error.context}", where=place, fix=_YAML) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = (
+            f"holds the control character {chr(error.character)!a}"
+            if isinstance(error.character, int)
+            else str(error.reason)
+        )
+        raise ConfigError(f"not valid YAML: {what}", where=f"{where}:{line}", fix="remove the character") from None
+    except RecursionError:
+        raise ConfigError("is nested too deeply", where=where, fix="see configs/ for examples") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise ConfigError(
+            f"not valid YAML: {error}", where=where, fix="put the value in quotes if it is text"
+        ) from None
+
+
+def _plain(value: Any, left: list[int]) -> None:
+    """Count values with every alias followed, so that a short text cannot become a config without end."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise yaml.MarkedYAMLError(problem=f"aliases make more than {_MOST:,} values of it")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is no text: put it in quotes")
+            _plain(item, left)
+    elif isinstance(value, (list, set)):
+        for item in value:
+            _plain(item, left)
+    elif isinstance(value, (datetime.date, bytes)):
+        raise yaml.MarkedYAMLError(problem=f"{value!s} is a {type(value).__name__}: put it in quotes")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -64,6 +119,8 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem="a key is a list or mapping", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -73,7 +130,7 @@ class _StrictLoader(yaml.SafeLoader):
 # YAML 1.1 reads `1e-4` as a string; accept it as the number everybody means.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
@@ -90,10 +147,7 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
             raise ConfigError(
                 "expected key.path=value", where=f"--set {item}", fix="for example --set defaults.epochs=2"
             )
-        try:
-            value = yaml.load(text, Loader=_StrictLoader)
-        except yaml.YAMLError:
-            raise ConfigError("the value is not valid YAML", where=f"--set {item}", fix="quote it") from None
+        value = _parsed(text, where=f"--set {item}")
         node = data
         keys = path.strip().split(".")
         for depth, key in enumerate(keys):
@@ -126,7 +180,18 @@ def parse(model: type[C], data: Any, *, where: str = "") -> tuple[C | None, list
     try:
         return model.model_validate(dict(data)), []
     except ValidationError as error:
-        return None, [_problem(model, item, where) for item in error.errors()]
+        return None, _merged([_problem(model, item, where) for item in error.errors()])
+
+
+def _merged(problems: list[Problem]) -> list[Problem]:
+    """One problem per place: pydantic reports each alternative of a field by itself."""
+    out: dict[str, Problem] = {}
+    for problem in problems:
+        first = out.setdefault(problem.where, problem)
+        if first is not problem:
+            fixes = [fix for fix in dict.fromkeys((first.fix, problem.fix)) if fix]
+            out[problem.where] = Problem(first.where, first.what, ", or ".join(fixes))
+    return list(out.values())
 
 
 def without_unknown(model: type[Config], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +210,7 @@ def without_unknown(model: type[Config], data: Mapping[str, Any]) -> dict[str, A
 
 
 def _problem(model: type[BaseModel], item: Any, where: str) -> Problem:
-    loc = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    loc = [part for part in item["loc"] if not (isinstance(part, str) and _ALTERNATIVE.match(part))]
     path = where
     for part in loc:
         path = f"{path}[{part}]" if isinstance(part, int) else f"{path}.{part}" if path else str(part)
@@ -155,7 +220,36 @@ def _problem(model: type[BaseModel], item: Any, where: str) -> Problem:
         return Problem(path, "is required", "add it")
     value = item.get("input")
     shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) or value is None else ""
-    return Problem(path, item["msg"].removeprefix("Value error, ") + shown, "")
+    return Problem(path, (item["msg"].removeprefix("Value error, ") + shown)[:300], _cure(item))
+
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+
+
+def _cure(item: Any) -> str:
+    """What to write instead, from what pydantic knows of the field."""
+    kind, ctx = str(item["type"]), item.get("ctx", {})
+    for key, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+        if key in ctx:
+            return f"give a number {words} {ctx[key]}"
+    if kind == "literal_error":
+        return (
+            suggestion(str(item.get("input")), re.findall(r"'([^']*)'", str(ctx.get("expected"))))
+            or "see docs/config.md"
+        )
+    if kind == "finite_number":
+        return "give a finite number"
+    word = _WORDS.get(kind.partition("_")[0])
+    return f"give {word}" if word and kind.endswith(("_type", "_parsing", "_from_float")) else "see docs/config.md"
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> set[str]:

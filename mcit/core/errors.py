@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line break, marks that turn the direction of text, halves of surrogate pairs."""
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\d+")
+_ALIKE = 3
+"""Problems of one kind that are shown in full."""
+
+
+def printable(text: str) -> str:
+    """`text` with what would steer a terminal shown as an escape: names of rows and files come from elsewhere."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +30,13 @@ class Problem:
     """A note is shown but refuses nothing."""
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}" if self.where else self.what]
-        return "\n  ".join(lines + ([self.fix] if self.fix else []))
+        return "\n  ".join([self.head, *([printable(self.fix)] if self.fix else [])])
+
+    @property
+    def head(self) -> str:
+        """Place and finding, for a terminal; the place is one line."""
+        where = printable(self.where).replace("\n", "\\n")
+        return f"{where}: {printable(self.what)}" if where else printable(self.what)
 
 
 class McitError(Exception):
@@ -76,3 +93,25 @@ class Interrupted(McitError):
     """Stopped by a signal after a checkpoint; running the same command again continues."""
 
     exit_code = 75
+
+
+def shown(problems: Sequence[Problem], *, limit: int = 20) -> list[str]:
+    """Lines for people: problems that differ only in names and numbers are told together, `limit` lines of findings at most."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((_VARYING.sub("*", problem.what), problem.fix), []).append(problem)
+    lines: list[str] = []
+    told = 0
+    for group in groups.values():
+        part = group[: min(_ALIKE if len(group) > _ALIKE + 1 else len(group), limit - told)]
+        if not part:
+            break
+        told += len(part)
+        lines += [problem.head for problem in part]
+        if len(group) > len(part):
+            lines.append(f"  … and {len(group) - len(part):,} more like this, the last {group[-1].head}")
+        if group[0].fix:
+            lines.append(f"  {printable(group[0].fix)}")
+    if len(problems) > told:
+        lines.append(f"{len(problems):,} problems of {len(groups):,} kind(s)")
+    return lines

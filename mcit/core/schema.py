@@ -9,7 +9,9 @@ from pydantic import field_validator, model_validator
 
 from mcit.core.config import Config, Field
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""A part of a folder's name; longer ones meet the limit of file systems once suffixes are added."""
+_PLAIN = "use at most 100 letters, digits, '.', '_' and '-', the first a letter or digit"
 
 
 class BaseConfig(Config):
@@ -137,8 +139,8 @@ class StageConfig(Config):
     @field_validator("name", "task")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
-        if value is not None and not _NAME.match(value):
-            raise ValueError("use letters, digits, '.', '_' and '-' only")
+        if value is not None and not _NAME.fullmatch(value):
+            raise ValueError(_PLAIN)
         return value
 
     @property
@@ -207,8 +209,8 @@ class RunConfig(Config):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not _NAME.match(value):
-            raise ValueError("use letters, digits, '.', '_' and '-' only")
+        if not _NAME.fullmatch(value):
+            raise ValueError(_PLAIN)
         return value
 
 

@@ -27,6 +27,9 @@ _LONG_ANSWER = 1_000
 """Characters, about 256 tokens."""
 _ONE_SIDED = 0.6
 _TOGETHER = 256
+_SAID = 0.1
+"""Share of questions with a cue below which a split is said to lack it."""
+_OPTION = re.compile(r"\(?[A-Z][.):]")
 
 
 @dataclass
@@ -80,7 +83,7 @@ def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path)
         values = find_generator(source.generator)(source.split, source.rows, source.seed, image_dir)
         reader = RowReader(recipe.task, label, root=image_dir)
         return list(reader.read(Element(k, value) for k, value in enumerate(values, start=1))), ""
-    path = recipe.file(source.path)
+    path = recipe.source_file(source.path)
     digest = checksum(path)
     if source.sha256 is not None and digest != source.sha256:
         raise DataError(
@@ -102,7 +105,7 @@ def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path)
     )
     found: Iterable[Row | Problem] = reader.read(elements(path))
     if source.answers:
-        found = with_references(found, recipe.file(source.answers), label=source.answers)
+        found = with_references(found, recipe.source_file(source.answers), label=source.answers)
     if source.cue or source.cues:
         found = (with_cue(x, source.cues.get(x.answer, source.cue)) if isinstance(x, Row) else x for x in found)
     return list(found), digest
@@ -251,17 +254,21 @@ def _long_answers(rows: dict[Split, list[Row]]) -> list[Problem]:
 
 
 def _cue_differs(rows: dict[Split, list[Row]]) -> list[Problem]:
-    """The last line of most training questions says how to answer; the test must say the same."""
-    train, test = _cue(rows["train"]), _cue(rows["test"])
-    if not rows["train"] or not rows["test"] or train == test:
+    """The last line of most questions of one split says how to answer; those of the other must say the same somewhere."""
+    if not rows["train"] or not rows["test"]:
         return []
-    what = f"the test asks with {test!r}, training with {train!r}"
-    return [Problem("test", what, "use one wording: another cue alone costs many points")]
+    for split, other in (("train", "test"), ("test", "train")):
+        cue = _cue(rows[split])  # type: ignore[index]
+        share = sum(cue in row.question for row in rows[other]) / len(rows[other])  # type: ignore[index]
+        if cue and share < _SAID:
+            what = f"most questions of {split} end with {cue!r}, and {100 * share:.0f} % of those of {other} hold that"
+            return [Problem(other, what, "use one wording (`cue:` of a source): another cue alone costs many points")]
+    return []
 
 
 def _cue(rows: Sequence[Row]) -> str:
     lines = [row.question.strip().split("\n") for row in rows]
-    last = Counter(line[-1].strip() for line in lines if len(line) > 1)
+    last = Counter(line[-1].strip() for line in lines if len(line) > 1 and not _OPTION.match(line[-1].strip()))
     if not last:
         return ""
     cue, count = last.most_common(1)[0]

@@ -6,6 +6,7 @@ A picture that cannot be used is a DataError that names its row; nothing is repl
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ PAD_COLOUR = (122, 116, 104)
 """int(255 * mean) of the CLIP normalisation: the padding becomes zero after it."""
 MAX_PIXELS = 89_478_485
 """A picture that claims more is refused before it is decoded (Pillow's own limit for a warning)."""
+
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # each is either harmless or an error here
 
 # What Pillow's decoders raise on damaged files, apart from OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)

@@ -64,6 +64,13 @@ class FileSource(Config):
     system: Literal["keep", "front"] = "keep"
     """``front`` writes a system turn above the first question, for models whose template has no place for it."""
 
+    @field_validator("path", "answers")
+    @classmethod
+    def _below(cls, value: str) -> str:
+        if value.startswith("/") or ".." in Path(value).parts or "\0" in value:
+            raise ValueError("give a path relative to the recipe's folder (or `data:`), without '..'")
+        return value
+
 
 class GeneratorSource(Config):
     """Rows made by a function of mcit/data/sources."""
@@ -131,8 +138,15 @@ class RecipeConfig(Config):
     def _plain(cls, value: str, info: ValidationInfo) -> str:
         if info.field_name == "data" and not value:
             return value
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", value) or ".." in value or value.endswith("/"):
-            raise ValueError("use letters, digits, '.', '_', '-' and '/' only")
+        slash = "" if info.field_name == "task" else "/"  # a task is one folder below evals/
+        if (
+            not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._{slash}-]{{0,99}}", value)
+            or ".." in value
+            or value.endswith("/")
+        ):
+            raise ValueError(
+                "use at most 100 letters, digits, '.', '_' and '-'" + (", with '/' between" if slash else "")
+            )
         return value
 
 
@@ -164,6 +178,22 @@ class Recipe:
     def file(self, relative: str) -> Path:
         """A path written in the recipe."""
         return self.root / relative
+
+    def source_file(self, relative: str) -> Path:
+        """A file of rows, or a folder of tables. Raises DataError for a link out of the recipe's folder, or another thing."""
+        path = self.file(relative)
+        try:
+            full = path.resolve()
+            inside, whole = full.is_relative_to(self.root.resolve()), path.is_file() or path.is_dir()
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"cannot be followed ({error})", where=str(path), fix="check the path in the recipe"
+            ) from None
+        if path.exists() and not (inside and whole):
+            what = "is no regular file" if inside else f"is a link out of {self.root}"
+            fix = "copy the file there; `data:` and MCIT_DATA name another folder"
+            raise DataError(what, where=str(path), fix=fix)
+        return path
 
     def require_data(self) -> None:
         """Raises DataError when the recipe's data folder is absent, with how to get it."""
@@ -215,10 +245,14 @@ def recipe_digest(recipe: Recipe) -> str:
     """
     recipe.require_data()
     files = [
-        checksum(recipe.file(source.path)) if isinstance(source, FileSource) else generator_code(source.generator)
+        checksum(recipe.source_file(source.path))
+        if isinstance(source, FileSource)
+        else generator_code(source.generator)
         for source in recipe.sources
     ]
-    files += [checksum(recipe.file(s.answers)) for s in recipe.sources if isinstance(s, FileSource) and s.answers]
+    files += [
+        checksum(recipe.source_file(s.answers)) for s in recipe.sources if isinstance(s, FileSource) and s.answers
+    ]
     transforms = [
         {
             "code": sha256_file(inspect.getfile(type(transform))),

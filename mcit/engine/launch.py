@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcit.core.errors import McitError, Problem, TrainingError
+from mcit.core.errors import McitError, PlanError, Problem, TrainingError
 from mcit.core.ranks import error_from
 from mcit.core.schema import EngineConfig, RunConfig
 from mcit.core.types import JsonDict
@@ -42,10 +42,23 @@ class Launch:
 
 
 def launch_of(env: Env) -> Launch | None:
-    """The place that a launcher gave this process; None when it was started by itself."""
+    """The place that a launcher gave this process; None when it was started by itself.
+
+    Raises PlanError for values that are no places.
+    """
     if "RANK" not in env or "WORLD_SIZE" not in env:
         return None
-    return Launch(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")))
+    numbers = {}
+    for name, default in (("RANK", ""), ("WORLD_SIZE", ""), ("LOCAL_RANK", "0")):
+        text = env.get(name, default)
+        if not text.isascii() or not text.isdigit() or len(text) > 9:
+            what = f"is {text!r}, not a number of processes or a place among them"
+            raise PlanError(what, where=name, fix=f"start with torchrun or mcit --nproc, or unset {name}")
+        numbers[name] = int(text)
+    if numbers["RANK"] >= numbers["WORLD_SIZE"]:
+        what = f"is {numbers['RANK']}, but WORLD_SIZE is {numbers['WORLD_SIZE']}: ranks count from 0"
+        raise PlanError(what, where="RANK", fix="start with torchrun or mcit --nproc, or unset both")
+    return Launch(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"])
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+import regex
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
 from mcit.core.errors import StateError
@@ -31,6 +34,8 @@ OURS = "mcit.json"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])(?:\.[A-Za-z0-9_-]+)?\.weight$")
 _SAVED = re.compile(r"\.modules_to_save\.[A-Za-z0-9_-]+(?=\.)")
+_PATTERN_S = 0.2
+_Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
 _UNREAD = (
     "use_dora",
     "use_qalora",
@@ -48,6 +53,23 @@ _UNREAD = (
 )
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base as it is; PiSSA and its kin change it."""
+
+
+class PeftSettings(BaseModel):
+    """What is read of adapter_config.json; other keys are PEFT's own."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    r: int = Field(8, ge=1)
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    rank_pattern: dict[_Pattern, Annotated[int, Field(ge=1)]] = {}
+    alpha_pattern: dict[_Pattern, float] = {}
+
+    @field_validator("rank_pattern", "alpha_pattern", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,7 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
+    peft = _settings(config, folder / CONFIG)
     _refuse_variants(config, folder / CONFIG)
     live = (folder / OURS).is_file() and read_record(folder / OURS, AdapterNote)["names"] == "live"
     halves: dict[str, dict[str, Tensor]] = {}
@@ -104,7 +127,7 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
             raise StateError(f"tensor '{key}' is of a kind of LoRA that is not supported", where=str(folder / WEIGHTS))
         else:
             full[name if live else live_name(name, known=known)] = tensor
-    lora = {module: _pair(module, halves[module], config, folder) for module in sorted(halves)}
+    lora = {module: _pair(module, halves[module], peft, folder) for module in sorted(halves)}
     return AdapterFile(lora, dict(sorted(full.items())), config)
 
 
@@ -120,6 +143,15 @@ def live_name(name: str, *, known: Collection[str] | None = None, suffix: str = 
     elif not name.startswith(("model.", "lm_head")):
         new = "model." + name
     return name if known is not None and new + suffix not in known else new
+
+
+def _settings(config: JsonDict, path: Path) -> PeftSettings:
+    try:
+        return PeftSettings.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+        raise StateError(what, where=str(path), fix="restore the file that peft wrote") from None
 
 
 def _refuse_variants(config: JsonDict, path: Path) -> None:
@@ -138,26 +170,36 @@ def _refuse_variants(config: JsonDict, path: Path) -> None:
         raise StateError(what, where=str(path), fix="merge it with peft first")
 
 
-def _pair(module: str, halves: Mapping[str, Tensor], config: JsonDict, folder: Path) -> LoraPair:
+def _pair(module: str, halves: Mapping[str, Tensor], peft: PeftSettings, folder: Path) -> LoraPair:
     where = f"{folder / WEIGHTS}: {module}"
     if set(halves) != {"A", "B"}:
         raise StateError(f"has lora_{next(iter(halves))} only", where=where, fix="restore the file")
     a, b = halves["A"], halves["B"]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise StateError(f"A {tuple(a.shape)} and B {tuple(b.shape)} do not fit", where=where, fix="restore the file")
-    rank = _patterned(config, "rank_pattern", module, config.get("r", 8))
+    rank = _patterned(peft.rank_pattern, module, peft.r, where=str(folder / CONFIG))
     if rank != a.shape[0]:
         raise StateError(f"rank is {a.shape[0]}, {CONFIG} says {rank}", where=where, fix="restore that file")
-    alpha = _patterned(config, "alpha_pattern", module, config.get("lora_alpha", 8))
-    return LoraPair(a, b, alpha / (rank**0.5 if config.get("use_rslora") else rank))
+    alpha = _patterned(peft.alpha_pattern, module, peft.lora_alpha, where=str(folder / CONFIG))
+    return LoraPair(a, b, alpha / (rank**0.5 if peft.use_rslora else rank))
 
 
-def _patterned(config: JsonDict, patterns: str, module: str, default: float) -> float:
-    """PEFT's rule: the first key that matches the end of the name, at a dot."""
+def _patterned(patterns: Mapping[str, float], module: str, default: float, *, where: str) -> float:
+    """PEFT's rule: the first key that matches the end of the name, at a dot. Raises StateError for one that takes too long."""
     old = module.replace("model.language_model.", "language_model.model.", 1)
-    for key, value in (config.get(patterns) or {}).items():
-        if any(re.match(rf"(.*\.)?({key})$", name) for name in (module, old)):
-            return float(value) if patterns == "alpha_pattern" else int(value)
+    for key, value in patterns.items():
+        if any(name == key or name.endswith(f".{key}") for name in (module, old)):
+            return value
+        if re.escape(key) == key.replace(".", "\\."):
+            continue  # a plain name that is another
+        try:
+            if any(regex.fullmatch(rf"(.*\.)?({key})", name, timeout=_PATTERN_S) for name in (module, old)):
+                return value
+        except (regex.error, TimeoutError, RecursionError, OverflowError, MemoryError) as error:
+            what = f"the pattern {key[:80]!r} is no regular expression that can be matched ({error or 'too slow'})"
+            raise StateError(
+                what, where=where, fix="write plain module names there, or merge it with peft first"
+            ) from None
     return default
 
 

@@ -282,9 +282,11 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     if not shapes and narrowed(plan):
         problems += selection_problems(plan, skeleton(plan))
     if runs_dir is not None and not any(p.level == "problem" for p in problems):
+        from mcit.engine.launch import launch_of
         from mcit.plan.resources import estimate, resource_problems
 
-        found = estimate(plan, nproc=int(os.environ.get("WORLD_SIZE", "1")))
+        place = launch_of(os.environ)
+        found = estimate(plan, nproc=place.size if place else 1)
         problems += resource_problems(plan, found, runs_dir)
     return problems
 

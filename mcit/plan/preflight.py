@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mcit.core.errors import McitError, Problem
+from mcit.core.files import read_json
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
@@ -18,7 +20,9 @@ from mcit.data.rowset import longest
 from mcit.engine.layers import layer_of, layers_of
 from mcit.methods.compose import make
 from mcit.models import load
+from mcit.models.adapterfile import OURS, read_adapter
 from mcit.models.adapters import candidates
+from mcit.models.basefiles import base_digest
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
 from mcit.plan.modelcheck import Kind, kind_of, kind_problem, processor_problem
@@ -132,10 +136,41 @@ def skeleton(plan: Plan) -> Any:
     return load.skeleton(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
 
 
+def check_adapter(plan: Plan, model: Any) -> list[Problem]:
+    """The adapter that the run starts from must fit this base, and be of it where it says whose it is."""
+    if not plan.config.base.adapter:
+        return []
+    where, folder = f"base.adapter: {plan.config.base.adapter}", Path(plan.config.base.adapter)
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    try:
+        file = read_adapter(folder, known=frozenset(shapes))
+        said = read_json(folder / OURS) if (folder / OURS).is_file() else {}
+    except McitError as error:
+        return list(error.problems)
+    wanted: dict[str, tuple[int, ...]] = {
+        f"{m}.weight": (pair.B_OR.shape[0], pair.A_RI.shape[1]) for m, pair in file.lora.items()
+    }
+    wanted.update({name: tuple(tensor.shape) for name, tensor in file.full.items()})
+    wrong = [name for name, shape in sorted(wanted.items()) if shapes.get(name) != shape]
+    if wrong:
+        have = shapes.get(wrong[0], "no such tensor")
+        what = (
+            f"{len(wrong)} of {len(wanted)} tensors do not fit the base: {wrong[0]} {wanted[wrong[0]]}, it has {have}"
+        )
+        return [Problem(where, what, "give the base that the adapter was trained on")]
+    own = said.get("base_sha256") if isinstance(said, dict) else None
+    if own is not None and own != base_digest(plan.model_path):
+        what = f"was trained on another base (sha256 {str(own)[:12]}…)"
+        return [
+            Problem(where, what, f"give that base, or remove {OURS} from the adapter's folder if this one is meant")
+        ]
+    return []
+
+
 def check_shapes(plan: Plan) -> list[Problem]:
-    """Targets, groups and layers that match nothing."""
+    """Targets, groups, layers and adapters that match nothing."""
     model = skeleton(plan)
-    problems: list[Problem] = []
+    problems = check_adapter(plan, model)
     for stage in plan.stages:
         try:
             trained_parameters(model, stage)
@@ -153,7 +188,10 @@ def check_shapes(plan: Plan) -> list[Problem]:
 
 
 def trained_parameters(model: Any, stage: Stage) -> int:
-    """Numbers trained in a stage, counted on the skeleton. Raises PlanError for targets or groups that match nothing."""
+    """Numbers in what the config of a stage names for training, counted on the skeleton, before methods narrow it.
+
+    Raises PlanError for targets or groups that match nothing.
+    """
     names = candidates(model, stage.adapter)
     shapes = dict(model.named_parameters())
     total = sum(shapes[n].numel() for n in names)

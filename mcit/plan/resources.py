@@ -357,10 +357,17 @@ def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path) -> list[Pr
 
 
 def disk_problems(found: RunEstimate, runs_dir: Path) -> list[Problem]:
-    """Too little free space for the run."""
+    """A folder that cannot be written, or too little free space for the run."""
     folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
-    free = shutil.disk_usage(folder).free
+    where, fix = f"--runs-dir {runs_dir}", "choose a folder that can be written"
+    if not folder.is_dir():
+        return [Problem(where, f"{folder} is a file", fix)]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [Problem(where, f"{folder} cannot be written (permissions, or a read-only file system)", fix)]
+    total, _, free = shutil.disk_usage(folder)
+    if not total:
+        return [Problem(where, f"{folder} is on a file system that keeps no files", fix)]
     if free >= found.disk:
         return []
     what = f"the run needs about {found.disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
-    return [Problem(f"--runs-dir {runs_dir}", what, "free space there or choose another folder")]
+    return [Problem(where, what, "free space there or choose another folder")]

@@ -8,6 +8,9 @@ from mcit.core.errors import Problem
 from mcit.core.optional import missing
 from mcit.core.types import Plan, TaskSpec
 
+_LOOKED_AT = 2_000
+"""Test rows of a task whose form is looked at."""
+
 
 def scoring_problems(plan: Plan) -> list[Problem]:
     """Scorers and answer styles of the recipes that do not exist, and test rows that the scorer cannot judge.
@@ -23,7 +26,32 @@ def scoring_problems(plan: Plan) -> list[Problem]:
         if task.style and task.style not in STYLES:
             where = f"{task.recipe}: eval.style"
             problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
+        elif plan.config.eval.tasks != "none":
+            problems += _form_notes(task, plan)
     return problems
+
+
+def _form_notes(task: TaskSpec, plan: Plan) -> list[Problem]:
+    """Notes: a task without test rows; right answers whose form the task's own style calls wrong."""
+    from mcit.data.folder import DataFolder
+    from mcit.evals.predictions import gold_of
+    from mcit.evals.style import STYLES, format_valid
+
+    if not task.rows.get("test"):
+        fix = "add a source with split: test to the recipe, or leave the task out of eval.tasks"
+        return [Problem(f"{task.recipe}: test", "has no rows, so the task is never scored", fix, "note")]
+    rows = DataFolder.open(task.folder).rows("test")[: min(plan.config.eval.rows or _LOOKED_AT, _LOOKED_AT)]
+    bad = []
+    for row in rows:
+        style = row.style if row.style in STYLES else task.style
+        if not format_valid(row.answer, style, {**gold_of(row), "question": row.question}):
+            bad.append((row, style))
+    if not bad:
+        return []
+    row, style = bad[0]
+    what = f"{len(bad)} of {len(rows)} answers lack the form of their style, the first {row.answer[:60]!r} that of '{style}'"
+    fix = "correct the answers, or the style of the rows (`style:` of the source, eval.style of the recipe)"
+    return [Problem(f"{task.recipe}: {row.where}", what, fix, "note")]
 
 
 def _backend_problems(plan: Plan) -> list[Problem]:

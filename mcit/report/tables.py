@@ -60,7 +60,7 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
 
 
 def costs(run: Path) -> list[JsonDict]:
-    """Steps, answer tokens, seconds and last loss of each committed stage, as its ``progress.json`` has them."""
+    """Steps, positions (text and images, no padding), seconds and last loss of each committed stage, by ``progress.json``."""
     layout, out = RunLayout(run), []
     for stage in read_plan(run)["stages"]:
         folder = home(layout, stage["folder"])
@@ -117,7 +117,7 @@ def markdown(report: JsonDict) -> str:
         *_combined_parts(report),
         *_forget_parts(report),
         "## Cost",
-        _table(["stage", "steps", "answer tokens", "seconds", "last loss"], _cost_rows(report)),
+        _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -102,9 +102,22 @@ def test_warnings(tmp_path):
     result, bad = found(tmp_path, train=train, test=test)
     what = "\n".join(w.what for w in result.warnings)
     assert not bad and len(result.warnings) == 3
-    assert "90 % of the yes_no answers are 'yes'" in what and "1499 characters" in what and "'Say yes or no.'" in what
+    assert "90 % of the yes_no answers are 'yes'" in what and "1499 characters" in what
+    assert "most questions of train end with 'Answer yes or no.', and 0 % of those of test hold that" in what
     balanced = [llava(f"y{k}", f"q{k}", "yes" if k % 5 < 3 else "no", style="yes_no") for k in range(10)]
     assert not found(tmp_path / "x", train=balanced)[0].warnings  # 60 % is still allowed
+
+
+def test_a_cue_that_both_splits_know_is_no_warning(tmp_path):
+    """Mixed wordings, options as last lines, and a cue inside the question: no majority on one side is no difference."""
+    cue = "Answer with a letter."
+    mixed = [llava(f"y{k}", f"q{k}?\n{cue if k % 3 else 'Say it.'}") for k in range(9)]
+    third = [llava(f"t{k}", f"t{k}?\n{'Say it.' if k % 3 else cue}") for k in range(9)]
+    assert not found(tmp_path / "a", train=mixed, test=third)[0].warnings
+    options = [llava(f"o{k}", f"{cue} q{k}?\nA. red\nB. blue") for k in range(9)]
+    assert not found(tmp_path / "b", train=mixed, test=options)[0].warnings
+    other = [llava(f"p{k}", f"p{k}?\nSay it.") for k in range(9)]
+    assert "test" in found(tmp_path / "c", train=other, test=options)[0].warnings[0].where
 
 
 def test_a_cue_is_added_once_as_the_last_line_of_the_last_question():

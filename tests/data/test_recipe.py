@@ -146,7 +146,7 @@ def test_a_data_folder_below_the_users_root(tmp_path, monkeypatch):
 def test_a_data_folder_does_not_leave_its_root(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("name: r\ntask: t\ndata: ../x\nsources: [{kind: llava, path: a.json}]\n")
-    with pytest.raises(ConfigError, match="use letters"):
+    with pytest.raises(ConfigError, match="use at most 100 letters"):
         load_recipe(path)
 
 

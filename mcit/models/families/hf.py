@@ -23,7 +23,7 @@ def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = No
         if not (folder / "config.json").is_file():
             raise ConfigError("holds no config.json", where=f"base.model: {folder}", fix=_FIX)
         return folder.resolve()
-    if base.model.startswith((".", "/", "~")) or base.model.count("/") != 1:
+    if not _is_hub_id(base.model):
         raise ConfigError("folder does not exist", where=f"base.model: {base.model}", fix=_FIX)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -42,15 +42,31 @@ def materialize(base: BaseConfig, *, announce: Callable[[str], None] | None = No
 
 def pending(base: BaseConfig) -> str | None:
     """Says that a hub download is due, or None."""
-    if not base.model or Path(base.model).expanduser().is_dir() or _cached(base) is not None:
+    if (
+        not base.model
+        or Path(base.model).expanduser().is_dir()
+        or not _is_hub_id(base.model)
+        or _cached(base) is not None
+    ):
         return None
-    return f"{base.model} from the Hugging Face hub"
+    return f"{base.model} from the Hugging Face hub (there is no such folder here)"
+
+
+def _is_hub_id(model: str) -> bool:
+    """``owner/name``; a path is none, and neither is a name below a folder that is here."""
+    owner, slash, name = model.partition("/")
+    return (
+        bool(slash and owner and name)
+        and "/" not in name
+        and owner not in (".", "..", "~")
+        and not Path(owner).is_dir()
+    )
 
 
 def _cached(base: BaseConfig) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    if not base.model or base.model.count("/") != 1:
+    if not base.model or not _is_hub_id(base.model):
         return None
     found = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
     return found if isinstance(found, str) else None
