@@ -50,7 +50,7 @@ def test_build_of_bad_rows_exits_4(tmp_path, capsys):
     assert code == 4 and "1 bad row(s), the recipe allows 0" in err and "train.json:2:x" in err
 
 
-def test_unknown_recipe_exits_2(capsys):
+def test_unknown_recipe_exits_4(capsys):
     code, _, err = called(capsys, "check", "tiny/wrod")
     assert code == 2 and "did you mean 'tiny/word'?" in err
 
@@ -82,10 +82,10 @@ def test_show_marks_the_supervised_text(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()])
-def test_show_without_a_usable_model_exits_2(tmp_path, capsys, make):
+def test_show_without_a_usable_model_exits_4(tmp_path, capsys, make):
     make(tmp_path / "model")
     code, _, err = called(capsys, "show", "tiny/yesno", "--model", tmp_path / "model", "--data-dir", tmp_path)
-    assert code == 2 and "model" in err
+    assert code == 4 and "model" in err
 
 
 def test_brackets_of_markup_are_shown_as_they_are(tmp_path, capsys):
