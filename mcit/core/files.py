@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from mcit.core.errors import StateError
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # speed: bytes that are read at a time
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}\.tmp")
 
 

@@ -29,6 +29,11 @@ def test_write_is_whole_and_leaves_no_temporary_files(tmp_path):
     files.write_text(tmp_path / "a" / "x.txt", "2")
     assert (tmp_path / "a" / "x.txt").read_text() == "2"
     assert os.listdir(tmp_path / "a") == ["x.txt"]
+    assert os.stat(tmp_path / "a" / "x.txt").st_mode & 0o777 == 0o644
+    files.write_json(tmp_path / "x.json", {"b": 1, "a": [2]})
+    assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  2\n ],\n "b": 1\n}\n'
+    files.copy_file(tmp_path / "x.json", tmp_path / "deep" / "y.json")
+    assert (tmp_path / "deep" / "y.json").read_text() == (tmp_path / "x.json").read_text()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,13 @@ def test_os_errors_are_explained(tmp_path, monkeypatch, number, said):
     with pytest.raises(StateError, match=said) as error:
         files.write_text(tmp_path / "x", "1")
     assert error.value.exit_code == 5 and str(tmp_path) in str(error.value) and error.value.fix
+
+
+def test_the_file_that_the_system_names_is_told_or_else_the_one_that_was_meant(tmp_path):
+    for named, told in (("/other", "/other"), (None, str(tmp_path))):
+        with pytest.raises(StateError) as error, files.explained(tmp_path):
+            raise OSError(errno.EIO, "bad", named)
+        assert error.value.where == told
 
 
 def test_what_is_not_there_and_what_has_no_number_are_not_explained(tmp_path):

@@ -62,6 +62,19 @@ def test_stop_checkpoints_and_says_how_to_go_on(tmp_path):
     assert (tmp_path / "live" / "model.safetensors").is_file() and error.value.exit_code == 75
 
 
+def test_killed_between_the_last_checkpoint_and_the_commit_nothing_of_the_progress_is_lost(tmp_path):
+    """No step is left to do, and the loss and the tokens are those of the process that did them."""
+    plan = plan_of(checkpoint={"every": 4})
+    first = draft(tmp_path)
+    done = train_stage(work_of(plan)[0], first, reporter=Silent())
+    assert first.last == done["steps"] == 4 and done["loss"] == first.lines[-1]["loss"]
+    again = Draft(tmp_path, resume_from=4)
+    again.extra, again.cursors = first.kept, first.cursors
+    restarted = train_stage(work_of(plan)[0], again, reporter=Silent())
+    assert again.lines == [] and {**restarted, "seconds": 0} == {**done, "seconds": 0}
+    assert restarted["seconds"] >= first.kept["seconds"] > 0
+
+
 def test_checkpoint_holds_trained_tensors_moments_and_state_only(tmp_path):
     """Within 10 % of the bytes of weights and two moments (larger rank, so that headers do not matter)."""
     plan = plan_of(
