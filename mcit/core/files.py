@@ -188,13 +188,13 @@ def append_line(path: Path | str, line: str) -> None:
 
 def mend_end(file: BinaryIO) -> bool:
     """Give the last line of a file opened with ``a+b`` its end, or cut it off where it is torn; whether it was torn."""
-    end = start = file.seek(0, os.SEEK_END)
+    end = file.seek(0, os.SEEK_END)
     tail = b""
-    while start > 0 and b"\n" not in tail:
-        size = min(_CHUNK, start)
-        start -= size
+    for start in (*range(end - _CHUNK, 0, -_CHUNK), 0):
         file.seek(start)
-        tail = file.read(size) + tail
+        tail = file.read(end - len(tail) - start) + tail
+        if b"\n" in tail:
+            break
     tail = tail.rpartition(b"\n")[2]
     if not tail:
         return False
