@@ -88,7 +88,7 @@ CASES = [
     Case("evals/*/*/rows.json", "evals/after-01/letter/rows.json", "report"),
     Case("evals/*/*/score.json", "evals/after-01/letter/score.json"),
     Case("evals/*/*/score.json", "evals/after-01/letter/score.json", "report"),
-    *(Case(f"report/{name}", f"report/{name}") for name in ("report.md", "report.json", "matrix.csv")),
+    *(Case(f"report/{name}", f"report/{name}") for name in ("report.md", "report.html", "report.json", "matrix.csv")),
     Case("exports/*/export.json", "exports/02-*/export.json", "export"),
     Case("exports/*/*.safetensors", "exports/02-*/adapter_model.safetensors", "export"),
     Case("exports/*/adapter_config.json", "exports/02-*/adapter_config.json", "export"),

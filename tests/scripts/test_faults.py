@@ -53,6 +53,10 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             "1.00 |\n| stage | steps | answer tokens | seconds |\n| 2.00 |",
             "1.00 |\n| stage | steps | answer tokens | seconds |\n| 3.00 |",
         ),
+        "report/report.html": (
+            'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
+            'Training took 1 min: 2 steps <td data-sort="60">1 min</td><td data-sort="1">1</td>',
+        ),
     }
     for name, texts in files.items():
         for home, text in zip((one, two), texts, strict=True):
@@ -68,6 +72,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
         "report/report.json": ('"a": 1', '"a": 2'),
         "report/report.md": ("1.00", "9.00"),
+        "report/report.html": ("2 steps", "3 steps"),
     }
     for name, change in changes.items():
         path = two / "runs" / "r-1" / name
