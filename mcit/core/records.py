@@ -103,7 +103,7 @@ class StageRecord(Record):
     carry: str
     hooks: dict[str, list[str]]
     method_state: dict[str, int]
-    passes: Annotated[float, Field(gt=0)] = 1.0
+    passes: Annotated[float, Field(gt=0)]
 
 
 class Scoring(Record):

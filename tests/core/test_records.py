@@ -161,8 +161,9 @@ def test_events_without_fields_of_their_own_need_none():
     valid(records.Event, {"time": "t", "event": "rollback", "removed": []}, where="f")
 
 
-def test_a_stage_counts_from_one():
+@pytest.mark.parametrize("key", ["index", "passes"])
+def test_a_stage_counts_from_one_and_passes_over_its_batches(key):
     plan = plan_record([["a"]])
-    plan["stages"][0]["index"] = 0
-    with pytest.raises(StateError, match=r"stages\.0\.index"):
+    plan["stages"][0][key] = 0
+    with pytest.raises(StateError, match=rf"stages\.0\.{key}"):
         valid(records.PlanRecord, plan, where="f")

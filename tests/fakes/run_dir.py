@@ -74,6 +74,7 @@ def plan_record(tasks, *, names=None, scorer="exact", style="word", mode="strict
             "rows": 10,
             "seed": k,
             "carry": "merge",
+            "passes": 1.0,
             "hooks": {},
             "method_state": method_state or {},
         }
