@@ -13,7 +13,7 @@ import mcit
 from mcit.cli.common import print_json
 from mcit.core.errors import McitError, StateError, shown
 
-VERBS = ("plan", "run", "resume", "rollback", "status", "eval", "export", "data", "report", "doctor")
+VERBS = ("plan", "run", "resume", "sweep", "rollback", "status", "eval", "export", "data", "report", "doctor")
 
 
 def parser() -> argparse.ArgumentParser:

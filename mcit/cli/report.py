@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import ConfigError, StateError
-from mcit.runs.layout import RunLayout
+from mcit.runs.layout import SWEEP, RunLayout
 
 
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
     parser = verbs.add_parser("report", help="score matrix, forgetting and costs of runs")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run; several are shown side by side")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run or a sweep; several runs are shown side by side"
+    )
     parser.add_argument("--mode", choices=("strict", "fixed"), help="scorer mode (default: the one the run was set to)")
     parser.add_argument(
         "--html",
@@ -37,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
         return _page(runs, args)
     if args.figures:
         raise ConfigError("goes with --html only", where="--figures", fix="add --html")
+    if len(runs) == 1 and (runs[0] / SWEEP).is_file():
+        from mcit.cli.sweep import show
+        from mcit.report.sweep import write_sweep
+
+        show(runs[0], write_sweep(runs[0]), mode=args.mode, as_json=args.json)
+        return 0
     reports = [full_report(path, mode=args.mode) for path in runs]
     if args.json:
         from mcit.core.files import canonical_json

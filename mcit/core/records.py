@@ -391,6 +391,24 @@ class CombinationRecord(Record):
     seed: int
 
 
+class SweepEntry(Record):
+    """A run of a sweep: names of its stages in order, seed, and name of its folder beside the sweep's."""
+
+    what = "a run of a sweep"
+    order: list[str]
+    seed: int
+    run: Folder
+
+
+class SweepRecord(Record):
+    """``sweep.json``: runs of one config in several orders and with several seeds."""
+
+    what = "the record of a sweep"
+    fix = "run the same mcit sweep command again"
+    name: str
+    runs: Annotated[list[SweepEntry], Field(min_length=1)]
+
+
 class AnswerFile(Record):
     """A file of answers made elsewhere."""
 
