@@ -12,14 +12,16 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from mcit.core.errors import DataError, Problem, StateError
 from mcit.core.files import (
@@ -28,7 +30,6 @@ from mcit.core.files import (
     explained,
     rename_directory,
     sha256_file,
-    write_text,
 )
 from mcit.core.paths import cache_dir
 from mcit.core.records import DataManifest
@@ -36,9 +37,11 @@ from mcit.core.seeds import seed_for
 from mcit.core.stored import read_sealed, write_manifest, write_sealed
 from mcit.core.types import JsonDict, Row
 from mcit.data import pictures
-from mcit.data.collect import Collected, collect
-from mcit.data.recipe import SPLITS, FileSource, Recipe, Split, SplitConfig, recipe_digest
-from mcit.data.rowfile import RowWriter, write_index
+from mcit.data.collect import Collected, collect, image_roots
+from mcit.data.gathered import Gathered, picture_key
+from mcit.data.recipe import SPLITS, Recipe, Split, SplitConfig, recipe_digest
+from mcit.data.rowfile import RowWriter, StoredRows, write_index
+from mcit.data.rowset import joined, parts_of, pick
 from mcit.data.transforms.base import RowTransform
 
 
@@ -52,6 +55,8 @@ class CheckReport:
     styles: dict[str, dict[str, int]]
     bad: tuple[Problem, ...]
     """Rows that would be dropped."""
+    summary: tuple[Problem, ...]
+    """What many of these have in common."""
     fatal: tuple[Problem, ...]
     """Sources that cannot be used at all."""
     warnings: tuple[Problem, ...]
@@ -66,7 +71,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Result:
-    rows: dict[Split, list[Row]]
+    rows: dict[Split, Sequence[Row]]
     steps: list[dict[str, Any]]
     """What each transform made of how many rows."""
     warnings: tuple[Problem, ...]
@@ -74,11 +79,11 @@ class _Result:
 
 
 def check(recipe: Recipe) -> CheckReport:
-    """Read everything, open every picture, write nothing."""
+    """Read everything, open every picture, leave nothing behind."""
     with tempfile.TemporaryDirectory(prefix="mcit-check-") as folder:
         found = collect(recipe, Path(folder))
         fatal = list(found.fatal)
-        rows = found.rows
+        rows: Mapping[Split, Sequence[Row]] = found.rows
         if not fatal:
             try:
                 result = _transformed(recipe, found)
@@ -86,15 +91,16 @@ def check(recipe: Recipe) -> CheckReport:
                 fatal += _empty(rows)
             except DataError as error:
                 fatal += error.problems
-    return CheckReport(
-        name=recipe.name,
-        counts={split: len(rows[split]) for split in SPLITS},
-        styles={split: _styles(rows[split]) for split in SPLITS},
-        bad=tuple(found.bad),
-        fatal=tuple(fatal),
-        warnings=tuple(found.warnings),
-        allowed=recipe.config.allow_bad,
-    )
+        return CheckReport(
+            name=recipe.name,
+            counts={split: len(rows[split]) for split in SPLITS},
+            styles={split: _styles(rows[split], found) for split in SPLITS},
+            bad=tuple(found.bad),
+            summary=tuple(found.summary),
+            fatal=tuple(fatal),
+            warnings=tuple(found.warnings),
+            allowed=recipe.config.allow_bad,
+        )
 
 
 def folder_of(recipe: Recipe, *, digest: str, data_dir: Path | str | None = None) -> Path:
@@ -130,14 +136,14 @@ def build(recipe: Recipe, *, data_dir: Path | str | None = None, announce: Calla
 
 def _built(recipe: Recipe, stem: Path) -> Path | None:
     """The whole folder with the image roots that the recipe has now and the pictures that are there now."""
-    roots, _ = _roots(recipe, stem)
+    roots, _ = image_roots(recipe, stem)
     here = [folder for folder, manifest in _whole(stem) if manifest["roots"] == roots]
     return next((folder for folder in here if pictures.unchanged(folder, roots)), None)
 
 
 def _moved(recipe: Recipe, stem: Path) -> Path | None:
     """The same pictures at another place: what is known of them stays true, only the roots are new."""
-    roots, _ = _roots(recipe, stem)
+    roots, _ = image_roots(recipe, stem)
     for folder, manifest in _whole(stem):
         if manifest["roots"].keys() == roots.keys() and pictures.unchanged(folder, roots):
             with _work_folder(stem) as work:
@@ -187,29 +193,58 @@ def _finish(stem: Path, work: Path, manifest: JsonDict) -> Path:
 
 def _fill(recipe: Recipe, digest: str, work: Path) -> JsonDict:
     """Write everything into `work`; returns the manifest."""
-    found = collect(recipe, work / "images")
+    found = collect(recipe, work)
     if found.fatal:
         raise DataError.of(found.fatal)
     if len(found.bad) > recipe.config.allow_bad:
-        raise _too_many(recipe, found.bad)
+        raise _too_many(recipe, found)
     result = _transformed(recipe, found)
     empty = _empty(result.rows)
     if empty:
         raise DataError.of(empty)
-    roots, numbers = _roots(recipe, work)
+    roots, names = image_roots(recipe, work)
     for split in SPLITS:
-        with RowWriter(work / f"{split}.jsonl") as out:
-            for row in result.rows[split]:
-                out.add(row, root=numbers[row.root])
-            write_index(out.path, out.finish())
+        _store(result.rows[split], work / f"{split}.jsonl", names)
     if pictures.outside(roots):
-        named = {(row.root, image) for split in SPLITS for row in result.rows[split] for image in row.images}
-        kept = {key: found.pictures.get(key) for key in named | found.dropped}
-        write_text(work / pictures.FILE, pictures.lines(kept, numbers, roots))
+        found.pictures.write(work / pictures.FILE, _pictures_of(result, found), roots)
         digest = digest_of([digest, sha256_file(work / pictures.FILE)])
     manifest = _manifest(recipe, digest, found, result, roots)
+    shutil.rmtree(work / "rows")
     write_manifest(work, extra=manifest)
     return manifest
+
+
+def _store(rows: Sequence[Row], path: Path, names: Mapping[str, str]) -> None:
+    """Write rows: those that were stored before as they stand."""
+    with RowWriter(path) as out:
+        for part in parts_of(rows):
+            if isinstance(part, StoredRows):
+                for line, characters, images in zip(part.lines(), *part.sizes, strict=True):
+                    out.put(line, characters, images)
+            else:
+                for row in part:
+                    out.add(row, root=names[row.root])
+        write_index(path, out.finish())
+
+
+def _pictures_of(result: _Result, found: Collected) -> NDArray[np.int64]:
+    """Keys of the pictures that belong to the data set: those of its rows and of the rows that were dropped."""
+    used = [part.pictures[~part.alive[part.picture_rows]] for part in found.gathered.values()]
+    for rows in result.rows.values():
+        for part in parts_of(rows):
+            if isinstance(part, StoredRows):
+                gathered = _gathered(part, found)
+                chosen = np.zeros(len(gathered), bool)
+                chosen[gathered.places(part)] = True
+                used.append(gathered.pictures[chosen[gathered.picture_rows]])
+            else:
+                used.append(np.array([picture_key(row, image) for row in part for image in row.images], np.int64))
+    return np.concatenate(used)
+
+
+def _gathered(part: StoredRows, found: Collected) -> Gathered:
+    """What the rows are a choice of."""
+    return next(gathered for gathered in found.gathered.values() if gathered.all.path == part.path)
 
 
 def _manifest(
@@ -227,28 +262,10 @@ def _manifest(
         "roots": roots,
         "transforms": result.steps,
         "counts": {split: len(result.rows[split]) for split in SPLITS},
-        "styles": {split: _styles(result.rows[split]) for split in SPLITS},
+        "styles": {split: _styles(result.rows[split], found) for split in SPLITS},
         "dropped": [{"where": p.where, "what": p.what} for p in found.bad],
         "warnings": [{"where": p.where, "what": p.what} for p in (*found.warnings, *result.warnings)],
     }
-
-
-def _roots(recipe: Recipe, work: Path) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Image roots by their names in rows (None: in the folder itself), and the names by root.
-
-    A source has the number of its place; pictures that its rows held themselves lie in the folder, under ``held-<number>``.
-    """
-    roots: dict[str, str | None] = {}
-    names: dict[str, str] = {}
-    for index, source in enumerate(recipe.sources):
-        if isinstance(source, FileSource):
-            root = recipe.file(source.images).resolve()
-            roots[str(index)] = str(root)
-            names.setdefault(str(root), str(index))
-        inside = f"held-{index}" if isinstance(source, FileSource) else str(index)
-        roots[inside] = None
-        names[str(work / "images" / inside)] = inside
-    return roots, names
 
 
 def _transformed(recipe: Recipe, found: Collected) -> _Result:
@@ -259,20 +276,19 @@ def _transformed(recipe: Recipe, found: Collected) -> _Result:
     warnings: list[Problem] = []
     train = _steps(recipe, found.rows["train"], early, steps, warnings)
     kept, held = _split(train, recipe.config.split)
-    rows: dict[Split, list[Row]] = {
+    rows: dict[Split, Sequence[Row]] = {
         "train": _steps(recipe, kept, late, steps, warnings),
-        "validation": _chosen(recipe, found.rows["validation"]) + held,
+        "validation": joined([_chosen(recipe, found.rows["validation"]), held]),
         "test": _chosen(recipe, found.rows["test"]),
     }
     return _Result(rows, steps, tuple(warnings))
 
 
-def _chosen(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
+def _chosen(recipe: Recipe, rows: Sequence[Row]) -> Sequence[Row]:
     """What the transforms leave of rows that they must not change."""
-    rows = list(rows)
     for transform in recipe.transforms:
         left = transform.elsewhere(rows)
-        if not {id(row) for row in left} <= {id(row) for row in rows}:
+        if left is not rows and not _is_choice(left, rows):
             name = type(transform).__module__.rpartition(".")[2]
             raise DataError(
                 "changes rows that are not for training", where=f"transforms: {name}", fix="correct its code"
@@ -281,7 +297,13 @@ def _chosen(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
     return rows
 
 
-def rows_for(recipe: Recipe, found: Collected, step: RowTransform) -> list[Row]:
+def _is_choice(left: Sequence[Row], rows: Sequence[Row]) -> bool:
+    """Whether the one are some of the other, in their order."""
+    remaining = iter(rows)
+    return all(any(row == other for other in remaining) for row in left)
+
+
+def rows_for(recipe: Recipe, found: Collected, step: RowTransform) -> Sequence[Row]:
     """The training rows as a step of the recipe that runs after the split is given them."""
     early = [(i, other) for i, other in enumerate(recipe.transforms) if not other.after_split]
     late = [(i, other) for i, other in enumerate(recipe.transforms) if other.after_split]
@@ -295,9 +317,8 @@ def _steps(
     steps: Sequence[tuple[int, RowTransform]],
     done: list[dict[str, Any]],
     warnings: list[Problem],
-) -> list[Row]:
+) -> Sequence[Row]:
     """Run steps with their places in the recipe; `done` gets an account of each, `warnings` what they warn of."""
-    rows = list(rows)
     for index, transform in steps:
         name = type(transform).__module__.rpartition(".")[2]
         before = len(rows)
@@ -308,26 +329,20 @@ def _steps(
     return rows
 
 
-def _split(rows: Sequence[Row], split: SplitConfig) -> tuple[list[Row], list[Row]]:
+def _split(rows: Sequence[Row], split: SplitConfig) -> tuple[Sequence[Row], Sequence[Row]]:
     """Whole groups go to validation until it is full; a group's turn depends on the seed and its own key alone."""
     target = round(split.validation * len(rows)) if split.validation < 1 else int(split.validation)
     if not target:
-        return list(rows), []
+        return rows, []
     if target >= len(rows):
         raise DataError(
             f"validation takes {target} of {len(rows)} training rows", where="split.validation", fix="take fewer"
         )
-    keys = [_group(row, split.by) for row in rows]
-    sizes = Counter(keys)
-    chosen: set[str] = set()
-    count = 0
-    for key in sorted(sizes, key=lambda key: sha256(f"{split.seed}/{key}".encode()).digest()):
-        if count >= target:
-            break
-        chosen.add(key)
-        count += sizes[key]
-    kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
-    return kept, [row for row, key in zip(rows, keys, strict=True) if key in chosen]
+    turns = b"".join(sha256(f"{split.seed}/{_group(row, split.by)}".encode()).digest()[:16] for row in rows)
+    groups, group_of, sizes = np.unique(np.frombuffer(turns, "S16"), return_inverse=True, return_counts=True)
+    taken = np.cumsum(sizes) - sizes < target  # in the order of their turns, which `unique` sorted them by
+    held = taken[group_of]
+    return pick(rows, np.flatnonzero(~held)), pick(rows, np.flatnonzero(held))
 
 
 def _group(row: Row, by: str) -> str:
@@ -342,26 +357,36 @@ def _group(row: Row, by: str) -> str:
 
 
 def _check_unique(rows: Sequence[Row], name: str) -> None:
-    repeated = [identity for identity, count in Counter(row.id for row in rows).items() if count > 1]
+    hashes = np.fromiter((hash(row.id) for row in rows), np.int64, len(rows))
+    found, counts = np.unique(hashes, return_counts=True)
+    places = np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist()
+    repeated = [identity for identity, count in Counter(rows[place].id for place in places).items() if count > 1]
     if repeated:
         what = f"transform {name} made several rows with id '{repeated[0]}'"
         raise DataError(what, where="transforms", fix="give new rows new ids")
 
 
-def _empty(rows: dict[Split, list[Row]]) -> list[Problem]:
-    if any(rows.values()):
+def _empty(rows: Mapping[Split, Sequence[Row]]) -> list[Problem]:
+    if any(len(part) for part in rows.values()):
         return []
     return [Problem("recipe", "no rows are left", "check sources and transforms")]
 
 
-def _styles(rows: Sequence[Row]) -> dict[str, int]:
-    return dict(sorted(Counter(row.style for row in rows).items()))
+def _styles(rows: Sequence[Row], found: Collected) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for part in parts_of(rows):
+        if isinstance(part, StoredRows):
+            counts += _gathered(part, found).styles(part)
+        else:
+            counts += Counter(row.style for row in part)
+    return dict(sorted(counts.items()))
 
 
-def _too_many(recipe: Recipe, bad: Sequence[Problem]) -> DataError:
+def _too_many(recipe: Recipe, found: Collected) -> DataError:
+    bad = found.bad
     head = Problem(
         str(recipe.path),
         f"{len(bad)} bad row(s), the recipe allows {recipe.config.allow_bad}",
         f"correct the rows, or set allow_bad: {len(bad)} to drop them",
     )
-    return DataError(head.what, where=head.where, fix=head.fix, problems=[head, *bad])
+    return DataError(head.what, where=head.where, fix=head.fix, problems=[head, *found.summary, *bad])

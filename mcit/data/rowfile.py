@@ -82,6 +82,11 @@ class StoredRows(Sequence[Row]):
         """Of each row, its characters and its pictures at `IMAGE_LENGTH` each."""
         return self.table["characters"].astype(np.int64) + IMAGE_LENGTH * self.table["images"].astype(np.int64)
 
+    @property
+    def sizes(self) -> tuple[list[int], list[int]]:
+        """Of each row, its characters and its pictures."""
+        return self.table["characters"].tolist(), self.table["images"].tolist()
+
     def _with(self, index: NDArray[np.void]) -> StoredRows:
         other = object.__new__(StoredRows)
         other.__dict__.update(self.__dict__, table=index)

@@ -66,6 +66,11 @@ def joined(parts: Sequence[Sequence[Row]]) -> Sequence[Row]:
     return filled[0] if len(filled) == 1 else Joined(filled)
 
 
+def parts_of(rows: Sequence[Row]) -> Sequence[Sequence[Row]]:
+    """What joined rows are joined of; other rows are one part."""
+    return rows.parts if isinstance(rows, Joined) else [rows]
+
+
 def pick(rows: Sequence[Row], places: Places) -> Sequence[Row]:
     """The rows at some places, in their order, read when they are asked for."""
     return rows.pick(places) if isinstance(rows, StoredRows) else Chosen(rows, places)

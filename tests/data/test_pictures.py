@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mcit.core.errors import StateError
 from mcit.data.build import build
 from mcit.data.folder import DataFolder
-from mcit.data.pictures import FILE, lines, located, outside, unchanged
+from mcit.data.pictures import FILE, PictureList, located, outside, unchanged
 from mcit.data.recipe import find_recipe, load_recipe
 from tests.core.test_hashes import changed_behind
 from tests.fakes.recipes import recipe_file, rows
@@ -27,7 +28,7 @@ def test_every_picture_is_listed_once_with_its_content(recipe, tmp_path):
     folder = build(load_recipe(recipe), data_dir=tmp_path / "data")
     listed = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     digest = sha256_file(tmp_path / "s" / "images" / "a.png")
-    assert listed == [["0", "../out.png", None], ["0", "a.png", digest], ["0", "gone.png", None]]
+    assert listed == [["0", "a.png", digest], ["0", "gone.png", None], ["0", "../out.png", None]]
 
 
 def test_changes_of_each_kind_are_seen(recipe, tmp_path):
@@ -53,13 +54,20 @@ def test_generated_pictures_are_the_folder_s_own(tmp_path):
     folder = build(load_recipe(find_recipe("tiny/word")), data_dir=tmp_path)
     roots = DataFolder.open(folder).manifest["roots"]
     assert not outside(roots) and unchanged(folder, roots) and not (folder / FILE).exists()
-    pictures = {("/own", "b.png"): "x", ("/other", "c.png"): "y", ("/own", "a.png"): "z"}
-    text = lines(pictures, {"/own": "0", "/other": "1"}, {"0": None, "1": "/other"})
-    assert text == '["1","c.png","y"]\n'.replace(",", ", ")
     image = next((folder / "images").rglob("*.png"))
     changed_behind(image)
     with pytest.raises(StateError, match="differs from the manifest"):
         DataFolder.open(folder)
+
+
+def test_a_list_keeps_what_is_used_and_outside(tmp_path):
+    listed = PictureList(tmp_path / "all.jsonl", {"/own": "0", "/other": "1"})
+    for root, path, digest in [("/own", "b.png", "x"), ("/other", "c.png", "y"), ("/other", "d.png", None)]:
+        listed.add(root, path, digest)
+    listed.close(np.array([7, -3, 9]))
+    for used, text in (([7, 9], '["1", "d.png", null]\n'), ([-3, 7], '["1", "c.png", "y"]\n'), ([], "")):
+        listed.write(tmp_path / "some.jsonl", np.array(used, np.int64), {"0": None, "1": "/other"})
+        assert (tmp_path / "some.jsonl").read_text() == text
 
 
 def test_a_path_out_of_its_root_is_no_file(tmp_path):

@@ -98,13 +98,14 @@ class Asd(RowTransform):
         """
         at = self.config
         if at.percent == 0:
-            return Outcome(list(rows), {"percent": 0})
+            return Outcome(rows, {"percent": 0})
+        rows = list(rows)  # each is looked at many times
         made, account = diversify(
             rows, self.choice(rows), seed=at.seed, unit=at.unit, answers=self._answers(), limits=at.limits
         )
         return Outcome(made, {"percent": at.percent, **account}, _shortfalls(account))
 
-    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+    def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """The rows of `run`."""
         return self.run(rows, seed=seed).rows
 

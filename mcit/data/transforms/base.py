@@ -14,7 +14,7 @@ from mcit.core.types import JsonDict, Row
 class Outcome(NamedTuple):
     """What a transform made of the rows."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     notes: JsonDict
     """What the manifest says about it beside the number of rows."""
     warnings: tuple[Problem, ...] = ()
@@ -49,10 +49,10 @@ class RowTransform:
         """The new rows with notes for the manifest. Raises DataError for rows it cannot use."""
         return Outcome(self.apply(rows, seed=seed), {})
 
-    def elsewhere(self, rows: Sequence[Row]) -> list[Row]:
+    def elsewhere(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Which of the validation and test rows that come from sources stay: a choice, never a change. By default all."""
-        return list(rows)
+        return rows
 
-    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+    def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """The new rows. Raises DataError for rows it cannot use."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mcit.core.config import Config as BaseConfig
 from mcit.core.types import Row
+from mcit.data.rowset import pick
 from mcit.data.transforms.base import RowTransform
 
 
@@ -17,14 +18,14 @@ class Dedupe(RowTransform):
 
         answers: bool = True
 
-    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+    def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """The rows without later repetitions."""
         seen: set[tuple[object, ...]] = set()
         kept = []
-        for row in rows:
+        for place, row in enumerate(rows):
             turns = row.turns if self.config.answers else tuple(t for t in row.turns if t.role == "user")
             key = (row.root, row.images, tuple((t.role, " ".join(t.text.split())) for t in turns))
             if key not in seen:
                 seen.add(key)
-                kept.append(row)
-        return kept
+                kept.append(place)
+        return pick(rows, kept)

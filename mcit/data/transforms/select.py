@@ -11,6 +11,7 @@ from mcit.core.config import Config as BaseConfig
 from mcit.core.config import Field, suggestion
 from mcit.core.errors import DataError
 from mcit.core.types import Row
+from mcit.data.rowset import pick
 from mcit.data.transforms.base import RowTransform
 
 
@@ -38,7 +39,7 @@ class Select(RowTransform):
                 raise ValueError("give either keep or drop")
             return self
 
-    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+    def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """The chosen rows in their old order.
 
         Raises DataError for a row without the meta key, and for a listed value that no training row has.
@@ -50,10 +51,10 @@ class Select(RowTransform):
                 raise DataError(what, where="transforms: select", fix=suggestion(value, values))
         return self.elsewhere(rows)
 
-    def elsewhere(self, rows: Sequence[Row]) -> list[Row]:
+    def elsewhere(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The same choice on validation and test rows. Raises DataError for a row without the meta key."""
         listed, keeping = set(self.config.keep or self.config.drop), bool(self.config.keep)
-        return [row for row in rows if (self._value(row) in listed) == keeping]
+        return pick(rows, [place for place, row in enumerate(rows) if (self._value(row) in listed) == keeping])
 
     def _value(self, row: Row) -> str:
         if not self.config.by.startswith("meta."):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Self
 
+import numpy as np
 from pydantic import model_validator
 
 from mcit.core.config import Config as BaseConfig
 from mcit.core.config import Field
 from mcit.core.types import Row
+from mcit.data.rowset import pick
 from mcit.data.transforms.base import RowTransform
 
 
@@ -32,14 +33,14 @@ class Subsample(RowTransform):
                 raise ValueError("give either rows or share")
             return self
 
-    def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
+    def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """Rows with the smallest draws; each row's draw depends on the seed and its place alone."""
         draw = random.Random(seed).random
-        groups: dict[str, list[tuple[float, int]]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            groups[row.style if self.config.by_style else ""].append((draw(), index))
-        kept: list[int] = []
-        for group in groups.values():
+        draws = np.fromiter((draw() for _ in range(len(rows))), np.float64, len(rows))
+        styles = np.array([row.style for row in rows] if self.config.by_style else [""] * len(rows))
+        kept = []
+        for style in np.unique(styles):
+            group = np.flatnonzero(styles == style)
             count = self.config.rows if self.config.rows is not None else max(1, round(self.config.share * len(group)))
-            kept += [index for _, index in sorted(group)[:count]]
-        return [rows[index] for index in sorted(kept)]
+            kept.append(group[np.argsort(draws[group], kind="stable")[:count]])
+        return pick(rows, np.sort(np.concatenate(kept)) if kept else [])
