@@ -13,6 +13,7 @@ from mcit.core.hashes import reading_all
 if TYPE_CHECKING:
     from mcit.data.build import CheckReport
     from mcit.data.encode import Encoder
+    from mcit.data.measure import Measured
     from mcit.data.recipe import Recipe
     from mcit.data.show import ShownRow
 
@@ -38,6 +39,9 @@ def add_parser(verbs: Any) -> None:
             action.add_argument("--rows", type=_count, default=3, metavar="N", help="how many rows (default: 3)")
             action.add_argument("--split", default="train", choices=("train", "validation", "test"))
             action.add_argument("--model", metavar="MODEL", help="model folder or family: mark what it supervises")
+        if name == "check":
+            action.add_argument("--model", metavar="MODEL", help="model folder or family: what the rows are to it, in tokens")
+            action.add_argument("--batch", type=_count, default=16, metavar="N", help="rows a step (default: 16)")
     parser.set_defaults(verb="data")
 
 
@@ -72,6 +76,8 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
     from mcit.data.build import check
 
     report = check(recipe)
+    measured = _measured(recipe, args) if args.model and report.ok else {}
+    refused = any(found.problems for found in measured.values())
     if args.json:
         print_json(
             {
@@ -81,17 +87,45 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
                 "styles": report.styles,
                 "fatal": [_problem(p) for p in report.fatal],
                 "bad": [_problem(p) for p in report.bad],
+                "summary": [_problem(p) for p in report.summary],
+                "model": {split: _measured_json(found) for split, found in measured.items()},
                 "allow_bad": report.allowed,
                 "warnings": [_problem(p) for p in report.warnings],
             }
         )
     else:
         _print_report(report, style=recipe.config.eval.style)
-    return 0 if report.ok else DataError.exit_code
+        _print_measured(measured, report.counts["train"], args.batch)
+    return 0 if report.ok and not refused else DataError.exit_code
+
+
+def _measured(recipe: Recipe, args: argparse.Namespace) -> dict[str, Measured]:
+    from mcit.data.build import build
+    from mcit.data.folder import DataFolder
+    from mcit.data.measure import measure
+
+    folder = DataFolder.open(build(recipe, announce=_announce))
+    encoder = _encoder(args.model, pad=folder.pad_images)
+    return {split: measure(folder.rows(split), encoder) for split, count in folder.counts.items() if count}
+
+
+def _measured_json(found: Measured) -> dict[str, Any]:
+    problems = [_problem(p) for p in found.problems]
+    return {"rows": found.rows, "longest": found.longest, "supervised_tokens": found.supervised, "refused": problems}
+
+
+def _print_measured(measured: dict[str, Measured], train: int, batch: int) -> None:
+    for split, found in measured.items():
+        for line in shown(found.problems):
+            print(line)
+        means = ", ".join(f"{style or 'no style'} {mean:.1f}" for style, mean in found.supervised.items())
+        print(f"{split}, {found.rows} rows encoded: longest {found.longest} positions; mean supervised tokens: {means}")
+    if measured:
+        print(f"{-(-train // batch)} steps an epoch at {batch} rows a step")
 
 
 def _print_report(report: CheckReport, *, style: str) -> None:
-    for line in (*shown(report.fatal), *shown(report.bad)):
+    for line in (*shown(report.summary), *shown(report.fatal), *shown(report.bad)):
         print(line)
     for line in shown(report.warnings):
         print(line if line.startswith(" ") else f"warning: {line}")

@@ -88,7 +88,7 @@ def check(recipe: Recipe) -> CheckReport:
             try:
                 result = _transformed(recipe, found)
                 rows, found.warnings = result.rows, [*found.warnings, *result.warnings]
-                fatal += _empty(rows)
+                fatal += _empty(rows) if len(found.bad) <= recipe.config.allow_bad else []
             except DataError as error:
                 fatal += error.problems
         return CheckReport(

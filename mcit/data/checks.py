@@ -21,6 +21,8 @@ from mcit.data.images import open_image, resolve_below
 from mcit.data.pictures import PictureList, located
 
 _TOGETHER = 256
+_ROWS = 1 << 16
+"""Rows that are compared with the test at once."""
 _HALF = 0.5
 
 
@@ -58,11 +60,12 @@ def check_pictures(
 def check_ids(splits: Mapping[Any, Gathered]) -> Iterator[Problem]:
     """Ids must be unique in a split, over all its sources."""
     for gathered in splits.values():
-        places = np.flatnonzero(gathered.alive)
-        ids = gathered.ids[places]
-        repeated = np.isin(ids, _repeated(ids))
+        repeated = _repeated(gathered.ids[gathered.alive])
+        if not len(repeated):
+            continue
+        places = np.flatnonzero(gathered.alive & np.isin(gathered.ids, repeated))
         first: dict[str, tuple[int, str]] = {}
-        for place in places[repeated].tolist():
+        for place in places.tolist():
             row = gathered.all[place]
             other, source = first.setdefault(row.id, (place, row.source))
             if other != place:
@@ -72,24 +75,25 @@ def check_ids(splits: Mapping[Any, Gathered]) -> Iterator[Problem]:
 
 def check_overlap(train: Sequence[Gathered], test: Gathered, summary: list[Problem]) -> Iterator[Problem]:
     """A training row must not ask what a test row asks about the same pictures (compared by content)."""
-    tested, owners = _asked(test)
+    tested, owners = _asked(test, 0, len(test))
     order = np.argsort(tested, kind="stable")
     tested, owners = tested[order], owners[order]
     for gathered in train:
-        asked, rows = _asked(gathered)
-        low, high = np.searchsorted(tested, asked), np.searchsorted(tested, asked, side="right")
         done: set[int] = set()
-        for hit in np.flatnonzero(low < high).tolist():
-            place = int(rows[hit])
-            if place in done:
-                continue
-            row = gathered.all[place]
-            near = (test.all[owner] for owner in owners[low[hit] : high[hit]][::-1].tolist())
-            twin = next((other for other in near if set(questions(row)) & set(questions(other))), None)
-            if twin is not None:
-                done.add(place)
-                what = f"asks the same about the same picture as test row {twin.where}"
-                yield _dropped(gathered, place, what, "remove it from one of the two splits", row)
+        for first in range(0, len(gathered) if len(tested) else 0, _ROWS):
+            asked, rows = _asked(gathered, first, first + _ROWS)
+            low, high = np.searchsorted(tested, asked), np.searchsorted(tested, asked, side="right")
+            for hit in np.flatnonzero(low < high).tolist():
+                place = int(rows[hit])
+                if place in done:
+                    continue
+                row = gathered.all[place]
+                near = (test.all[owner] for owner in owners[low[hit] : high[hit]][::-1].tolist())
+                twin = next((other for other in near if set(questions(row)) & set(questions(other))), None)
+                if twin is not None:
+                    done.add(place)
+                    what = f"asks the same about the same picture as test row {twin.where}"
+                    yield _dropped(gathered, place, what, "remove it from one of the two splits", row)
         if len(done) > _HALF * len(gathered) and len(done) > 1:
             what = f"{len(done)} of {len(gathered)} rows ask what the test asks: is one file the other split's?"
             summary.append(Problem("train", what, "check which file is for training and which for the test"))
@@ -126,20 +130,22 @@ def _dropped(gathered: Gathered, place: int, what: str, fix: str, row: Row | Non
 
 
 def _repeated(ids: Numbers) -> Numbers:
-    found, counts = np.unique(ids, return_counts=True)
-    return found[counts > 1]
+    found = np.sort(ids)
+    return np.unique(found[1:][found[1:] == found[:-1]])
 
 
-def _asked(gathered: Gathered) -> tuple[NDArray[np.uint64], Numbers]:
-    """Of each question of the rows that are left, 64 bits of its words and its row's pictures in order; and the row."""
-    uses = np.arange(len(gathered.pictures))
-    nth = uses - np.searchsorted(gathered.picture_rows, gathered.picture_rows)
-    shown = np.zeros(len(gathered), np.uint64)
-    place = _mixed((nth + 1).astype(np.uint64))
-    np.add.at(shown, gathered.picture_rows, _mixed(gathered.picture_digests.astype(np.uint64) + place))
-    left = gathered.alive[gathered.ask_rows]
-    rows = gathered.ask_rows[left]
-    return _mixed(gathered.asks[left].astype(np.uint64) ^ shown[rows]), rows
+def _asked(gathered: Gathered, start: int, stop: int) -> tuple[NDArray[np.uint64], Numbers]:
+    """Of each question of the rows from `start` to `stop`: 64 bits of its words and of its row's pictures in order; its row."""
+    part = slice(*np.searchsorted(gathered.picture_rows, (start, stop)))
+    owners = gathered.picture_rows[part].astype(np.int64)
+    nth = np.arange(len(owners)) - np.searchsorted(owners, owners)
+    shown = np.zeros(stop - start, np.uint64)
+    digests = gathered.picture_digests[part].astype(np.uint64)
+    np.add.at(shown, owners - start, _mixed(digests + _mixed((nth + 1).astype(np.uint64))))
+    part = slice(*np.searchsorted(gathered.ask_rows, (start, stop)))
+    rows = gathered.ask_rows[part].astype(np.int64)
+    asks, left = gathered.asks[part].astype(np.uint64), gathered.alive[rows]
+    return _mixed(asks[left] ^ shown[rows[left] - start]), rows[left]
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -29,11 +29,11 @@ class Gathered:
         self._writer, self._names = RowWriter(path), roots
         self._styles: dict[str, int] = {}
         self._columns = {name: array("q") for name in ("id", "ask", "picture")}
-        self._places = {name: array("i") for name in ("ask", "picture", "style")}
+        self._places = {"ask": array("i"), "picture": array("i"), "style": array("H")}
         self.tally = Tally()
 
     def __len__(self) -> int:
-        return len(self._writer)
+        return len(self._places["style"])
 
     def add(self, row: Row) -> None:
         """Append a row. Raises ValueError for one that cannot be stored."""
@@ -53,16 +53,12 @@ class Gathered:
         """Put the rows on disk; from here on they can be read and compared."""
         roots = {name: root for root, name in self._names.items()}
         self.all = StoredRows(self._writer.path, self._writer.finish(), roots=roots)
-        self.ids = np.array(self._columns["id"], np.int64)
-        self.asks, self.ask_rows = np.array(self._columns["ask"], np.int64), np.array(self._places["ask"], np.int64)
-        self.pictures = np.array(self._columns["picture"], np.int64)
-        self.picture_rows = np.array(self._places["picture"], np.int64)
+        self.ids, self.asks, self.pictures = (np.frombuffer(c, np.int64) for c in self._columns.values())
+        self.ask_rows, self.picture_rows = (np.frombuffer(self._places[name], np.int32) for name in ("ask", "picture"))
+        self._style_of = np.frombuffer(self._places["style"], np.uint16)
         self.picture_digests = np.zeros(len(self.pictures), np.int64)
         """60 bits of each picture's sha256, once they are known."""
         self.alive = np.ones(len(self.all), bool)
-        self._style_of = np.array(self._places["style"], np.int32)
-        self._columns.clear()
-        self._places.clear()
 
     def drop(self, place: int, row: Row) -> None:
         """Leave a row out."""

@@ -165,7 +165,8 @@ class RowWriter:
         self._file.close()
         index = np.empty(len(self), dtype=INDEX)
         for name, column in zip(INDEX.names or (), self._columns, strict=True):
-            index[name] = column
+            index[name] = np.frombuffer(column, column.typecode)
+            del column[:]
         return index
 
 

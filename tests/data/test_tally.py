@@ -38,16 +38,27 @@ def test_long_answers_are_said_once_for_a_style():
 def test_the_cue_of_most_questions():
     short, other = asked("Answer with one word.", 10), asked("Say it shortly.", 10, 100)
     assert tally(*short, *other[:3]).cue == "Answer with one word." and tally(*short, *other).cue == ""
-    (problem,) = cue_differs(tally(*short), tally(*other))
-    assert "'Say it shortly.'" in problem.what
-    assert cue_differs(tally(*short), tally(*asked("", 5))) and not cue_differs(tally(*short), tally())
+    assert tally(row("q\nA. red", "a"), row("q\nA. red", "a")).cue == ""  # an option
+
+
+def differs(train, test):
+    return cue_differs(tally(*train), tally(*test), {"train": train, "test": test})
+
+
+def test_another_cue_at_test():
+    short, other = asked("Answer with one word.", 10), asked("Say it shortly.", 10, 100)
+    (problem,) = differs(short, other)
+    assert "most questions of train end with 'Answer with one word.', and 0 % of those of test" in problem.what
+    (problem,) = differs(asked("", 9), short)
+    assert problem.where == "train" and not differs(short, []) and not differs(short, short)
 
 
 def test_a_cue_that_was_trained_beside_others_is_no_alarm():
-    """Diversified rows: the test's own cue is one of several in training."""
-    mixed = tally(*asked("Answer with one word.", 3), *asked("Answer with yes or no.", 40, 100))
-    assert not cue_differs(mixed, tally(*asked("Answer with one word.", 5)))
-    assert cue_differs(mixed, tally(*asked("Say it shortly.", 5)))
+    """Diversified rows: the test's own cue is one of several in training; or it stands inside the questions."""
+    mixed = [*asked("Answer with one word.", 4), *asked("Answer yes or no.", 8, 50), *asked("Explain.", 8, 90)]
+    assert not differs(mixed, asked("Answer with one word.", 5)) and differs(mixed, asked("Say it shortly.", 5))
+    inside = [row(f"Say it shortly. What is {k}?\nA. red", "a") for k in range(20)]
+    assert not differs(inside, asked("Say it shortly.", 5))
 
 
 def test_counts_stay_small():

@@ -158,13 +158,13 @@ def _no_turns(value: Mapping[str, Any], kind: Kind) -> RowError:
     missing = LAYOUTS[kind].lists[0]
     fix = f"add a {' and a '.join(list(LAYOUTS[kind].roles)[:2])} turn"
     if keys and missing not in value:
-        pair = next(((q, a) for q, a in _PAIRS if q in value and a in value), None)
+        pair = next(((q, a) for q, a in PAIRS if q in value and a in value), None)
         fix += f", or write fields: [{pair[0]}, {pair[1]}] for this source" if pair else ""
         return RowError(f"the row has no {missing}; its keys are {keys}", fix)
     return RowError(f"the row has no {missing}", fix)
 
 
-_PAIRS = (
+PAIRS = (
     ("question", "answer"),
     ("question", "answers"),
     ("prompt", "answer"),
