@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Progress, Row, Stage, WeightUnit
 
@@ -244,6 +244,32 @@ class StepContext(Protocol):
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a scalar without waiting for the device."""
+
+    def fine_tune(
+        self,
+        source: str | Sequence[Row],
+        *,
+        names: Collection[str],
+        steps: int,
+        lr: float,
+        batch: int | None = None,
+        loss: RowLoss | None = None,
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        weight_decay: float = 0.0,
+    ) -> list[float]:
+        """Train parameters `names` on the rows of a stream or of a list for some steps, with a fresh AdamW; every other
+        tensor keeps its bits, and the stage's own moments are left alone. In `after_step` and `on_stage_end`, with the
+        slot weights:edit.
+
+        `batch` rows a step (``optim.batch``), shuffled by seed; `loss` as in `gradient_pass`; clipping, betas and eps are
+        the stage's. Returns the loss of each step. A kill inside repeats the whole. Raises TrainingError inside a step,
+        for a name that does not train and for a gradient that is not finite.
+        """
+
+    def end_stage(self, reason: str) -> None:
+        """In `after_step`, on every rank alike: this was the last step. The stage is committed as ended early, with step
+        and reason. Raises TrainingError elsewhere.
+        """
 
 
 class StageContext(StepContext, Protocol):

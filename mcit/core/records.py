@@ -101,6 +101,7 @@ class StageRecord(Record):
     rows: Count
     seed: int
     carry: str
+    passes: Annotated[float, Field(gt=0)] = 1.0
     hooks: dict[str, list[str]]
     method_state: dict[str, int]
     passes: Annotated[float, Field(gt=0)]
@@ -178,10 +179,21 @@ class Holder(Record):
 
 
 # ---- a stage ---------------------------------------------------------------------------------------------------------
+class EndRecord(Record):
+    """Why a stage ended before its last step."""
+
+    what = "the end of a stage"
+    step: Count
+    planned: Count
+    reason: str
+
+
 class ProgressRecord(Record):
-    """``progress.json`` of a committed stage."""
+    """``progress.json`` of a committed stage; `logged` is what methods recorded at its end."""
 
     what = "the progress of a stage"
+    ended: EndRecord | None = None
+    logged: dict[str, float | None] = {}
     steps: Count
     tokens: Count
     seconds: Annotated[float, Field(ge=0)]

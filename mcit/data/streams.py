@@ -49,6 +49,12 @@ class StageStreams:
         # A fast tokenizer must not be used by two threads at once, so each has its own copy.
         self._copies = [copy.deepcopy(encoder) for _ in range(workers)]
 
+    def over(self, streams: Sequence[Stream]) -> StageStreams:
+        """Other streams for the same ranks and micro-batches, at their beginning; no threads."""
+        return StageStreams(
+            streams, self.encoder, micro_batch=self.micro_batch, rank=self.rank, world=self.world, workers=0
+        )
+
     def choose_by(self, choose: Callable[[str, int, int], Sequence[Draw]]) -> None:
         """Who names the rows of a step (stream, rows, size) of the streams whose rows are chosen."""
         for stream in self.streams.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
+from mcit.engine.tuner import Tuner
 
 PenaltyFn = Callable[[WeightUnit, Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Unit and its fp32 tensors by role -> penalty by method name."""
@@ -88,6 +89,12 @@ class Engine(Protocol):
 
     def moved(self, fn: Callable[[WeightUnit, dict[str, Tensor]], None]) -> AbstractContextManager[None]:
         """A block in which `fn` has changed every unit's tensors; afterwards weights are bit for bit what they were."""
+
+    def tuner(self, names: Collection[str], optim: OptimConfig) -> Tuner:
+        """A fresh optimiser over some of the trained tensors, for passes outside steps."""
+
+    def total_loss(self) -> Tensor:
+        """Loss of the passes since the last `discard`, over all ranks."""
 
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
         """Supervised tokens and rows per stream over all ranks."""

@@ -6,7 +6,7 @@ Gradients are ``param.grad``; forward passes run under autocast where the base i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Gradients, Held, Weights
+from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 from mcit.engine import world
 from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
@@ -28,6 +29,7 @@ from mcit.engine.layers import layers_of
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.penalty import stream_penalties
+from mcit.engine.tuner import Tuner
 
 __all__ = ["EngineSpec", "PlainEngine", "run_model", "set_modes"]
 
@@ -173,6 +175,37 @@ class PlainEngine:
         for name, value in kept.items():
             self._named[name].copy_(value)
 
+    # ---- fine-tuning inside a stage ---------------------------------------------------------------------------------
+    def tuner(self, names: Collection[str], optim: OptimConfig) -> Tuner:
+        """A fresh optimiser over some of the trained tensors. Raises TrainingError for one that does not train."""
+        return Tuner(self, names, optim)
+
+    def total_loss(self) -> Tensor:
+        """Loss of the passes since the last `discard`, over all ranks."""
+        return self._totals()[0]
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Whole shapes of the trained tensors by name."""
+        return {name: parameter.shape for name, parameter in self._named.items()}
+
+    def part(self, name: str) -> Tensor:
+        """This rank's part of a weight: all of it."""
+        return self._named[name].detach()
+
+    def part_gradients(self, names: Iterable[str]) -> dict[str, Tensor | None]:
+        """This rank's parts of gradients; None where nothing flowed."""
+        return {name: self._named[name].grad for name in names}
+
+    def norm_of(self, gradients: Mapping[str, Tensor | None]) -> Tensor:
+        """The norm of all of them together, equal on all ranks."""
+        return held_dot(gradients, gradients, self.device).sqrt()
+
+    @torch.no_grad()
+    def put_parts(self, parts: Mapping[str, Tensor]) -> None:
+        """Write weights back."""
+        for name, part in parts.items():
+            self._named[name].copy_(part)
+
     def target_counts(self, batches: Sequence[Batch]) -> Counts:
         """Supervised tokens and rows per stream over all ranks; a batch that nothing is supervised of has no rows."""
         tokens: dict[str, int] = {}
@@ -312,13 +345,10 @@ class PlainEngine:
 
     def load(self, folder: Path) -> None:
         """Restore weights, moments, step and random state. Raises StateError for a checkpoint of another model."""
-        state = read_state(folder, self._shapes())
+        state = read_state(folder, self.shapes())
         self._restore(state)
         self._step = state.step
         self.notes += load_rng(folder, self.device, seed=self.spec.seed, step=state.step)
-
-    def _shapes(self) -> dict[str, torch.Size]:
-        return {name: parameter.shape for name, parameter in self._named.items()}
 
     def _state(self) -> EngineState:
         moments, steps = optimizer_tensors(self._optimizer, self._named)

@@ -14,7 +14,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -121,6 +121,33 @@ class ZeroEngine(PlainEngine):
         """The sum over the parts of all ranks."""
         return world.all_sum(held_dot(a.parts, b.parts, self.device))
 
+    # ---- fine-tuning inside a stage ---------------------------------------------------------------------------------
+    def shapes(self) -> dict[str, torch.Size]:
+        """Whole shapes of the trained tensors by name."""
+        return self._sizes
+
+    def part(self, name: str) -> Tensor:
+        """This rank's part of a weight, flat."""
+        return self._shards.weight(name)
+
+    def part_gradients(self, names: Iterable[str]) -> dict[str, Tensor | None]:
+        """This rank's parts; None for what only images reach after passes without any, as with one process."""
+        images = bool(world.all_sum(torch.tensor(float(self._images))) > 0)
+        return {n: None if self.spec.is_vision(n) and not images else self._shards.gradient(n).clone() for n in names}
+
+    def norm_of(self, gradients: Mapping[str, Tensor | None]) -> Tensor:
+        """The norm of all of them together, over the parts of all ranks."""
+        return world.all_sum(held_dot(gradients, gradients, self.device)).sqrt()
+
+    @torch.no_grad()
+    def put_parts(self, parts: Mapping[str, Tensor]) -> None:
+        """Write this rank's parts; ZeRO-1 and 2 gather each tensor for the whole weights that passes use."""
+        for name, part in parts.items():
+            if self._stage < 3:
+                self._shards.put_weight(name, self._gatherer.whole({name: part})[name])
+            else:
+                self._shards.put_part(name, part)
+
     def _snapshot(self) -> dict[str, Tensor]:
         if self._stage < 3:
             return super()._snapshot()
@@ -198,9 +225,6 @@ class ZeroEngine(PlainEngine):
                 parts[name].ds_tensor.data.copy_(value)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
-    def _shapes(self) -> dict[str, torch.Size]:
-        return self._sizes
-
     def _state(self) -> EngineState:
         """Whole tensors, gathered one at a time and kept by rank 0 alone."""
         weights: dict[str, Tensor] = {}

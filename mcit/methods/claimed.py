@@ -28,6 +28,12 @@ class ClaimedContext:
         """Whole tensors, one unit at a time; `edit` and `forget_moments` raise PlanError without a slot that writes."""
         return ClaimedWeights(self.inner.weights, self._method)
 
+    def fine_tune(self, *args: Any, **settings: Any) -> list[float]:
+        """`StepContext.fine_tune`. Raises PlanError without the slot weights:edit."""
+        require(self._method, "fine-tunes", frozenset({"weights:edit"}))
+        losses: list[float] = self.inner.fine_tune(*args, **settings)
+        return losses
+
 
 class ClaimedWeights:
     """`Weights` in the hands of one method."""

@@ -111,7 +111,9 @@ class ViewBatch(Method):
                     sums.append(distillation_kl(out.logits_NV[out.row_N == place], teacher_NV).sum())
         views = self.config.views
         return (
-            LossSum(self.config.divergence * views / (views - 1) * torch.stack(sums).sum(), per="tokens") if sums else None
+            LossSum(self.config.divergence * views / (views - 1) * torch.stack(sums).sum(), per="tokens")
+            if sums
+            else None
         )
 
 

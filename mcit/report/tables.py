@@ -65,7 +65,7 @@ def costs(run: Path) -> list[JsonDict]:
     for stage in read_plan(run)["stages"]:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}
-        kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss")}
+        kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss", "ended")}
         out.append({"stage": stage["folder"], "committed": bool(found), **kept})
     return out
 
@@ -220,9 +220,12 @@ def _cost_rows(report: JsonDict) -> list[list[str]]:
     def loss(value: Any) -> str:
         return _NONE if value is None else f"{value:.4f}"
 
+    def steps(cost: JsonDict) -> str:
+        ended = cost.get("ended")
+        return f"{ended['step']:,} of {ended['planned']:,}: {ended['reason']}" if ended else whole(cost["steps"])
+
     return [
-        [c["stage"], whole(c["steps"]), whole(c["tokens"]), _num(c["seconds"]), loss(c["loss"])]
-        for c in report.get("costs", [])
+        [c["stage"], steps(c), whole(c["tokens"]), _num(c["seconds"]), loss(c["loss"])] for c in report.get("costs", [])
     ]
 
 

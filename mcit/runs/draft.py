@@ -229,7 +229,8 @@ class StageDraft:
             write_bytes(whole / _METRICS, self._metrics_so_far())
             write_manifest(whole)
             rename_directory(whole, final)
-        self._ledger.append("stage_committed", stage=self._folder)
+        ended = progress.get("ended")
+        self._ledger.append("stage_committed", stage=self._folder, **({"ended": ended} if ended else {}))
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Gradients, RowLoss
+from mcit.core.seeds import seed_for
 from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Row, Stage
 from mcit.data.rowbook import RowBook
-from mcit.data.streams import StageStreams
+from mcit.data.streams import StageStreams, Stream
 from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.engine.layers import layers_of
@@ -22,6 +23,7 @@ from mcit.train.basemodel import BATCH, BaseModel
 from mcit.train.blobs import Blobs, StoredBlob
 from mcit.train.objective import normalised, token_loss
 
+Watch = Callable[[int, int], None]
 Phase = Literal["start", "step", "after", "end"]
 """Before the first step, from the first forward pass of a step to its update, after it, after the last step."""
 
@@ -54,18 +56,25 @@ class Context:
         self._needs = needs
         self._base, self._at_base, self._blobs = base, at_base, blobs
         self.counts = Counts({}, {})
-        self.phase: Phase = "start"
         self.again = False
-        self.watch: Callable[[int, int], None] = lambda done, total: None
-        """Told how many rows of how many a pass has gone over; may raise Interrupted."""
+        self.ended: str | None = None
+        """Why the stage ends after this step, before its last one."""
+        self.enter("start")
         self._references: dict[int, tuple[Batch, ModelOutput]] = {}
         self._log: dict[str, Tensor | float] = {}
 
     def at(self, step: int) -> None:
         """Enter step `step` (from 0)."""
-        self.step, self.phase = step, "step"
+        self.step = step
         self._at_base = False
         self.next_batch()
+        self.enter("step")
+
+    def enter(self, phase: Phase, watch: Watch | None = None) -> None:
+        """Enter a phase; `watch` is told how much of how much a pass has gone over, and may raise Interrupted."""
+        self.phase: Phase = phase
+        self.watch: Watch = watch or (lambda done, total: None)
+        self._tuned = 0
 
     def next_batch(self) -> None:
         """The loop turns to another micro-batch: outputs of the reference on the last one are not kept."""
@@ -113,6 +122,12 @@ class Context:
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a scalar; the device is asked only when the step's metrics are written."""
         self._log[name] = value.detach() if isinstance(value, Tensor) else value
+
+    def end_stage(self, reason: str) -> None:
+        """The step that just ended was the stage's last; every rank says so. Raises TrainingError but in `after_step`."""
+        if self.phase != "after":
+            raise TrainingError("end_stage is for after_step", where=self.stage.name, fix="call it there")
+        self.ended = self.ended or reason
 
     def metrics(self) -> dict[str, float]:
         """Scalars logged since the last call."""
@@ -179,12 +194,7 @@ class Context:
         its rows of each batch: the same up to the order of sums, in a fraction of the time. Engines sum over ranks.
         Raises TrainingError inside a step, whose gradients it would discard.
         """
-        if self.phase == "step":
-            raise TrainingError(
-                "gradient_pass would discard the gradients of the step it is called in",
-                where=f"stage {self.stage.name}, step {self.step + 1}",
-                fix="call it in on_stage_start, after_step or on_stage_end, or hold the slot step:passes",
-            )
+        self._refuse_in_step("gradient_pass")
         engine, done = self._engine, 0
         total = len(self._streams.rows_of(source, limit=limit))
         for whole, mine in self._streams.shares(source, rows=rows, limit=limit, share=share):
@@ -203,3 +213,48 @@ class Context:
                 engine.discard()
             done += len(whole.rows)
             self.watch(done, total)
+
+    def _refuse_in_step(self, what: str) -> None:
+        if self.phase == "step":
+            raise TrainingError(
+                f"{what} would discard the gradients of the step it is called in",
+                where=f"stage {self.stage.name}, step {self.step + 1}",
+                fix="call it in on_stage_start, after_step or on_stage_end, or hold the slot step:passes",
+            )
+
+    def fine_tune(
+        self,
+        source: str | Sequence[Row],
+        *,
+        names: Collection[str],
+        steps: int,
+        lr: float,
+        batch: int | None = None,
+        loss: RowLoss | None = None,
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        weight_decay: float = 0.0,
+    ) -> list[float]:
+        """Train some parameters on some rows with a fresh AdamW; returns the loss of each step.
+
+        The order of rows depends on the stage's seed, the step and how often this was called in it, so that a stage
+        resumed from its last checkpoint repeats it bit for bit. Raises TrainingError inside a step.
+        """
+        self._refuse_in_step("fine_tune")
+        engine, rows = self._engine, self._streams.rows_of(source)
+        own = {"lr": lr, "lr_projector": None, "schedule": schedule, "weight_decay": weight_decay, "warmup": 0.0}
+        optim = self.stage.optim.model_copy(update=own)
+        seed = seed_for(self.seed, "fine_tune", self.phase, self.step, self._tuned)
+        self._tuned += 1
+        streams = self._streams.over([Stream("rows", rows, per_step=batch or optim.batch, seed=seed)])
+        tuner, losses = engine.tuner(names, optim), []
+        for i in range(steps):
+            batches = streams.next_step()
+            counts = engine.target_counts(batches)
+            for k, micro in enumerate(batches):
+                with engine.micro_batch(last=k == len(batches) - 1):
+                    out = engine.forward(micro, self._needs)
+                    engine.backward(normalised((loss or token_loss)(out, micro), out, micro, counts), micro)
+            losses.append(float(engine.total_loss()))
+            tuner.step(lr_factor(i, steps, optim))
+            self.watch(i + 1, steps)
+        return losses

@@ -5,6 +5,7 @@ Everything mutable is in engine, methods and streams, and the draft saves all th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -56,42 +57,49 @@ def train_stage(
     first = draft.restore(engine, methods, work.streams)
     for note in engine.notes:
         reporter.line(f"note: {note}")
-    meter = Meter(work, first, **draft.extra)
+    extra = dict(draft.extra)
+    ctx.ended = extra.pop("ended", None)
+    meter = Meter(work, first, **extra)
     if first:
         ctx.at(first - 1)
     else:
         torch.manual_seed(seed_for(stage.seed, "rng", 0, world.rank()))  # dropout: the same whether or not restarted
         if stage.steps:
             engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
-        ctx.watch = _watch(work, reporter, stop, "start")
+        ctx.enter("start", _watch(work, reporter, stop, "start"))
         methods.on_stage_start(ctx)
-    saved = first == stage.steps
-    for step in range(first, stage.steps):
+    last = saved = ctx.ended is not None or first == stage.steps
+    for step in range(first, first if last else stage.steps):
         ctx.at(step)
         batches = [methods.on_batch(batch, ctx) for batch in work.streams.next_step()]
         terms = run_step(work, batches)
-        ctx.phase = "after"
+        ctx.enter("after")
         methods.after_step(ctx)
+        last = ctx.ended is not None or step + 1 == stage.steps
         metrics = {**engine.metrics(), **terms, **ctx.metrics()}
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
             metrics.update(work.validate())
         draft.record(step + 1, meter.after(step + 1, metrics))
         reporter.progress(meter.progress)
         stopping = stop()
-        if stopping or _due(work, step + 1):
-            draft.checkpoint(step + 1, engine, methods, work.streams, meter.state())
-            saved = step + 1 == stage.steps
+        if stopping or _due(work, step + 1, last=last):
+            state = {**meter.state(), **({"ended": ctx.ended} if ctx.ended else {})}
+            draft.checkpoint(step + 1, engine, methods, work.streams, state)
+            saved = last
         if stopping:
             raise Interrupted(
                 f"stopped after step {step + 1} of {stage.steps}; checkpoint written",
                 where=f"stage {stage.folder}",
                 fix="run the same command again to continue",
             )
-    ctx.phase = "end"
-    ctx.watch = _watch(work, reporter, stop if saved else lambda: False, "end")
+        if last:
+            break
+    if ctx.ended:
+        reporter.line(f"stage {stage.folder} ends after step {ctx.step + 1} of {stage.steps}: {ctx.ended}")
+    ctx.enter("end", _watch(work, reporter, stop if saved else lambda: False, "end"))
     methods.on_stage_end(ctx)
-    logged = ctx.metrics()
-    return {**meter.summary(), **({"logged": logged} if logged else {})}
+    logged = {name: value if math.isfinite(value) else None for name, value in ctx.metrics().items()}
+    return {**meter.summary(ctx), **({"logged": logged} if logged else {})}
 
 
 def _watch(
@@ -131,9 +139,9 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
     return {name: float(value) for name, value in shares.items()}
 
 
-def _due(work: StageWork, step: int) -> bool:
+def _due(work: StageWork, step: int, *, last: bool) -> bool:
     every = work.checkpoint.every
-    return every > 0 and (step % every == 0 or step == work.stage.steps)
+    return every > 0 and (step % every == 0 or last)
 
 
 class Meter:
@@ -175,10 +183,13 @@ class Meter:
         """What a checkpoint keeps of the meter."""
         return {"tokens": self._tokens, "seconds": round(self.seconds, 3), "loss": self._loss}
 
-    def summary(self) -> JsonDict:
+    def summary(self, ctx: Context) -> JsonDict:
         """Content of progress.json."""
+        planned = self._work.stage.steps
+        steps = ctx.step + 1 if ctx.ended else planned
         return {
-            "steps": self._work.stage.steps,
+            **({"ended": {"step": steps, "planned": planned, "reason": ctx.ended}} if ctx.ended else {}),
+            "steps": steps,
             "tokens": self._tokens,
             "seconds": round(self.seconds, 3),
             "loss": self._loss,

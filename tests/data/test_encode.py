@@ -498,7 +498,9 @@ def test_image_positions_are_marked(encoders, tmp_path):
 def test_a_generation_prompt_with_other_white_space_is_what_the_last_answer_follows():
     """A blank after the role that the prompt has not: the last answer follows the prompt, the one before stays as shown."""
     parts = "{% for c in m['content'] %}{{ '\n' + c['text'] }}{% endfor %}"
-    template = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}" + parts + "{{ '<|im_end|>' }}{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}" + parts + "{{ '<|im_end|>' }}{% endfor %}"
+    )
     prompt = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     processor = make_processor("chatml")
     processor.chat_template = template + prompt
@@ -516,8 +518,8 @@ def test_a_generation_prompt_with_other_white_space_is_what_the_last_answer_foll
 
 def test_a_template_that_refuses_a_row_is_quoted():
     processor = make_processor("chatml")
-    processor.chat_template = "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + (
-        TEMPLATES["chatml"]
+    processor.chat_template = (
+        "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + (TEMPLATES["chatml"])
     )
     encoder = Encoder(processor)
     assert encoder.encode(row("Is it red?", "yes"))

@@ -70,9 +70,7 @@ def go(setting, folder, *, reporter=None, lineage="L", **changes):
 
 
 def answers(folder, task):
-    return [
-        (row["text"], row["tokens"], row["truncated"]) for row in json_lines(folder / task / "predictions.jsonl")
-    ]
+    return [(row["text"], row["tokens"], row["truncated"]) for row in json_lines(folder / task / "predictions.jsonl")]
 
 
 def test_answers_are_those_of_the_own_backend(setting, package, tmp_path):

@@ -12,6 +12,8 @@ KEEP = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
 VARIANTS = {
     "passes outside steps": ("tests.fakes.small:RowFisher", {}, KEEP),
     "passes of a step": ("tests.fakes.small:TwoPass", {}, KEEP),
+    "inner fine-tuning": ("tests.fakes.small:Tuner", {}, KEEP),
+    "early end": ("tests.fakes.small:Ender", {}, KEEP),
     "hft, full tuning": ("hft", {}, FULL),
     "hft, rows": ("hft", {"selection": "row"}, FULL),
     "gs_lora, proximal": ("gs_lora", {"treatment": "proximal", "alpha": 60.0}, None),

@@ -144,6 +144,22 @@ class ShardedEngine(PlainEngine):
         with self._window():
             super()._put_back(kept)
 
+    def part(self, name):
+        with self._window():
+            return super().part(name).clone()
+
+    def shapes(self):
+        with self._window():
+            return super().shapes()
+
+    def part_gradients(self, names):
+        with self._window():
+            return super().part_gradients(names)
+
+    def put_parts(self, parts):
+        with self._window():
+            super().put_parts(parts)
+
     def gradients(self):
         if self._gradients is None:
             self._gradients = LocalGradients(self._named, self._units, self._traces)

@@ -97,3 +97,49 @@ class TwoPass(Method):
             moment()
             step.accumulate()
         step.add(here, 0.5)
+
+
+class Tuner(Method):
+    """Inner fine-tuning: the first and last adapted pair on old rows, twice in a stage and at its end."""
+
+    claims = Claims(slots=frozenset({"weights:edit"}))
+
+    def _tune(self, ctx):
+        def loss(out, batch):
+            moment()
+            return LossSum(out.nll_N.sum())
+
+        units = ctx.weights.units("lora")
+        names = [name for unit in (units[0], units[-1]) for name in unit.params.values()]
+        losses = ctx.fine_tune(ctx.data.stage_rows()[:12], names=names, steps=3, lr=5e-3, batch=4, loss=loss)
+        ctx.log("tuner/loss", losses[-1])
+
+    def after_step(self, ctx):
+        if ctx.step % 2 == 1:
+            self._tune(ctx)
+
+    def on_stage_end(self, ctx):
+        self._tune(ctx)
+
+
+class Ender(Method):
+    """Early end: the first stage stops after its third step."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._seen = 0
+
+    def after_step(self, ctx):
+        self._seen += 1
+        if ctx.stage.index == 1 and self._seen == 3:
+            ctx.end_stage("three are enough")
+
+    def on_stage_end(self, ctx):
+        moment()
+        ctx.log("ender/steps", float(self._seen))
+
+    def state_dict(self):
+        return {"seen": self._seen}
+
+    def load_state_dict(self, state):
+        self._seen = state["seen"]

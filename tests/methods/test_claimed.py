@@ -69,3 +69,16 @@ def test_everything_else_is_the_context_itself():
     method = make("m", after_step=lambda self, c: seen.append((c.step, c.log)))
     MethodSet([method]).after_step(ctx)
     assert seen == [(0, ctx.log)]
+
+
+def test_fine_tuning_needs_the_writers_slot():
+    def tunes(self, ctx):
+        ctx.fine_tune("task", names=["a"], steps=2, lr=0.1)
+
+    ctx, called = context(), []
+    ctx.fine_tune = lambda *args, **settings: called.append((args, settings)) or [1.0]
+    for slot in ("weights:prox", "step:passes"):
+        with pytest.raises(PlanError, match="fine-tunes without claiming it"):
+            MethodSet([make("m", Claims(slots=frozenset({slot})), after_step=tunes)]).after_step(ctx)
+    MethodSet([make("m", Claims(slots=frozenset({"weights:edit"})), after_step=tunes)]).after_step(ctx)
+    assert called == [(("task",), {"names": ["a"], "steps": 2, "lr": 0.1})]

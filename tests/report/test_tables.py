@@ -49,6 +49,12 @@ def test_markdown_names_conventions_and_rounds_at_the_end(three) -> None:
             assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
+def test_a_stage_that_ended_early_says_when_and_why(three) -> None:
+    ended = {"step": 12, "planned": 40, "reason": "the forget loss reached its bound"}
+    three.progress("01-s1", steps=12, ended=ended)
+    assert "| 12 of 40: the forget loss reached its bound |" in markdown(full_report(three.root))
+
+
 def test_costs(three) -> None:
     three.progress("01-s1", steps=40, tokens=1200, seconds=12.5, loss=0.25)
     three.progress("02-s2", steps=40, tokens=1500, seconds=13, loss=None)

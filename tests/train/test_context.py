@@ -10,6 +10,7 @@ from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
+from mcit.train.loop import run_step
 from mcit.train.stage import Material, build_stage
 from tests.fakes.bench import plan_of
 
@@ -277,3 +278,52 @@ def test_outputs_name_the_rows_that_something_is_learned_from(work):
     with torch.no_grad():
         assert work.engine.forward(batch).real_rows == (0, 1, 2)
         assert work.engine.forward(ghosted).real_rows == (0, 2)
+
+
+# ---- fine-tuning -----------------------------------------------------------------------------------------------------
+def test_fine_tuning_moves_what_is_named_and_leaves_the_stage_alone(cache):
+    """Other tensors, the moments and the metrics of the stage keep their bits; the loss of the rows falls."""
+    work = built()
+    ctx, engine = work.ctx, work.engine
+    run_step(work, work.streams.next_step())
+    ctx.enter("after")
+    metrics, moments = engine.metrics(), engine._state().moments
+    moments = {(n, k): t.clone() for n, m in moments.items() for k, t in m.items()}
+    before = {n: t.clone() for n, t in ctx.weights.local().items()}
+    names = list(ctx.weights.units("lora")[0].params.values())
+    losses = ctx.fine_tune(ctx.data.stage_rows()[:4], names=names, steps=6, lr=5e-2, batch=4)
+    after = ctx.weights.local()
+    assert {n for n in before if not torch.equal(before[n], after[n])} == set(names)
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    assert engine.metrics() == metrics
+    now = {(n, k): t for n, m in engine._state().moments.items() for k, t in m.items()}
+    assert all(torch.equal(t, now[key]) for key, t in moments.items())
+    ctx.at(1)
+    with pytest.raises(TrainingError, match="fine_tune would discard"):
+        ctx.fine_tune("task", names=names, steps=1, lr=1e-3)
+
+
+def test_fine_tuning_draws_the_same_rows_whenever_it_is_repeated(cache):
+    """By stage, phase, step and call: a stage resumed at its end begins with the first call of the end again."""
+    orders = []
+    for calls in (0, 1):
+        work = built()
+        names, seen = list(work.ctx.weights.units("lora")[0].params.values()), []
+
+        def loss(out, batch, seen=seen):
+            seen.append(batch.row_ids)
+            return LossSum(out.nll_N.sum())
+
+        def tune(work=work, loss=loss, names=names):
+            work.ctx.fine_tune("task", names=names, steps=1, lr=1e-3, batch=3, loss=loss)
+
+        work.ctx.at(3)
+        work.ctx.enter("after")
+        for _ in range(calls):
+            tune()
+        work.ctx.enter("end")
+        seen.clear()
+        tune()
+        tune()
+        orders.append(list(seen))
+    assert orders[0] == orders[1] and orders[0][0] != orders[0][1]

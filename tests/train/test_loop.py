@@ -6,10 +6,12 @@ import torch
 
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
+from mcit.core.records import PlanRecord, ProgressRecord
 from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
+from mcit.plan.plan import plan_json
 from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage
 from mcit.train.stage import Material, audit_lines, build_stage
@@ -278,3 +280,59 @@ def test_validation_does_not_change_what_is_trained(tmp_path):
         plan = plan_of(defaults=settings, eval={"tasks": "none", "validate_every": every})
         results.append(tensors_of(run_plan(plan, tmp_path / str(every), only=1)))
     assert results[0] == results[1]
+
+
+def test_passes_in_a_step_neither_report_nor_stop(tmp_path):
+    """What watches the passes at a stage's start is gone when its steps begin."""
+    shown, reporter = [], Silent()
+    reporter.progress = lambda p: shown.append(p.phase)
+    methods = [{"name": "tests.train.test_loop:Looker"}, {"name": "tests.train.test_loop:Reader"}]
+    work, _ = work_of(plan_of(defaults={"methods": methods, "max_steps": 2}))
+    train_stage(work, draft(tmp_path), reporter=reporter)
+    assert shown == ["start"] * 2 + ["train"] * 2 + ["end"] * 6
+
+
+class Ending(Method):
+    """Ends the stage after a step."""
+
+    after = 2
+
+    def after_step(self, ctx):
+        if ctx.step + 1 == self.after:
+            ctx.end_stage("far enough")
+            ctx.end_stage("said again")
+
+    def on_stage_end(self, ctx):
+        ctx.log("ending/step", float(ctx.step))
+
+
+class Early(Method):
+    def loss_term(self, out, batch, ctx):
+        ctx.end_stage("in the middle of a step")
+
+
+def test_a_stage_may_end_early(tmp_path):
+    told, reporter = [], Silent()
+    reporter.line = told.append
+    plan = plan_of(defaults={"methods": [{"name": "tests.train.test_loop:Ending"}]}, checkpoint={"every": 3})
+    work, _ = work_of(plan)
+    d = draft(tmp_path)
+    done = train_stage(work, d, reporter=reporter)
+    assert done["steps"] == len(d.lines) == 2 and done["logged"] == {"ending/step": 1.0}
+    assert done["ended"] == {"step": 2, "planned": 4, "reason": "far enough"}
+    assert told == ["stage 01-letter ends after step 2 of 4: far enough"]
+    assert d.last == 2, "the last step has a checkpoint, whichever it is"
+    again, _ = work_of(plan)
+    d.resume_from, d.extra = 2, d.kept
+    assert train_stage(again, d, reporter=Silent())["ended"] == done["ended"] and len(d.lines) == 2
+    early, _ = work_of(plan_of(defaults={"methods": [{"name": "tests.train.test_loop:Early"}]}))
+    with pytest.raises(TrainingError, match="end_stage is for after_step"):
+        train_stage(early, draft(tmp_path), reporter=Silent())
+
+
+def test_records_of_a_run_take_what_is_written(tmp_path):
+    plan = plan_of(defaults={"methods": [{"name": "tests.train.test_loop:Ending"}]})
+    work, _ = work_of(plan)
+    done = train_stage(work, draft(tmp_path), reporter=Silent())
+    assert ProgressRecord.model_validate(done).ended.step == 2
+    assert PlanRecord.model_validate(plan_json(plan)).stages[0].passes == 1.0
