@@ -101,7 +101,6 @@ class StageRecord(Record):
     rows: Count
     seed: int
     carry: str
-    passes: Annotated[float, Field(gt=0)] = 1.0
     hooks: dict[str, list[str]]
     method_state: dict[str, int]
     passes: Annotated[float, Field(gt=0)]
