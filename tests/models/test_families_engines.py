@@ -37,7 +37,7 @@ def trained(tmp_path_factory, cache):
 @pytest.mark.parametrize("kind", ["plain", "zero3"])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_make_the_weight_changes_of_one(trained, name, kind):
-    """fp32; the last row's text has no picture on one rank, two on the other. Differences are the order of sums."""
+    """fp32; rows with no, one and two pictures fall on the ranks as the seed deals them. What is left is the order of sums."""
     ((one, _),) = trained("plain", 1)[name]
     assert len(one) > 20 and all(float(change.norm()) > 0 for change in one.values())
     for found, _ in trained(kind, 2)[name]:
