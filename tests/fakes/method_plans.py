@@ -68,8 +68,10 @@ def stage_settings(name):
 
 
 def bench_settings(name):
-    """The shipped settings; a method with a pool of its own (a setting ``recipe``) reads a small one made offline."""
-    small = {"recipe": "general/tiny"} if "recipe" in cls_of(name).Config.model_fields else {}
+    """The shipped settings; a method with pools of its own (``recipe``, or ``visits`` of recipes) reads small ones."""
+    fields = cls_of(name).Config.model_fields
+    small = {"recipe": "general/tiny"} if "recipe" in fields else {}
+    small |= {"visits": {"tiny/word": 3}} if "visits" in fields else {}
     return {**shipped_settings(name), **small}
 
 

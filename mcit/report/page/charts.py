@@ -44,6 +44,25 @@ def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
     return _spec(values, facet)
 
 
+def accumulation(report: JsonDict, stages: Sequence[JsonDict]) -> JsonDict | None:
+    """Mean accuracy over all tasks after each stage of a stream in which tasks come back; None where none does."""
+    names = [task for stage in stages for task in stage["tasks"]]
+    values = [
+        {"stage": j + 1, "after": report["stages"][j], "accuracy": value}
+        for j, value in enumerate(report["metrics"]["average"])
+        if value is not None
+    ]
+    if len(set(names)) == len(names) or not values:
+        return None
+    encoding = {
+        "x": {"field": "stage", "type": "quantitative", "title": "stages so far", "axis": {"format": "d"}},
+        "y": {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 100]}, "title": "mean accuracy in %"},
+        "tooltip": [{"field": "after"}, {"field": "accuracy", "format": ".1f"}],
+    }
+    mark = {"type": "line", "point": {"size": 12}}
+    return _spec(values, {"mark": mark, "width": "container", "height": 220, "encoding": encoding})
+
+
 def forgetting(falls: Sequence[Fall]) -> JsonDict | None:
     """Answers that went wrong since a task was learned, by what changed: form or content."""
     values = [

@@ -107,6 +107,7 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
     """Vega-Lite specifications by name: accuracy of all runs; of a single one also forgetting and training."""
     drawn = {"accuracy": charts.curves(reports)}
     if len(runs) == 1:
+        drawn["accumulation"] = charts.accumulation(reports[0], measured[0].stages)
         drawn["forgetting"] = charts.forgetting(words.falls(measured[0], reports[0]["scorer_mode"]))
         drawn |= {
             f"training-{name.replace('/', '-')}": spec for name, spec in charts.training(_metrics(runs[0])).items()

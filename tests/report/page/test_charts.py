@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
+from mcit.report.matrix import measure
 from mcit.report.page import charts
 from mcit.report.page.words import Fall
 from mcit.report.tables import full_report
@@ -19,6 +20,16 @@ def test_several_runs_are_facets_and_nothing_scored_is_no_chart(three, fake_run)
     assert charts.curves([full_report(other.root)]) is None
     spec = charts.curves([full_report(three.root), full_report(other.shares(1, "a", 3).root)])
     assert spec["facet"]["row"]["field"] == "run" and len({v["run"] for v in spec["data"]["values"]}) == 2
+
+
+def test_accumulation_is_drawn_where_tasks_come_back(fake_run) -> None:
+    """Tasks a, b, a: means of a alone, of both, of both."""
+    run = fake_run([["a"], ["b"], ["a"]]).shares(1, "a", 4).shares(2, "a", 2).shares(2, "b", 6)
+    run.shares(3, "a", 8).shares(3, "b", 4)
+    spec = charts.accumulation(full_report(run.root), measure(run.root).stages)
+    assert [v["accuracy"] for v in spec["data"]["values"]] == [40, 40, 60]
+    once = fake_run([["a"], ["b"]], "once").shares(1, "a", 4)
+    assert charts.accumulation(full_report(once.root), measure(once.root).stages) is None
 
 
 def test_forgetting_splits_wrong_answers() -> None:
