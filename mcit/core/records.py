@@ -12,8 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 def _inside(path: str) -> str:
-    parts = path.split("/")
-    if not path or path.startswith("/") or {"", ".", ".."} & set(parts) or "\0" in path:
+    if {"", ".", ".."} & set(path.split("/")) or "\0" in path:  # an absolute path begins with an empty part
         raise ValueError("is no path below the folder")
     return path
 

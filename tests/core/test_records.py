@@ -155,6 +155,12 @@ def test_values_out_of_their_range_are_named(model, changes, named):
         valid(model, {**EXAMPLES[model], **changes}, where="f")
 
 
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "s/../a", "s//b", "./a", "", "a\0", "a/"])
+def test_a_manifest_names_nothing_outside_its_folder(name):
+    with pytest.raises(StateError, match="is no path below the folder"):
+        valid(records.Manifest, {"files": {name: {"bytes": 1, "sha256": "0" * 64}}}, where="f")
+
+
 def test_events_without_fields_of_their_own_need_none():
     for event in ("created", "eval", "anything later"):
         valid(records.Event, {"time": "t", "event": event}, where="f")
