@@ -74,6 +74,21 @@ def test_restore_gives_back_state_cursors_and_extra_and_cuts_metrics(tmp_path):
     assert [line["step"] for line in json_lines(run.layout.draft("01-a") / "metrics.jsonl")] == [1, 2]
 
 
+@pytest.mark.parametrize("damage", [lambda data: data.replace(b"0.5", b"0.6"), lambda data: data[:20], lambda data: b""])
+def test_metrics_of_a_stage_under_way_come_from_its_checkpoint(tmp_path, damage):
+    """Whatever became of the file in the draft: the committed one is that of a stage that was never stopped."""
+    run, straight = opened(tmp_path / "stopped"), opened(tmp_path / "straight")
+    train(run, "01-a", until=3)
+    path = run.layout.draft("01-a") / "metrics.jsonl"
+    path.write_bytes(damage(path.read_bytes()))
+    expected = (train(straight, "01-a") / "metrics.jsonl").read_bytes()
+    assert (train(run, "01-a") / "metrics.jsonl").read_bytes() == expected
+    again = opened(tmp_path / "again")
+    train(again, "01-a", until=3)
+    (again.layout.draft("01-a") / "metrics.jsonl").unlink()
+    assert (train(again, "01-a") / "metrics.jsonl").read_bytes() == expected
+
+
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     run = opened(tmp_path)
     engine, methods, streams = Saver(weight=1), Saver(), Streams()
@@ -90,7 +105,9 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
         assert live(run) == ["000100"]
 
 
-@pytest.mark.parametrize("damage", ["edited", "cut", "missing", "no manifest", "torn manifest"])
+@pytest.mark.parametrize(
+    "damage", ["edited", "cut", "missing", "no manifest", "torn manifest", "misspelt manifest", "one file more"]
+)
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     run = opened(tmp_path)
     train(run, "01-a", until=4)  # checkpoints after steps 2 and 4
@@ -104,8 +121,13 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
         victim.unlink()
     elif damage == "no manifest":
         (newest / "manifest.json").unlink()
-    else:
+    elif damage == "torn manifest":
         (newest / "manifest.json").write_text('{"files": {')
+    elif damage == "misspelt manifest":
+        text = (newest / "manifest.json").read_text()
+        (newest / "manifest.json").write_text(text.replace('"sha256"', '"sha25x"', 1))
+    else:
+        (newest / "more.json").write_text("{}")
     engine, methods, streams = Saver(), Saver(), Streams()
     with run.draft("01-a") as draft:
         assert draft.restore(engine, methods, streams) == 2
