@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcit.core.files import write_json
+from mcit.core.files import write_json, write_text
 from mcit.core.stored import write_manifest
 from mcit.evals.predictions import write_predictions
 from mcit.evals.score import score_predictions, write_score
@@ -50,6 +50,7 @@ class FakeRun:
         """A file of a committed stage."""
         stage = self.root / "stages" / folder
         write_json(stage / name, content)
+        write_text(stage / "metrics.jsonl", '{"loss": 1.0, "step": 1}\n')
         write_manifest(stage)
         return self
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcit.core.files import write_bytes, write_text
+from mcit.core.files import parse_json, write_bytes, write_text
+from mcit.core.stored import listed_bytes
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.report.matrix import Measured, measure
@@ -116,13 +117,13 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
 
 
 def _metrics(run: Path) -> dict[str, list[JsonDict]]:
-    """Lines of ``metrics.jsonl`` by committed stage; a line that a kill cut off is left out."""
+    """Lines of ``metrics.jsonl`` by committed stage. Raises StateError for a file that was cut off or edited."""
     layout, out = RunLayout(run), {}
     for stage in read_plan(layout)["stages"]:
-        path = home(layout, stage["folder"]) / "metrics.jsonl"
-        if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-            out[stage["folder"]] = [json.loads(line) for line in lines]
+        folder = home(layout, stage["folder"])
+        if folder.is_dir():
+            lines = listed_bytes(folder, "metrics.jsonl").splitlines()
+            out[stage["folder"]] = [parse_json(line, where=str(folder / "metrics.jsonl")) for line in lines]
     return out
 
 

@@ -25,6 +25,16 @@ def test_the_first_screen_answers_what_was_forgotten_and_what_it_cost(three, tmp
     assert (tmp_path / "page.html").stat().st_size < 3e6
 
 
+def test_changed_metrics_are_named_and_not_drawn(three, tmp_path) -> None:
+    three.progress("01-s1")
+    assert "01-s1" in page([three], tmp_path)
+    path = three.root / "stages" / "01-s1" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+    with pytest.raises(StateError, match="checksum differs") as error:
+        page([three], tmp_path)
+    assert error.value.where == str(path)
+
+
 def test_it_needs_no_network(three, tmp_path) -> None:
     body = re.sub(r"<script>.*?</script>", "", page([three], tmp_path), flags=re.DOTALL)
     assert not re.search(r'(src|href)\s*=\s*"?https?:', body) and "default-src 'none'" in body
