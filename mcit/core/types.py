@@ -258,8 +258,8 @@ class Claims:
     slots: frozenset[str] = frozenset()
     """Held exclusively: one of SLOTS, or of STREAM_SLOTS with a stream's name."""
     needs: frozenset[str] = frozenset()
-    """adapter:lora, carry:merge, hidden:<layer>, reference:stage_start, reference:base, dtype:full; names:kept says that
-    the method keeps tensors by parameter name over stages."""
+    """adapter:lora, carry:merge, hidden:<layer>, reference:stage_start, reference:base, dtype:full; stream:<name> says that
+    another method of the stage opens it, names:kept that the method keeps tensors by parameter name over stages."""
     streams: frozenset[str] = frozenset()
     groups: Mapping[str, int] = field(default_factory=dict)
     """By stream, how many rows that follow each other in its order share a micro-batch on one rank."""

@@ -11,6 +11,9 @@ from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet, make
 from mcit.methods.flow import stream_problems
 
+FORGETS = frozenset({"forget", "refusal"})
+"""Streams of the rows of a stage's ``forget``."""
+
 
 def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     """Every conflict and unmet need of the methods of one stage, and what each method's own check says."""
@@ -26,7 +29,7 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
     ]
     for i, method in enumerate(methods):
         place = f"{where}.methods[{i}] ({method.name})"
-        problems += [Problem(place, *found) for found in _needs(method, stage, plan)]
+        problems += [Problem(place, *found) for found in _needs(method, stage, plan, methods)]
         if plan.config.engine.kind not in method.claims.engines:
             fix = f"set engine.kind to one of {', '.join(sorted(method.claims.engines))}"
             problems.append(Problem(place, f"cannot run on engine {plan.config.engine.kind}", fix))
@@ -34,7 +37,7 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
             fix = "name recipes in the stage's forget, or remove the method"
             problems.append(Problem(place, "forgets rows, but the stage names none to forget", fix))
         problems += method.check(stage, plan)
-    if stage.forget and not any("forget" in m.claims.streams for m in methods):
+    if stage.forget and not any(FORGETS & m.claims.streams for m in methods):
         fix = "list a method that forgets, such as gs_lora"
         problems.append(Problem(f"{where}.forget", "no method of the stage forgets rows", fix))
     if stage.epochs == 0 and not any("weights:edit" in m.claims.slots for m in methods):
@@ -121,7 +124,7 @@ def _editors(methods: Sequence[Method], stage: Stage, where: str) -> list[Proble
     return problems
 
 
-def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
+def _needs(method: Method, stage: Stage, plan: Plan, methods: Sequence[Method]) -> list[tuple[str, str]]:
     adapter = stage.adapter
     have = {
         f"adapter:{adapter.kind}",
@@ -130,6 +133,7 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
         "reference:stage_start",
         "reference:base",
         "dtype:full",
+        *(f"stream:{stream}" for other in methods for stream in other.claims.streams),
     }
     if adapter.kind == "none" or all(s.adapter.carry in ("keep", "none") for s in plan.stages[: stage.index - 1]):
         have.add("names:kept")
@@ -141,6 +145,7 @@ def _needs(method: Method, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
         "adapter:none": "set adapter.kind: none in this stage",
         "carry:merge": "set adapter.carry: merge in this stage",
         "carry:stack": "set adapter.carry: stack in this stage",
+        "stream:forget": "list a method that opens it, such as bounded_forget",
         "names:kept": "set adapter.carry: keep in every stage before, or adapter.kind: none",
     }
     if low:

@@ -12,6 +12,7 @@ from mcit.core.types import Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
+from mcit.methods.check import FORGETS
 from mcit.methods.compose import make
 
 _NAMED = 20
@@ -85,12 +86,13 @@ def _rows(tasks: tuple[TaskSpec, ...]) -> Sequence[Row]:
 
 
 def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
-    """What the methods that open stream ``forget`` say about the rows, before weights are loaded."""
+    """What the methods that read rows to forget say about the rows, before weights are loaded."""
     earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
     problems: list[Problem] = []
     for i, spec in enumerate(stage.methods):
         method = make(spec)
-        if "forget" in method.claims.streams and all(task.rows.get("train") for task in stage.forget):
+        reads = FORGETS & method.claims.streams or "stream:forget" in method.claims.needs
+        if reads and all(task.rows.get("train") for task in stage.forget):
             try:
                 method.streams(RowBook(earlier, stage))
             except McitError as error:

@@ -22,6 +22,7 @@ from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import JsonDict, MethodSpec, Plan, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
+from mcit.plan.presets import expanded, preset_file, read_preset
 from mcit.runs.run import config_digest
 
 
@@ -90,7 +91,7 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
     for i, entry in enumerate(methods):
         if isinstance(entry, Mapping) and "use" in entry:
             own = str(entry["use"]).endswith((".yaml", ".yml"))
-            path = Path(str(entry["use"])) if own else shipped("configs") / "methods" / f"{entry['use']}.yaml"
+            path = Path(str(entry["use"])) if own else preset_file(entry["use"])
             if own and not path.is_file():
                 problems.append(Problem(f"{where}[{i}].use", f"there is no file {path}", "check the path"))
                 continue
@@ -99,17 +100,13 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
                 fix = suggestion(str(entry["use"]), known)
                 problems.append(Problem(f"{where}[{i}].use", f"there is no configs/methods/{entry['use']}.yaml", fix))
                 continue
-            entry = {**_method_file(path), **{k: v for k, v in entry.items() if k != "use"}}
+            given = {k: v for k, v in entry.items() if k != "use"}
+            found, wrong = expanded(read_preset(path), given, f"{where}[{i}]")
+            out += found
+            problems += wrong
+            continue
         out.append(entry)
     return out, problems
-
-
-def _method_file(path: Path) -> dict[str, Any]:
-    """The settings of a method in a file. Raises ConfigError if it holds none."""
-    found = lookup.anchored(load_yaml(path), path.parent)
-    if not isinstance(found, dict) or "name" not in found:
-        raise ConfigError("holds no settings of a method", where=str(path), fix="write name: and its settings")
-    return found
 
 
 # ---- 2. references ---------------------------------------------------------------------------------------------------
@@ -145,6 +142,9 @@ def reference_problems(config: RunConfig) -> list[Problem]:
                 problems.append(Problem(f"{where}.methods[{k}]", "has no name", "write {name: …} or {use: …}"))
                 continue
             found = lookup.missing("methods", str(method["name"]), where=f"{where}.methods[{k}].name")
+            if found and preset_file(method["name"]).is_file():
+                fix = f"write {{use: {method['name']}}}: it is a preset of several methods"
+                found = replace(found, fix=fix)
             problems += [found] if found else []
         if stage.name:
             if stage.name in names:

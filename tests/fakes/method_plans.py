@@ -4,6 +4,7 @@ from mcit.core import lookup
 from mcit.core.config import load_yaml
 from mcit.core.paths import shipped
 from mcit.methods.base import Method
+from mcit.methods.check import FORGETS
 from tests.fakes.bench import plan_of
 
 NAMES = lookup.known("methods")
@@ -16,12 +17,9 @@ VARIANTS = {
     "early end": ("tests.fakes.small:Ender", {}, KEEP),
     "hft, full tuning": ("hft", {}, FULL),
     "hft, rows": ("hft", {"selection": "row"}, FULL),
-    "gs_lora, proximal": ("gs_lora", {"treatment": "proximal", "alpha": 60.0}, None),
-    "gs_lora, prototypes and refusals": (
-        "gs_lora",
-        {"target": "refusal", "prototypes": {"forget": 1.0, "retain": 0.1, "bound": 0.5, "by": "task"}},
-        None,
-    ),
+    "group_sparse, proximal": ("group_sparse", {"treatment": "proximal", "alpha": 60.0}, None),
+    "refusal, blind": ("refusal", {"say": "blind"}, None),
+    "prototypes, held": ("prototypes", {"retain": 0.1, "bound": 0.5, "by": "task"}, None),
     "ewc, parameters": (
         "ewc",
         {"space": "parameters", "merge": "separate", "estimator": "batches"},
@@ -78,15 +76,25 @@ def bench_settings(name):
 def plan_with(*names, changes=None, adapter=None, optim=None, **top):
     """Two stages with these methods; `changes` by method, `adapter` in place of what the first one needs."""
     methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
+    methods += [{"name": n, **bench_settings(n)} for n in companions(methods)]
     adapter = adapter or (stage_settings(names[0]) if names else None)
     views = [method["views"] for method in methods if "views" in method]  # every view takes an epoch
     given = {"methods": methods, "adapter": adapter, "optim": optim, "epochs": max(views, default=None)}
     return plan_of(**data_of(*names), **top, defaults={key: value for key, value in given.items() if value is not None})
 
 
+def companions(methods):
+    """A method that opens the stream of rows to forget, where one of these only reads it."""
+    made = [cls_of(m["name"]) for m in methods]
+    settings = [{k: v for k, v in m.items() if k != "name"} for m in methods]
+    claims = [cls(cls.Config(**given)).claims for cls, given in zip(made, settings, strict=True)]
+    needed = any("stream:forget" in c.needs for c in claims) and not any("forget" in c.streams for c in claims)
+    return ["bounded_forget"] if needed else []
+
+
 def data_of(*names):
     """Stages with something to forget where a method needs it."""
-    if any("forget" in claims_of(n).streams for n in names):
+    if any(FORGETS & claims_of(n).streams or "stream:forget" in claims_of(n).needs for n in names):
         return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
     return {}
 

@@ -13,7 +13,7 @@ from mcit.train.sequence import due, run_sequence
 from tests.fakes.bench import plan_of
 from tests.train.test_sequence import opened
 
-GS = {"methods": [{"name": "gs_lora", "per_step": 4}]}
+GS = {"methods": [{"use": "gs_lora", "per_step": 4}]}
 STAGES = [
     {"recipe": "tiny/word"},
     {"name": "forget", "recipe": "tiny/word-retain", "forget": "tiny/word-forget", **GS},
@@ -91,8 +91,8 @@ def test_training_on_it_later_is_noted():
 
 
 def test_rows_a_method_cannot_use_are_refused_in_the_plan():
-    settings = {"name": "gs_lora", "prototypes": {"forget": 1, "by": "meta.kind"}}
-    with pytest.raises(PlanError, match=r"gs_lora\): shapes-word\[train\]:1:word-0.*no meta 'kind'"):
+    settings = {"use": "gs_lora_pp", "prototypes": {"by": "meta.kind"}}
+    with pytest.raises(PlanError, match=r"prototypes\): shapes-word\[train\]:1:word-0.*no meta 'kind'"):
         plan_of(stages=[{**STAGES[1], "methods": [settings]}])
 
 

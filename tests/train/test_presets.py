@@ -136,8 +136,9 @@ def test_the_preset_plans_without_problems(preset, tmp_path, monkeypatch, reques
     config, _ = read_config(preset, [f"base.model={request.getfixturevalue(PRESETS[preset])}"])
     plan = make_plan(config)
     assert len(plan.stages) == len(config.stages) and all(s.steps for s in plan.stages)
-    methods = {"sefe-coin": "reglora", "hft": "hft", "gere": "gere", "gs-lora-forget": "gs_lora"}
-    assert {m.name for s in plan.stages for m in s.methods} == {methods[preset]}
+    methods = {"sefe-coin": {"reglora"}, "hft": {"hft"}, "gere": {"gere"}}
+    methods["gs-lora-forget"] = {"bounded_forget", "group_sparse", "refusal"}
+    assert {m.name for s in plan.stages for m in s.methods} == methods[preset]
 
 
 def test_values_of_the_papers_that_are_no_default():

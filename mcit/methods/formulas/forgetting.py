@@ -8,13 +8,19 @@ Shapes: B rows, T positions, N supervised tokens of a batch in row order, D hidd
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mcit.core.types import Batch
+from mcit.core.errors import DataError
+from mcit.core.interfaces import StageContext
+from mcit.core.types import Batch, Counts, ModelOutput, Row
+
+LOOKED_AT = 64
+"""Retained rows that are looked at for what answers share."""
 
 
 def token_bound(nll_N: Tensor, bound_N: Tensor | float, pushed_N: Tensor) -> Tensor:
@@ -63,6 +69,56 @@ def shared_ends(answers: Iterable[Sequence[int]], *, leave: Iterable[Sequence[in
     room = min((len(answer) for answer in leave), default=shortest) - 1
     tail = max(0, min(tail, room))
     return max(0, min(head, room - tail)), tail
+
+
+def spared_ends(ctx: StageContext) -> tuple[int, int]:
+    """`shared_ends` of all rows of stream ``forget`` and of retained rows drawn by the stage's seed.
+
+    Rows in stored order could all be of one class, whose answers share more than those of the stage.
+    """
+    forgotten = [ids for batch, out in ctx.forward_pass("forget") for ids in answers_of(out, len(batch.rows))]
+    sample = drawn(ctx.data.stage_rows(), LOOKED_AT, ctx.seed)
+    retained = [ids for batch, out in ctx.forward_pass(sample) for ids in answers_of(out, len(batch.rows))]
+    return shared_ends([*forgotten, *retained], leave=forgotten)
+
+
+def answers_of(out: ModelOutput, rows: int) -> list[list[int]]:
+    """The supervised tokens of each row of a batch."""
+    targets = out.targets_N.tolist()
+    ends = torch.bincount(out.row_N, minlength=rows).cumsum(0).tolist()
+    return [targets[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def drawn(rows: Sequence[Row], count: int | None, seed: int) -> list[Row]:
+    """`count` of the rows drawn by `seed`, in their order; all of them for None or where there are not more."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return [rows[i] for i in sorted(random.Random(f"{seed}/drawn").sample(range(len(rows)), count))]
+
+
+def pushed_in_step(counts: Counts, spare: Sequence[int]) -> int:
+    """Pushed tokens of stream ``forget`` in the step over all ranks: every row spares equally many; at least 1."""
+    return max(1, counts.of("forget", "tokens") - sum(spare) * counts.of("forget", "rows"))
+
+
+def row_key(row: Row) -> str:
+    """What state says of a row by: task and id."""
+    return f"{row.task}/{row.id}"
+
+
+def seen_pictures(rows: Iterable[Row], who: str, *, fix: str) -> None:
+    """Raises DataError for a row without a picture, which there is nothing to be blind to."""
+    for row in rows:
+        if not row.images:
+            raise DataError(f"has no picture to leave out, {who}", where=row.where, fix=fix)
+
+
+def one_answer_each(rows: Iterable[Row]) -> None:
+    """Raises DataError for a row with several answers: spared ends are those of the whole row."""
+    for row in rows:
+        if sum(turn.role == "assistant" for turn in row.turns) > 1:
+            what = "has several answers, and only the ends of the whole row would be spared"
+            raise DataError(what, where=row.where, fix="give one question per row to forget, or set spare: none")
 
 
 def without_pictures(batch: Batch) -> Batch:
