@@ -2,7 +2,8 @@
 
 Paper: Zhao et al., "Continual Forgetting for Pre-trained Vision Models" (GS-LoRA), CVPR 2024, arXiv:2403.11530, its group
 sparse regularisation. With `bounded_forget` it is GS-LoRA: preset ``gs_lora``.
-Hooks: on_stage_start (no group is 0 yet), weight_penalty (subgradient treatment), after_step (proximal treatment, pruning), on_stage_end (size of every group).
+Hooks: on_stage_start (no group is 0 yet), weight_penalty (subgradient treatment), after_step (proximal treatment, pruning),
+on_stage_end (size of every group).
 State: "zero", the groups that are exactly 0; "norms" of each group, [of A and B, of the change of the weights].
 Shapes: of A (R, I) and B (O, R), any.
 
