@@ -169,7 +169,8 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
                         node[key] = {}
                     node = node[key]
             else:
-                raise ConfigError(f"'{'.'.join(keys[:depth])}' is a single value", where=f"--set {item}")
+                fix = "name a key of a section: --set defaults.epochs=2"
+                raise ConfigError(f"'{'.'.join(keys[:depth])}' is a single value", where=f"--set {item}", fix=fix)
     return data
 
 

@@ -43,7 +43,7 @@ def _form_notes(task: TaskSpec, plan: Plan) -> list[Problem]:
     rows = DataFolder.open(task.folder).rows("test")[: min(plan.config.eval.rows or _LOOKED_AT, _LOOKED_AT)]
     bad = []
     for row in rows:
-        style = row.style if row.style in STYLES else task.style
+        style = row.style if row.style and row.style in STYLES else task.style
         if not format_valid(row.answer, style, {**gold_of(row), "question": row.question}):
             bad.append((row, style))
     if not bad:

@@ -1,4 +1,14 @@
-from mcit.core.errors import ConfigError, DataError, Interrupted, McitError, PlanError, Problem, StateError
+from mcit.core.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    McitError,
+    PlanError,
+    Problem,
+    StateError,
+    printable,
+    shown,
+)
 
 
 def test_exit_codes():
@@ -15,3 +25,22 @@ def test_several_problems_in_one_error():
     assert isinstance(error, DataError) and isinstance(error, McitError)
     assert str(error) == "a: one\n  x\nb: two\n  y"
     assert (error.where, error.what, error.fix) == ("a", "one", "x")
+
+
+def test_what_would_steer_a_terminal_is_shown_as_an_escape():
+    problem = Problem("f.json:1:x\x1b[2J\ny", "says 'a\u202eb\x9b'", "do\x07 it")
+    assert str(problem) == "f.json:1:x\\x1b[2J\\ny: says 'a\\u202eb\\x9b'\n  do\\x07 it"
+    assert printable("tab\tline\nünïcödé 漢") == "tab\tline\nünïcödé 漢"
+
+
+def test_problems_alike_are_told_together():
+    alike = [Problem(f"f:{k}", f"image /a/{k}.png does not exist", "restore it") for k in range(3000)]
+    other = [Problem("g:1", "is empty", "fill it")]
+    lines = shown([*alike, *other])
+    assert lines[:3] == [p.head for p in alike[:3]] and lines[4:6] == ["  restore it", "g:1: is empty"]
+    assert lines[3] == "  … and 2,997 more like this, the last f:2999: image /a/2999.png does not exist"
+    assert lines[-1] == "3,001 problems of 2 kind(s)" and len(lines) == 8
+    assert shown(alike[:4]) == [*(p.head for p in alike[:4]), "  restore it"]
+    many = shown([Problem(f"w{chr(97 + k)}", "x" * (k + 1), "") for k in range(26)])
+    assert len(many) == 21 and many[-1] == "26 problems of 26 kind(s)"
+    assert shown([]) == []

@@ -69,6 +69,9 @@ class RowReader:
     def _row(self, value: Any, identity: str, source: str) -> Row:
         if not isinstance(value, dict):
             raise RowError(f"expected an object, found {type(value).__name__}", "write one object per row")
+        for key in ("id", "question_id"):
+            if isinstance(value.get(key), (list, dict, bool)):
+                raise RowError(f"{key} is a {type(value[key]).__name__}", "give a text or a whole number")
         if self.fields is not None:
             value = _renamed(value, *self.fields)
         given = _pictures(value)
