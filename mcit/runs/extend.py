@@ -176,19 +176,20 @@ def _same_world(run: Run, start: Start, *, stages: int) -> None:
     """Refuse with a StateError where base, data, method state or versions of the first stages are not as recorded."""
     plan, old = start["plan_json"], run.config()
     now = identity({**plan, "stages": plan["stages"][:stages]}, start["environment"])
-    versions = identity({**run.plan(), "stages": run.plan()["stages"][:stages]}, {"versions": {}})
-    later = {f"recipe {name}" for name in _recipes(old["stages"]) - _recipes(old["stages"][:stages])}
-    known = {key: value for key, value in run.identity().items() if key in versions and key not in later}
+    later = _used(old["stages"]) - _used(old["stages"][:stages])
+    known = {key: value for key, value in run.identity().items() if key in now and key not in later}
     changes = differences(known, {key: value for key, value in now.items() if key in known})
     if changes:
         fix = f"restore it, or accept it first with: mcit resume {run.layout.root} --accept-changes"
         raise _refused(run, "changed since these stages were trained", told(changes), fix)
 
 
-def _recipes(stages: list[JsonDict]) -> set[str]:
-    """Recipes that stages of a resolved config name."""
+def _used(stages: list[JsonDict]) -> set[str]:
+    """Keys of an identity that stages of a resolved config bring with their recipes and methods."""
     given = [stage.get(key, []) for stage in stages for key in ("recipe", "forget")]
-    return {name for names in given for name in ([names] if isinstance(names, str) else names)}
+    recipes = {name for names in given for name in ([names] if isinstance(names, str) else names)}
+    methods = {method["name"] for stage in stages for method in stage.get("methods", [])}
+    return {f"recipe {name}" for name in recipes} | {f"source of method {name}" for name in methods}
 
 
 def _refused(run: Run, what: str, changes: list[str], fix: str) -> McitError:

@@ -13,7 +13,6 @@ import pytest
 
 from mcit.cli.main import main
 from mcit.core.files import sha256_file
-from tests.fakes.jobs import mcit
 
 FAST = ["--set", "defaults.epochs=1", "--set", "eval.rows=8"]
 
@@ -204,18 +203,20 @@ def test_options_of_extending_that_cannot_be(tmp_path, capsys, options, text):
 
 
 @pytest.mark.slow
-def test_a_config_with_one_more_stage_extends_the_finished_run_and_says_so(finished, tmp_path, cache):
-    """As a user does it: two stages of the three, then the whole config; and a branch from it."""
-    two = tmp_path / "two.yaml"
+def test_a_config_with_one_more_stage_extends_the_finished_run_and_says_so(finished, tmp_path, capsys):
+    """Two stages of the three, then the whole config, then another order from there."""
     text = (Path(__file__).parents[2] / "configs" / "tiny.yaml").read_text()
-    two.write_text(text.replace("  - {recipe: tiny/word}\n", ""))
-    limits = ("--runs-dir", tmp_path / "runs", *FAST)
-    assert mcit("run", two, *limits, cache=cache).code == 0
-    done = mcit("run", "tiny", *limits, cache=cache)
-    assert done.code == 0, done.err
+    word, runs = "  - {recipe: tiny/word}\n", str(tmp_path / "runs")
+    (tmp_path / "two.yaml").write_text(text.replace(word, ""))
+    (tmp_path / "other.yaml").write_text(text.replace(word, word.replace("}", ", name: again}")))
+    assert main(["run", str(tmp_path / "two.yaml"), "--runs-dir", runs, *FAST]) == 0
+    capsys.readouterr()
+    assert main(["run", "tiny", "--runs-dir", runs, *FAST]) == 0
     (root,) = (tmp_path / "runs").glob("tiny-*")
-    assert "this run of 2 stages is extended by 03-word" in done.err and kept(root) == kept(finished[0])
-    other = tmp_path / "other.yaml"
-    other.write_text(text.replace("  - {recipe: tiny/word}\n", "  - {recipe: tiny/word, epochs: 1, name: again}\n"))
-    done = mcit("run", other, *limits, "--from", root, cache=cache)
-    assert done.code == 0 and f"stages 01-letter, 02-yesno are shared with {root}" in done.err
+    assert "this run of 2 stages is extended by 03-word" in capsys.readouterr().err and kept(root) == kept(finished[0])
+    assert main(["run", str(tmp_path / "other.yaml"), "--runs-dir", runs, "--from", str(root), *FAST]) == 0
+    assert f"stages 01-letter, 02-yesno are shared with {root}" in capsys.readouterr().err
+    (branch,) = set((tmp_path / "runs").glob("tiny-*")) - {root}
+    for run in (root, branch):
+        assert main(["resume", str(run), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["stages"][:2] == ["01-letter", "02-yesno"]

@@ -30,32 +30,28 @@ def here(monkeypatch):
     return asked
 
 
-def test_orders_times_seeds_with_shared_beginnings_and_one_report(tmp_path, here, capsys):
-    command = ["sweep", "tiny", *FAST, "--runs-dir", str(tmp_path), "--orders", "1,2,3", "letter,word,yesno", "--json"]
-    assert main([*command, "--seeds", "1"]) == 0
-    capsys.readouterr()
-    assert main([*command, "--seeds", "1", "2"]) == 0  # the runs of seed 1 are there: the second sweep finds them
+def test_orders_and_seeds_with_shared_beginnings_and_one_report(tmp_path, here, capsys):
+    command = ["sweep", "tiny", *FAST, "--runs-dir", str(tmp_path), "--json"]
+    assert main([*command, "--orders", "1,2,3", "letter,word,yesno", "--seeds", "1"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [(run["order"][0], run["order"][1], run["seed"]) for run in report["runs"]] == [
-        ("letter", "yesno", 1),
-        ("letter", "word", 1),
-        ("letter", "yesno", 2),
-        ("letter", "word", 2),
+    assert [(run["order"], run["seed"]) for run in report["runs"]] == [
+        (["letter", "yesno", "word"], 1),
+        (["letter", "word", "yesno"], 1),
     ]
-    assert report["missing"] == [] and report["metrics"]["mfn"]["n"] == 4
-    assert report["final"].keys() == {"letter", "yesno", "word"} and len(report["orders"]) == 2
-    for run in report["runs"]:
-        stages = sorted(p.name for p in (tmp_path / run["run"] / "stages").iterdir())
-        first = "01-letter.json" if run["order"][1] == "word" else "01-letter"
-        assert len(stages) == 3 and stages[0] == first
-    assert ["--new"] == here[0][-1:] and here[1][-4:-2] == ["--from", str(tmp_path / report["runs"][0]["run"])]
-    events = (tmp_path / report["runs"][0]["run"] / "ledger.jsonl").read_text()
-    assert events.count("stage_committed") == 3
-    assert len([p for p in tmp_path.iterdir() if "sweep" not in p.name]) == 4
-    folder = report["sweep"]
-    assert main(["report", folder]) == 0
+    assert report["missing"] == [] and report["metrics"]["mfn"]["n"] == 2 and len(report["orders"]) == 2
+    assert report["final"].keys() == {"letter", "yesno", "word"}
+    first, second = (tmp_path / run["run"] for run in report["runs"])
+    stages = [sorted(p.name for p in (run / "stages").iterdir()) for run in (first, second)]
+    assert stages == [["01-letter", "02-yesno", "03-word"], ["01-letter.json", "02-word", "03-yesno"]]
+    assert here[0][-1] == "--new" and here[1][-4:] == ["--from", str(first), "--stage", "1"]
+    before = {p: p.stat().st_mtime_ns for p in first.rglob("*.safetensors")}
+    assert main([*command, "--seeds", "1", "2"]) == 0  # another sweep: the run of seed 1 is there
+    more = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [run["run"] for run in more["runs"]][0] == first.name and more["metrics"]["mfn"]["n"] == 2
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(list(tmp_path.glob("tiny-o*"))) == 3
+    assert main(["report", report["sweep"]]) == 0
     out = capsys.readouterr().out
-    assert "4 runs" in out and "By order" in out and main(["status", "--runs-dir", str(tmp_path)]) == 0
+    assert "2 runs" in out and "By order" in out and main(["status", "--runs-dir", str(tmp_path)]) == 0
 
 
 def test_a_run_that_fails_ends_the_sweep_with_its_code(tmp_path, monkeypatch):
@@ -98,7 +94,7 @@ def test_a_signal_is_handed_on_and_the_code_of_the_run_returned(monkeypatch):
 
 @pytest.mark.slow
 def test_stopped_in_its_middle_the_same_command_continues(tmp_path, cache):
-    command = [sys.executable, "-m", "mcit", "sweep", "tiny", *FAST, "--runs-dir", str(tmp_path), "--seeds", "1", "2"]
+    command = [sys.executable, "-m", "mcit", "sweep", "tiny", *FAST, "--runs-dir", str(tmp_path), "--seeds", "1"]
     process = subprocess.Popen(command, env=environment(cache), stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if "train" in line:
@@ -109,4 +105,4 @@ def test_stopped_in_its_middle_the_same_command_continues(tmp_path, cache):
     time.sleep(0.1)
     done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "2 runs" in done.stdout and len(list(tmp_path.glob("tiny-o*"))) == 2
+    assert "1 runs" in done.stdout and len(list(tmp_path.glob("tiny-o*"))) == 1

@@ -238,6 +238,31 @@ def test_data_that_only_later_stages_use_may_change_and_so_may_name_and_scores(t
     assert found == {"eval.validate_every": ("not set", 5)}
 
 
+def test_what_only_later_stages_of_the_parent_used_need_not_be_known_any_more(tmp_path):
+    """Method, pool and its recipe; a method of the shared stages has to be the same."""
+    first, last = ({"recipe": name, "epochs": 1, "methods": [{"name": name}]} for name in ("a", "b"))
+    config = {**TWO, "stages": [first, last]}
+    sources = {"method a": "1" * 64, "method b": "2" * 64}
+    recipes = {"a": "digest-a", "b": "digest-b", "pool": "digest-pool"}
+    parent = whole(tmp_path, config, content=plan_content(config, sources=sources, recipes=recipes))
+    other = {**TWO, "stages": [first, {"recipe": "d", "epochs": 1}]}
+    content = plan_content(other, sources={"method a": "1" * 64})
+    assert branched(tmp_path, other, parent, stages=1, content=content).committed() == ["01-a"]
+    changed = {**other, "name": "changed"}
+    content = plan_content(changed, sources={"method a": "3" * 64})
+    with pytest.raises(StateError, match="source of method a: 111111111111"):
+        branched(tmp_path, changed, parent, stages=1, content=content)
+
+
+def test_a_branch_can_be_extended(tmp_path):
+    longer = resolved(stages=("a", "b", "d", "e"))
+    parent = whole(tmp_path, THREE)
+    branch = finish(branched(tmp_path, OTHER, parent, stages=2))
+    run = finish(extended(tmp_path, longer))
+    assert run.layout.root == branch.layout.root and run.layout.reference("01-a").is_file()
+    assert seen_bytes(run) == stage_bytes(whole(tmp_path / "straight", longer))
+
+
 @pytest.mark.parametrize("stages", [0, 3, 4, -1])
 def test_a_stage_that_is_not_there_is_refused(tmp_path, stages):
     parent = opened(tmp_path, THREE)
