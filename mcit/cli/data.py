@@ -85,6 +85,7 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
                 "ok": report.ok,
                 "counts": report.counts,
                 "styles": report.styles,
+                "sources": list(report.sources),
                 "fatal": [_problem(p) for p in report.fatal],
                 "bad": [_problem(p) for p in report.bad],
                 "summary": [_problem(p) for p in report.summary],

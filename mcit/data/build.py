@@ -57,6 +57,8 @@ class CheckReport:
     """Rows that would be dropped."""
     summary: tuple[Problem, ...]
     """What many of these have in common."""
+    sources: tuple[dict[str, object], ...]
+    """Kind, name, split, sha256 and rows of each source that could be read."""
     fatal: tuple[Problem, ...]
     """Sources that cannot be used at all."""
     warnings: tuple[Problem, ...]
@@ -97,6 +99,7 @@ def check(recipe: Recipe) -> CheckReport:
             styles={split: _styles(rows[split], found) for split in SPLITS},
             bad=tuple(found.bad),
             summary=tuple(found.summary),
+            sources=tuple(found.sources),
             fatal=tuple(fatal),
             warnings=tuple(found.warnings),
             allowed=recipe.config.allow_bad,

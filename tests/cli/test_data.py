@@ -37,6 +37,7 @@ def test_check_reports_every_bad_row_and_exits_4(tmp_path, capsys):
     assert "2 bad row(s) and the recipe allows 0" in out
     code, out, _ = called(capsys, "check", path, "--json")
     found = json.loads(out)
+    assert found["sources"][0]["name"] == "train.json" and len(found["sources"][0]["sha256"]) == 64
     assert code == 4 and not found["ok"] and [b["where"] for b in found["bad"]] == ["train.json:5:x", "train.json:6:y"]
     path = recipe_file(tmp_path, train=train, allow_bad=2)
     code, out, _ = called(capsys, "check", path)
@@ -102,3 +103,16 @@ def test_check_and_build_import_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
+
+
+def test_check_says_what_the_rows_are_to_a_model(tmp_path, capsys):
+    tiny_processor(tmp_path / "model")
+    path = recipe_file(tmp_path / "s", train=rows(40))
+    code, out, _ = called(capsys, "check", path, "--model", tmp_path / "model", "--batch", 8)
+    assert code == 0 and "5 steps an epoch at 8 rows a step" in out and "mean supervised tokens" in out
+    code, out, _ = called(capsys, "check", path, "--model", tmp_path / "model", "--json")
+    found = json.loads(out)["model"]["train"]
+    assert found["rows"] == 60 and found["refused"] == [] and found["supervised_tokens"][""] > 1
+    bad = recipe_file(tmp_path / "t", train=[*rows(2), llava("x", "Is </s> red?")])
+    code, out, _ = called(capsys, "check", bad, "--model", tmp_path / "model")
+    assert code == 4 and "control token" in out and "train.json:4:x" in out
