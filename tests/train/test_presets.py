@@ -103,6 +103,7 @@ def write_data(root, preset, *, rows=3):
             path.write_text("\n".join(made) if path.suffix == ".jsonl" else f"[{', '.join(made)}]")
             if source.get("answers"):
                 ten = [{"question_id": json.loads(text)["question_id"], "answers": ["A"] * 10} for text in made]
+                (home / source["answers"]).parent.mkdir(parents=True, exist_ok=True)
                 (home / source["answers"]).write_text(json.dumps({"data": ten}))
 
 
@@ -122,11 +123,13 @@ def row(source, home, i, seed):
             "question_id": name, "image": f"{name}.png", "text": f"Q {name}?\nA. x\nB. y", "answer": answer,
             "answer_bbox": "[0.1, 0.2, 0.3, 0.4]", "size": [16, 16],
         }  # fmt: skip
-    turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
+    answer = "[0.1, 0.2, 0.3, 0.4]" if source.get("style") == "box" else "A"
+    turns = [{"from": "human", "value": f"<image>\nQ {name}?\nA. x\nB. y"}, {"from": "gpt", "value": answer}]
     return {"id": name, "image": f"{name}.png", "conversations": turns}
 
 
-PRESETS = {"sefe-coin": "llava_7b", "hft": "llama_7b", "gere": "llama_8b", "gs-lora-forget": "llava_7b"}
+LLAVA = ("sefe-coin", "coin", "ucit", "mllm-dcl", "mllm-acl", "gs-lora-forget")
+PRESETS = {**dict.fromkeys(LLAVA, "llava_7b"), "hft": "llama_7b", "gere": "llama_8b"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -138,7 +141,7 @@ def test_the_preset_plans_without_problems(preset, tmp_path, monkeypatch, reques
     assert len(plan.stages) == len(config.stages) and all(s.steps for s in plan.stages)
     methods = {"sefe-coin": {"reglora"}, "hft": {"hft"}, "gere": {"gere"}}
     methods["gs-lora-forget"] = {"bounded_forget", "group_sparse", "refusal"}
-    assert {m.name for s in plan.stages for m in s.methods} == methods[preset]
+    assert {m.name for s in plan.stages for m in s.methods} == methods.get(preset, set())
 
 
 def test_values_of_the_papers_that_are_no_default():
