@@ -11,7 +11,7 @@ ORDER = [
     {"selftest"},
     {"train", "export", "report"},
     {"plan"},
-    {"methods", "evals", "sequences"},
+    {"methods", "evals", "sequences", "probes", "routers"},
     {"engine", "models", "data", "runs"},
     {"core"},
 ]

@@ -146,6 +146,10 @@ class DataContext(Protocol):
     def seed(self) -> int:
         """The stage's seed."""
 
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Tasks of this stage and of all earlier ones, in order of first appearance."""
+
     def rows(self, task: str, split: str = "train") -> Sequence[Row]:
         """Rows of a task of this stage or of any earlier one, in the recipe's order."""
 
@@ -272,12 +276,8 @@ class StepContext(Protocol):
         """
 
 
-class StageContext(StepContext, Protocol):
-    """What stage hooks may use besides."""
-
-    @property
-    def seed(self) -> int:
-        """The stage's seed."""
+class Passes(Protocol):
+    """Passes over rows outside steps: without dropout, random numbers or a trace in the optimiser."""
 
     def forward_pass(
         self,
@@ -313,6 +313,45 @@ class StageContext(StepContext, Protocol):
         keeps what gradients of effective weights need (the inputs and output gradients of every adapted matrix).
         Raises TrainingError between the forward passes of a step and its update, whose gradients it would discard.
         """
+
+
+class StageContext(StepContext, Passes, Protocol):
+    """What stage hooks may use besides."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
+
+
+class ProbeContext(Passes, Protocol):
+    """What a probe may use: no weights."""
+
+    @property
+    def stage(self) -> Stage:
+        """The stage being trained."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
+
+    @property
+    def step(self) -> int:
+        """Updates so far; 0 is before the first."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the stage."""
+
+    @property
+    def data(self) -> DataContext:
+        """Rows of this stage and of earlier ones."""
+
+    @property
+    def earlier(self) -> Sequence[JsonDict]:
+        """What this probe has on record in this stage: ``step``, and ``values`` or ``left_out``."""
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks; called by every rank."""
 
 
 class Reporter(Protocol):

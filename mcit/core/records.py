@@ -60,7 +60,7 @@ class ExportRecord(Manifest):
 
     what = "the record of an export"
     fix = "remove the folder and export again"
-    kind: Literal["adapter", "delta", "merged"]
+    kind: Literal["adapter", "delta", "merged", "pool"]
     run: str
     base: str
     base_sha256: Sha256
@@ -204,7 +204,7 @@ class DeltaRecord(Record):
     what = "a stage of a lineage"
     folder: Folder
     kind: Literal["lora", "none"]
-    carry: Literal["merge", "keep", "stack", "none"]
+    carry: Literal["merge", "keep", "stack", "pool", "none"]
     digest: Sha256
 
 
@@ -215,9 +215,17 @@ class LineageRecord(Record):
     base: str
     base_sha256: Sha256
     kind: Literal["lora", "none"]
-    carry: Literal["merge", "keep", "stack", "none"]
+    carry: Literal["merge", "keep", "stack", "pool", "none"]
     digest: Sha256
     stages: list[DeltaRecord]
+
+
+class PoolRecord(Record):
+    """``pool.json``: which adapter a stage trained, and where each adapter of the pool was trained last."""
+
+    what = "a record of a pool"
+    member: Folder
+    members: list[list[Folder]]
 
 
 class AdapterNote(Record):
@@ -319,6 +327,8 @@ class Prediction(Record):
     truncated: bool | None
     question: str
     gold: dict[str, Any]
+    member: str | None = None
+    """The adapter of a pool that answered."""
 
 
 class PartHead(Record):

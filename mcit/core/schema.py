@@ -70,7 +70,7 @@ class AdapterConfig(Config):
     """``language-linear``: every linear below the decoder; or module name endings, matched at a dot."""
     also_train: list[Literal["projector", "head", "embeddings", "tower"]] = ["projector"]
     """Groups trained beside the adapter (full fine-tuning: beside the decoder)."""
-    carry: Literal["merge", "keep", "stack", "none"] = "merge"
+    carry: Literal["merge", "keep", "stack", "pool", "none"] = "merge"
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +205,10 @@ class RunConfig(Config):
     stages: list[StageConfig] = Field(min_length=1)
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    probes: list[dict[str, Any]] = []
+    """What is measured inside every stage, each ``{use: …}`` with the probe's settings."""
+    router: dict[str, Any] | None = None
+    """Who chooses among the adapters of a pool (``carry: pool``): ``{use: …}`` with the router's settings."""
 
     @field_validator("name")
     @classmethod

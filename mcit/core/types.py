@@ -290,6 +290,24 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
+class ProbeSpec:
+    """A probe of a run with its checked settings."""
+
+    name: str
+    config: Any
+    """An instance of the probe's Config."""
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """The router of a run's pool with its checked settings."""
+
+    name: str
+    config: Any
+    """An instance of the router's Config."""
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A data set with a scorer, built from one recipe."""
 
@@ -361,6 +379,10 @@ class Plan:
     digest: str
     """Identity of the run: the resolved config without the sections that may change."""
     notes: tuple[str, ...] = ()
+    probes: tuple[ProbeSpec, ...] = ()
+    """What is measured inside every stage."""
+    router: RouterSpec | None = None
+    """Who chooses among the adapters of a pool."""
     forget_tasks: tuple[TaskSpec, ...] = ()
     """Every data set that some stage forgets, in order; scored beside the matrix, never in it."""
 

@@ -20,6 +20,11 @@ class RowBook:
         self.stage = stage
         self.seed = stage.seed
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of this stage and of all earlier ones, in order of first appearance."""
+        return tuple(self._tasks)
+
     def rows(self, task: str, split: str = "train") -> Sequence[Row]:
         """Rows in the recipe's order. Raises DataError for a task that is not in the sequence so far."""
         if task not in self._tasks:

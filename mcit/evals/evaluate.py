@@ -56,18 +56,20 @@ def evaluate(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ONE,
+    pool: Any = None,
 ) -> None:
     """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
 
     Finished answers and scores of the same weights and settings are kept; a killed call is continued by the next. Damaged
     ones are told and made again.
+    With a `pool` each row is answered by the adapter that its router chooses.
     `model` may be None if `needs_model` says so. `progress` is shown with counts and the task's name filled in.
     With several ranks all of them call it: they share the batches, rank 0 writes and scores. Raises Interrupted after
     the batch in which `stop` says so, DataError for a bad row or picture, ConfigError for an unknown scorer, filter or
     style.
     """
     reporter = reporter or Silent()
-    own = Own(model, encoder, device)
+    own = Own(model, encoder, device, pool)
     with contextlib.ExitStack() as stack:
         other = Vllm(stack, folder, config, ranks) if config.backend == "vllm" else None
         for task in tasks:
@@ -89,6 +91,8 @@ class Own:
     model: Any
     encoder: Any
     device: Any
+    pool: Any = None
+    """Adapters of which each row has its own; see `mcit.evals.pooled`."""
 
 
 class Vllm:
@@ -214,6 +218,7 @@ def _answer(
         filters=settings["filters"],
         settings=settings,
         answerer=other.answerer(rows, own, settings, out=path, reporter=reporter) if other else None,
+        pool=own.pool,
         reporter=reporter,
         **given,
     )

@@ -76,10 +76,11 @@ def predict(
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ONE,
     answerer: Answerer | None = None,
+    pool: Any = None,
 ) -> None:
     """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
 
-    The model makes the answers itself, or `answerer` does.
+    The model makes the answers itself, or `answerer` does; with a `pool` each row's own adapter acts.
 
     `settings` goes into the record beside the predictions; batches made under other settings are not continued.
     `progress` is shown with counts filled in. With several ranks each takes every so many-th batch, in step with the
@@ -99,9 +100,12 @@ def predict(
     kept = len(rows) - sum(len(groups[k]) for k in missing)
     shown = progress or Progress(0, 0, label, "eval", kept, len(rows))
     clock = _Clock(reporter, shown, done=kept, total=len(rows))
+    from mcit.evals.pooled import PooledAnswerer
+
     chain = load_filters(filters)
     own = contextlib.nullcontext(answerer) if answerer else greedy(model, encoder, max_new_tokens=max_new_tokens)
-    with own as generator:
+    with own as plain:
+        generator = PooledAnswerer(plain, pool) if pool is not None else plain
         for start in range(0, len(missing), ranks.size()):
             turn = missing[start : start + ranks.size()]
             made: JsonDict = {}

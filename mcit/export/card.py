@@ -86,6 +86,7 @@ def _title(record: JsonDict) -> str:
         "adapter": f"adapter of stages {stages}",
         "delta": f"what stage {record['stages'][-1]} added",
         "merged": f"full weights after stages {stages}",
+        "pool": f"pool of adapters of stages {stages}",
     }
     return kinds[record["kind"]]
 
@@ -108,6 +109,9 @@ def _holds(record: JsonDict) -> list[str]:
     if record["kind"] == "merged":
         dtype = f"All weights in {record['dtype']}"
         return [f"{dtype}; processor, tokenizer, template and generation config are the base's own files."]
+    if record["kind"] == "pool":
+        members = _names(record["members"])
+        return [f"One adapter per folder: {members}. The router `{record['router']}` chooses one per row (`route.py`)."]
     holds = record["holds"]
     if record["relative_to"] == "base":
         relative = "the original base"
@@ -191,6 +195,9 @@ def _shown(name: str) -> str:
 
 def loading(record: JsonDict, model_class: str) -> str:
     """Python that loads an export with plain transformers and peft."""
+    if record["kind"] == "pool":
+        rows = '[{"id": "1", "task": "", "question": "What is shown?", "images": ["a.png"]}]'
+        return f'from loader import Pool  # loader.py of this folder\n\nPool("{_shown(record["base"])}").answer({rows})'
     lines = [f"from transformers import {model_class}, AutoProcessor", ""]
     trust = ", trust_remote_code=True" if record.get("remote_code") else ""
     if record["kind"] == "merged":

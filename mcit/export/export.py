@@ -11,7 +11,7 @@ from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
-from mcit.export import adapter, combined, delta, merged
+from mcit.export import adapter, combined, delta, merged, pool
 from mcit.export.card import CARD, card
 from mcit.export.source import Source, open_source
 from mcit.export.verify import probe
@@ -20,7 +20,7 @@ from mcit.models.load import load_processor, model_config
 from mcit.models.text import auto_class_of
 from mcit.runs.run import Run
 
-Kind = Literal["adapter", "delta", "merged"]
+Kind = Literal["adapter", "delta", "merged", "pool"]
 RECORD = "export.json"
 """Base and its checksum, stages, difference, and every file with size and sha256."""
 
@@ -52,9 +52,11 @@ def export_stage(
     """
     if max_rank is not None and (kind != "adapter" or max_rank < 1):
         raise ConfigError("goes with --as adapter only, and is at least 1", where="--max-rank", fix="leave it out")
-    if combine is not None and (kind == "delta" or max_rank is not None):
+    if combine is not None and (kind in ("delta", "pool") or max_rank is not None):
         raise ConfigError("goes with --as adapter and merged, without --max-rank", where="--combine", fix="choose one")
     source = open_source(run, stage)
+    if kind != "pool" and any(delta.carry == "pool" for delta in source.lineage.deltas):
+        raise ConfigError("the run keeps a pool of adapters", where=f"--as {kind}", fix="export it with --as pool")
     name = combine.name if combine else run.stage_folders()[stage - 1]
     folder = Path(out) if out is not None else run.layout.exports / f"{name}-{kind}"
     wanted = _wanted(source, kind, max_rank, combine)
@@ -67,6 +69,8 @@ def export_stage(
             found = combined.write(source, work, batch, kind=kind, spec=combine)
         elif kind == "adapter":
             found = adapter.write(source, work, batch, max_rank=max_rank)
+        elif kind == "pool":
+            found = pool.write(source, work, batch, router=(run.config().get("router") or {}).get("use"))
         elif kind == "delta":
             found = delta.write(source, work, batch)
         else:

@@ -128,10 +128,10 @@ def advance(model: nn.Module, delta: Delta, *, below: Delta | None) -> None:
 
 
 def apply_delta(model: nn.Module, file: AdapterFile, *, carry: str, index: int) -> None:
-    """Apply one stage's result: into the weights (merge, none), as a frozen live adapter (stack), or live (keep)."""
+    """Apply one stage's result: into the weights (merge, none), as a frozen live adapter (stack), live (keep), not (pool)."""
     if carry == "stack":
         adapters.attach(model, file, name=f"stage{index:02d}")
     elif carry == "keep":
         adapters.attach(model, file, name=adapters.ACTIVE)
-    else:
+    elif carry != "pool":  # a pool's adapters are put on when a row asks for one
         adapters.merge(model, file)

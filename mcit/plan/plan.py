@@ -20,8 +20,9 @@ from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
-from mcit.core.types import JsonDict, MethodSpec, Plan, Stage
+from mcit.core.types import JsonDict, MethodSpec, Plan, ProbeSpec, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
+from mcit.plan.pools import router_spec
 from mcit.plan.presets import expanded, preset_file, read_preset
 from mcit.runs.run import config_digest
 
@@ -128,6 +129,12 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     for i, name in enumerate(config.eval.filters):
         found = lookup.missing("evals.filters", name, where=f"eval.filters[{i}]")
         problems += [found] if found else []
+    for i, entry in enumerate(config.probes):
+        if "use" not in entry:
+            problems.append(Problem(f"probes[{i}]", "has no use", "write {use: …} and the probe's settings"))
+            continue
+        found = lookup.missing("probes", str(entry["use"]), where=f"probes[{i}].use")
+        problems += [found] if found else []
     names: dict[str, int] = {}
     for i, stage in enumerate(config.stages):
         where = f"stages[{i}]"
@@ -172,6 +179,10 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     from mcit.models.load import materialize
 
     methods, problems = _method_specs(config)
+    probes, found = probe_specs(config)
+    problems += found
+    router, found = router_spec(config)
+    problems += found
     if problems:  # before a base is fetched or data is built
         raise ConfigError.of(problems)
     model_path = materialize(config.base, announce=announce)
@@ -182,7 +193,16 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     stages = _stages(config, data, methods)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
     forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
-    plan = Plan(config, stages, tasks, model_path, config_digest(config.model_dump(mode="json")), forget_tasks=forget)
+    plan = Plan(
+        config,
+        stages,
+        tasks,
+        model_path,
+        config_digest(config.model_dump(mode="json")),
+        probes=probes,
+        router=router,
+        forget_tasks=forget,
+    )
     findings = check_plan(plan, runs_dir=runs_dir)
     bad = [p for p in findings if p.level == "problem"]
     if bad:
@@ -209,6 +229,23 @@ def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Probl
             specs.append(MethodSpec(entry["name"], settings))
         out.append(specs)
     return out, problems
+
+
+def probe_specs(config: RunConfig) -> tuple[tuple[ProbeSpec, ...], list[Problem]]:
+    """The run's probes with their settings checked."""
+    from mcit.probes.base import Probe
+
+    out: list[ProbeSpec] = []
+    problems: list[Problem] = []
+    for i, entry in enumerate(config.probes):
+        where = f"probes[{i}]"
+        cls = lookup.class_of("probes", entry["use"], base=Probe)
+        settings, found = parse(cls.Config, {key: v for key, v in entry.items() if key != "use"}, where=where)
+        if entry["use"] in {spec.name for spec in out}:
+            found.append(Problem(where, f"'{entry['use']}' is listed twice", "remove one"))
+        problems += found
+        out.append(ProbeSpec(entry["use"], settings))
+    return tuple(out), problems
 
 
 def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
@@ -339,10 +376,23 @@ def plan_json(plan: Plan) -> JsonDict:
 
 def sources(plan: Plan) -> dict[str, str]:
     """Digest of the source of everything a run plugs in, by kind and name: a change of code is a change of the run."""
+    from mcit.evals.filters.base import Filter
+    from mcit.evals.scorers.base import Scorer
     from mcit.methods.base import Method
+    from mcit.probes.base import Probe
+    from mcit.routers.base import Router
 
-    names = sorted({spec.name for stage in plan.stages for spec in stage.methods})
-    return {f"method {name}": lookup.source_digest(lookup.class_of("methods", name, base=Method)) for name in names}
+    named = {
+        *(("method", "methods", spec.name, Method) for stage in plan.stages for spec in stage.methods),
+        *(("probe", "probes", spec.name, Probe) for spec in plan.probes),
+        *((("router", "routers", plan.router.name, Router),) if plan.router else ()),
+        *(("filter", "evals.filters", name, Filter) for name in plan.config.eval.filters),
+        *(("scorer", "evals.scorers", task.scorer, Scorer) for task in (*plan.tasks, *plan.forget_tasks)),
+    }
+    return {
+        f"{kind} {name}": lookup.source_digest(lookup.class_of(package, name, base=base))
+        for kind, package, name, base in sorted(named, key=lambda each: each[:3])
+    }
 
 
 def _template_digest(plan: Plan) -> str | None:

@@ -63,7 +63,7 @@ def _backend_problems(plan: Plan) -> list[Problem]:
     if config.base.dtype in ("nf4", "int8"):
         what = f"takes whole weights, and base.dtype is {config.base.dtype}"
         problems.append(Problem(where, what, "set base.dtype: bf16, or eval.backend: own"))
-    if any(stage.adapter.carry in ("keep", "stack") for stage in plan.stages):
+    if any(stage.adapter.carry in ("keep", "stack", "pool") for stage in plan.stages):
         what = "takes whole weights, and adapters that are kept or stacked are not merged"
         problems.append(Problem(where, what, "set adapter.carry: merge in every stage, or eval.backend: own"))
     return problems

@@ -12,6 +12,7 @@ what it alone holds to a checkpoint, and nobody goes on before the rename.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from mcit.runs.layout import RunLayout
 from mcit.runs.ledger import Ledger
 
 _WHOLE = "whole"
-_METRICS = "metrics.jsonl"
+_METRICS, _PROBES = "metrics.jsonl", "probes.jsonl"
 
 
 class Saved(Protocol):
@@ -59,7 +60,7 @@ class StageDraft:
     def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int, ranks: Ranks = ONE) -> None:
         self._layout, self._folder, self._ledger, self._keep = layout, folder, ledger, keep
         self._ranks = ranks
-        self._lines: list[str] = []
+        self._lines: dict[str, list[str]] = {_METRICS: [], _PROBES: []}
         self._new = True
         self.path = layout.draft(folder)
         self.extra: JsonDict = {}
@@ -128,16 +129,26 @@ class StageDraft:
     def _restored(self, step: int) -> None:
         if step:
             self._prune()
-        saved = self._layout.live(self._folder, step) / _METRICS
-        if step or self._metrics.is_file():
-            write_bytes(self._metrics, saved.read_bytes() if step else b"")
+        for name in self._lines:
+            saved, file = self._layout.live(self._folder, step) / name, self.path / name
+            if step and saved.is_file() or file.is_file():
+                write_bytes(file, saved.read_bytes() if step and saved.is_file() else b"")
         if step or not self._new:
             self._ledger.append("resumed", stage=self._folder, step=step)
 
     def record(self, step: int, metrics: Mapping[str, float | int | str]) -> None:
         """One line of metrics.jsonl, on disk with the next checkpoint or commit; rank 0's are kept."""
         if self._ranks.rank() == 0:
-            self._lines.append(canonical_json({"step": step, **{k: _finite(v) for k, v in metrics.items()}}))
+            self._lines[_METRICS].append(canonical_json({"step": step, **{k: _finite(v) for k, v in metrics.items()}}))
+
+    def probe(self, line: JsonDict) -> None:
+        """One line of probes.jsonl, kept as metrics are."""
+        if self._ranks.rank() == 0:
+            self._lines[_PROBES].append(canonical_json(line))
+
+    def probed(self) -> list[JsonDict]:
+        """The lines of probes.jsonl so far, on every rank."""
+        return on_first(self._ranks, lambda: [json.loads(line) for line in self._so_far(_PROBES).decode().splitlines()])
 
     def checkpoint(
         self, step: int, engine: Saved, methods: Saved, streams: Cursors, extra: Mapping[str, object] | None = None
@@ -158,7 +169,7 @@ class StageDraft:
         def finish() -> None:
             methods.save(work / "methods")
             write_json(work / "streams.json", {"step": step, "cursors": streams.cursors, "extra": dict(extra or {})})
-            write_bytes(work / _METRICS, self._metrics_so_far())
+            self._copy_lines(work)
             write_manifest(work)
             if final.exists():
                 self._remove(final)
@@ -194,18 +205,24 @@ class StageDraft:
         for folder in self._layout.lives(self._folder).glob(".*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    # ---- metrics ----------------------------------------------------------------------------------------------------
-    @property
-    def _metrics(self) -> Path:
-        return self.path / _METRICS
+    # ---- metrics and probes -----------------------------------------------------------------------------------------
+    def _so_far(self, name: str) -> bytes:
+        self._flush()
+        file = self.path / name
+        return file.read_bytes() if file.is_file() else b""
 
-    def _metrics_so_far(self) -> bytes:
-        return self._metrics.read_bytes() if self._metrics.is_file() else b""
+    def _copy_lines(self, folder: Path) -> None:
+        """Into a checkpoint or commit; probes only where there are any."""
+        for name in self._lines:
+            data = self._so_far(name)
+            if data or name == _METRICS:
+                write_bytes(folder / name, data)
 
     def _flush(self) -> None:
-        if self._lines:
-            append_line(self._metrics, "\n".join(self._lines))
-            self._lines = []
+        for name, lines in self._lines.items():
+            if lines:
+                append_line(self.path / name, "\n".join(lines))
+                lines.clear()
 
     # ---- commit -----------------------------------------------------------------------------------------------------
     def commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> Path:
@@ -226,7 +243,7 @@ class StageDraft:
             whole.mkdir()
             write(whole)
             write_json(whole / "progress.json", dict(progress))
-            write_bytes(whole / _METRICS, self._metrics_so_far())
+            self._copy_lines(whole)
             write_manifest(whole)
             rename_directory(whole, final)
         ended = progress.get("ended")

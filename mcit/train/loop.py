@@ -22,9 +22,11 @@ from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.methods.compose import MethodSet
+from mcit.routers.base import Router
 from mcit.runs.draft import StageDraft
 from mcit.train.context import Context
 from mcit.train.passes import StepPasses, over_ranks
+from mcit.train.probing import Probing
 
 
 @dataclass
@@ -42,6 +44,10 @@ class StageWork:
     """Checksums of what does not train, from before the engine was built."""
     later_steps: int = 0
     """Steps of the stages after this one, for the time left."""
+    probes: Probing | None = None
+    router: Router | None = None
+    member: str = ""
+    """The member of the pool that the stage trains."""
     validate: Callable[[], dict[str, float]] | None = None
     validate_every: int = 0
 
@@ -68,6 +74,10 @@ def train_stage(
             engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
         ctx.enter("start", _watch(work, reporter, stop, "start"))
         methods.on_stage_start(ctx)
+    if work.probes:
+        work.probes.resume(draft)
+        if first == 0:
+            meter.skip(work.probes.at(0, stage.steps, draft, trained=0.0))
     last = saved = ctx.ended is not None or first == stage.steps
     for step in range(first, first if last else stage.steps):
         ctx.at(step)
@@ -80,6 +90,9 @@ def train_stage(
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
             metrics.update(work.validate())
         draft.record(step + 1, meter.after(step + 1, metrics))
+        if work.probes:
+            total = step + 1 if last else stage.steps
+            meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
         reporter.progress(meter.progress)
         stopping = stop()
         if stopping or _due(work, step + 1, last=last):
@@ -98,6 +111,8 @@ def train_stage(
         reporter.line(f"stage {stage.folder} ends after step {ctx.step + 1} of {stage.steps}: {ctx.ended}")
     ctx.enter("end", _watch(work, reporter, stop if saved else lambda: False, "end"))
     methods.on_stage_end(ctx)
+    if work.router:
+        work.router.learn(work.member, ctx)
     logged = {name: value if math.isfinite(value) else None for name, value in ctx.metrics().items()}
     return {**meter.summary(ctx), **({"logged": logged} if logged else {})}
 
@@ -162,6 +177,11 @@ class Meter:
     def seconds(self) -> float:
         """Seconds spent in this stage, earlier processes included."""
         return self._seconds_before + time.monotonic() - self._start
+
+    def skip(self, seconds: float) -> None:
+        """Leave out seconds that were spent on something else than steps."""
+        self._start += seconds
+        self._last += seconds
 
     def after(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Take in a finished step; returns its metrics with timing."""

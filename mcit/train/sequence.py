@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from mcit.models import adapters
 from mcit.models.basefiles import base_digest
 from mcit.models.combine import Combination, combine, combined_digest, place
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
+from mcit.models.pool import answers_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder
@@ -28,6 +30,7 @@ from mcit.runs.layout import COMBINATION
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
 from mcit.train.loop import train_stage
+from mcit.train.routing import pooled
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
 
 
@@ -178,10 +181,9 @@ def score(
     """
     run = session.run
     wanted = due(session.plan, after) if tasks is None else tasks
-    made = functools.partial(session.model_after, after)
-    if _scored(
-        session, wanted, run.layout.evals(after), session.lineage(after).digest, made, reporter, stop, after=after
-    ):
+    made, lineage = functools.partial(session.model_after, after), session.lineage(after)
+    given = (session, wanted, run.layout.evals(after), answers_digest(lineage), made, reporter, stop)
+    if _scored(*given, after=after, pool=lineage):
         run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
 
 
@@ -207,8 +209,9 @@ def _scored(
     stop: Callable[[], bool],
     *,
     after: int,
+    pool: Lineage | None = None,
 ) -> bool:
-    """Answer and score tasks into a folder; False when that was done already."""
+    """Answer and score tasks into a folder; False when that was done already. Rows get adapters of the pool of a lineage."""
     plan, run = session.plan, session.run
     given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest}
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
@@ -216,7 +219,10 @@ def _scored(
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
     model: Any = None if answered else make_model()
     bf16 = runs_bf16(plan.config.base.dtype, session.device)
-    with torch.no_grad(), torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16))
+        routed = None if answered or pool is None else stack.enter_context(pooled(plan, model, session.encoder, pool))
         evaluate(
             wanted,
             **given,
@@ -227,6 +233,7 @@ def _scored(
             progress=Progress(after, len(plan.stages), "", "eval", 0, 0),
             stop=stop,
             ranks=run.ranks,
+            pool=routed,
         )
     return True
 

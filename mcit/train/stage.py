@@ -29,14 +29,17 @@ from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import without_zeros, write_adapter
 from mcit.models.frozen import check_frozen, frozen_checksums
-from mcit.models.lineage import Lineage, delta_digest, lineage_record
+from mcit.models.lineage import Delta, Lineage, delta_digest, lineage_record
+from mcit.models.pool import members_of, write_members
 from mcit.models.quant import runs_bf16
 from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
 from mcit.plan.selection import Names
+from mcit.train import routing
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
 from mcit.train.blobs import Blobs
 from mcit.train.context import Context
 from mcit.train.loop import StageWork, validation
+from mcit.train.probing import Probing
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,14 @@ def build_stage(
     methods = MethodSet.build(stage, inherited)
     earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
     book = RowBook(earlier, stage)
-    place_adapter(model, stage, material.lineage)
+    router = routing.build(plan.router, material.lineage) if plan.router else None
+    below = members_of(material.lineage)
+    joined = router.join(list(below), book) if router and below else None
+    if joined is not None and joined not in below:
+        raise PlanError(
+            f"the router joins '{joined}', which is no member", where=stage.name, fix=f"one of {list(below)}"
+        )
+    place_adapter(model, stage, material.lineage, joined=below[joined] if joined else None)
     names = adapters.candidates(model, stage.adapter)
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
     chosen = methods.select_trainable(names, Names(stage, stage.seed, shapes))
@@ -76,7 +86,9 @@ def build_stage(
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
     frozen = frozen_checksums(model)
     streams = open_streams(stage, plan, methods, book, material.encoder)
-    spec = engine_spec(stage, plan, model, methods, chosen, fresh=_is_fresh(stage, material.lineage))
+    fresh = joined is None and _is_fresh(stage, material.lineage)
+    needs = methods.needs | (router.needs if router else frozenset())
+    spec = engine_spec(stage, plan, model, methods, chosen, fresh=fresh)
     if plan.config.engine.kind != "plain" and world.size() > 1:
         drawn = (row for stream in streams.streams.values() for row in stream.rows)
         spec = replace(spec, with_ghost=Ghost.of(drawn, material.encoder))
@@ -87,7 +99,7 @@ def build_stage(
         engine,
         streams,
         book,
-        needs=methods.needs,
+        needs=needs,
         base=base_model(plan, material, device=getattr(engine, "device", None) or next(model.parameters()).device),
         at_base=not material.lineage.deltas,
         blobs=Blobs(material.blobs) if material.blobs else None,
@@ -95,6 +107,9 @@ def build_stage(
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
     work.frozen = frozen
+    if router:
+        work.router, work.member = router, joined or stage.folder
+    work.probes = Probing(plan.probes, ctx) if plan.probes else None
     work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
     if plan.config.eval.validate_every:
         rows = book.validation_rows()
@@ -115,11 +130,16 @@ def base_model(plan: Plan, material: Material, *, device: torch.device) -> BaseM
     )
 
 
-def place_adapter(model: nn.Module, stage: Stage, lineage: Lineage) -> None:
-    """A fresh adapter, or the kept one of the stage below. Raises PlanError if a kept one has another shape."""
+def place_adapter(model: nn.Module, stage: Stage, lineage: Lineage, *, joined: Delta | None = None) -> None:
+    """A fresh adapter, the kept one of the stage below, or the `joined` member of a pool.
+
+    Raises PlanError if one that goes on training has another shape.
+    """
     if stage.adapter.kind == "none":
         return
-    if _is_fresh(stage, lineage):
+    if joined is not None:
+        adapters.attach(model, joined.read(), name=adapters.ACTIVE)
+    elif _is_fresh(stage, lineage):
         adapters.add_lora(model, stage.adapter, seed=seed_for(stage.seed, "adapter"))
         return
     layers = adapters.lora_layers(model)
@@ -231,7 +251,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
         n.replace(".base_layer.", ".") for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n
     }
     file = adapters.read_live(model, full=trained)
-    if stage.adapter.carry != "keep":  # a kept adapter goes on training, zeros included
+    if stage.adapter.carry not in ("keep", "pool"):  # these may go on training, zeros included
         file, zero = without_zeros(file)
     else:
         zero = []
@@ -252,6 +272,9 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     else:
         save_tensors(folder / "weights" / "model.safetensors", file.full)
     work.methods.save(folder / "methods")
+    if work.router is not None:
+        write_members(folder, members_of(lineage), member=work.member, stage=stage.folder)
+        routing.save(work.router, folder)
     record = lineage_record(lineage, kind=stage.adapter.kind, carry=stage.adapter.carry, digest=delta_digest(folder))
     write_json(folder / "lineage.json", record)
 

@@ -48,6 +48,7 @@ class Draft:
 
     def __init__(self, folder, resume_from=None):
         self.folder, self.resume_from, self.extra, self.lines = Path(folder), resume_from, {}, []
+        self.probes = []
         self.last, self.kept = None, {}
 
     def restore(self, engine, methods, streams):
@@ -60,6 +61,13 @@ class Draft:
 
     def record(self, step, metrics):
         self.lines.append({"step": step, **metrics})
+
+    def probe(self, line):
+        self.probes.append(line)
+
+    def probed(self):
+        self.probes = [line for line in self.probes if line["step"] <= (self.resume_from or 0)]
+        return list(self.probes)
 
     def checkpoint(self, step, engine, methods, streams, extra=None):
         shutil.rmtree(self.folder / "live", ignore_errors=True)
@@ -129,6 +137,7 @@ class StopAfter:
     def __init__(self, draft, step):
         self._draft, self._step = draft, step
         self.extra = {}
+        self.probe, self.probed = draft.probe, draft.probed
 
     def restore(self, engine, methods, streams):
         self._parts = (engine, methods, streams)

@@ -240,4 +240,6 @@ def test_the_plan_holds_digests_of_method_sources():
     from mcit.methods import l2
 
     plan = plan_of(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2"}]}])
-    assert plan_json(plan)["sources"] == {"method l2": sha256_file(l2.__file__)}
+    found = plan_json(plan)["sources"]
+    assert found["method l2"] == sha256_file(l2.__file__)
+    assert sorted(found) == ["method l2", *(f"scorer {name}" for name in sorted({t.scorer for t in plan.tasks}))]

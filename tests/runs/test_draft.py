@@ -352,3 +352,21 @@ def test_a_lock_held_elsewhere_is_told_by_all_ranks(tmp_path):
         found = on_ranks(2, lambda ranks: train_on(ranks, run.layout.root))
     assert [type(error) for error in found] == [StateError] * 2
     assert all("is being written by process" in error.what for error in found)
+
+
+def test_probes_are_kept_as_metrics_are(tmp_path):
+    """Lines after the checkpoint go with the steps after it; a commit has them all, and no file where nothing probes."""
+    run = opened(tmp_path)
+    parts = Saver(), Saver(), Streams()
+    with pytest.raises(Interrupted), run.draft("01-a", keep=2) as draft:
+        draft.restore(*parts)
+        draft.probe({"step": 0, "probe": "p", "values": {}})
+        draft.checkpoint(1, *parts)
+        draft.probe({"step": 2, "probe": "p", "values": {}})
+        assert [line["step"] for line in draft.probed()] == [0, 2]
+        raise Interrupted("killed", where="here")
+    with run.draft("01-a", keep=2) as draft:
+        assert draft.restore(*parts) == 1
+        assert [line["step"] for line in draft.probed()] == [0]
+        final = draft.commit(lambda folder: None, {"steps": 1, "tokens": 1, "seconds": 1.0, "loss": 1.0})
+    assert [line["step"] for line in json_lines(final / "probes.jsonl")] == [0]

@@ -1,0 +1,122 @@
+"""Probes inside a stage: who measures when, within which share of step time, and what is on record."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mcit.core import lookup
+from mcit.core.errors import TrainingError
+from mcit.core.files import canonical_json
+from mcit.core.types import JsonDict, ProbeSpec, Row
+from mcit.engine import world
+from mcit.probes.base import Probe
+from mcit.train.context import Context
+
+
+class Record(Protocol):
+    """Where measurements go: the stage's draft."""
+
+    def probe(self, line: JsonDict) -> None:
+        """One line of probes.jsonl."""
+
+    def probed(self) -> list[JsonDict]:
+        """The lines so far."""
+
+
+@dataclass
+class _Running:
+    name: str
+    probe: Probe
+    rows: Mapping[str, Sequence[Row]]
+    lines: list[JsonDict] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each measurement so far."""
+        return [line["seconds"] for line in self.lines if "seconds" in line]
+
+
+class Probing:
+    """The probes of a stage, after their rows are drawn."""
+
+    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context) -> None:
+        self._ctx = ctx
+        running = []
+        for spec in specs:
+            probe = make(spec)
+            running.append(_Running(spec.name, probe, probe.rows(ctx.data)))
+        self._running = [each for each in running if any(len(rows) for rows in each.rows.values())]
+
+    def resume(self, record: Record) -> None:
+        """Take in what was measured before a restart."""
+        lines = record.probed() if self._running else []
+        for each in self._running:
+            each.lines = [line for line in lines if line["probe"] == each.name]
+
+    def at(self, step: int, total: int, record: Record, *, trained: float) -> float:
+        """Measure what is due after `step` updates, which took `trained` seconds; returns the seconds it took."""
+        started = time.monotonic()
+        for each in self._running:
+            if any(line["step"] == step for line in each.lines) or not each.probe.due(step, total):
+                continue
+            why = self._left_out(each, trained) if step not in (0, total) else ""
+            line = {"step": step, "probe": each.name, **({"left_out": why} if why else self._measured(each, step))}
+            each.lines.append(line)
+            record.probe(line)
+        return time.monotonic() - started
+
+    def _left_out(self, each: _Running, trained: float) -> str:
+        """Why a measurement would take too much time, by rank 0's clock; empty if it does not."""
+        share = each.probe.config.share
+        if share is None:
+            return ""
+        spent, last = sum(each.seconds), each.seconds[-1] if each.seconds else 0.0
+        over = spent + last > share * trained
+        over = bool(world.gather_objects(over)[0])
+        return f"{spent + last:.2f} s would pass {share:.0%} of {trained:.2f} s" if over else ""
+
+    def _measured(self, each: _Running, step: int) -> JsonDict:
+        ctx, before, started = self._ctx, _random_state(), time.monotonic()
+        watch, ctx.watch = ctx.watch, lambda done, total: None
+        where = f"stage {ctx.stage.name}, step {step}"
+        try:
+            values = each.probe.measure(each.rows, ProbeView(ctx, step, tuple(each.lines)))
+        finally:
+            ctx.watch = watch
+        if _random_state() != before:
+            fix = "draw from random.Random or a torch.Generator of its own, seeded by ctx.seed"
+            raise TrainingError(f"probe {each.name} draws from a global random generator", where=where, fix=fix)
+        try:
+            canonical_json(values)
+        except (TypeError, ValueError) as error:
+            fix = "return numbers, strings and lists by name"
+            raise TrainingError(f"what probe {each.name} measures is no JSON ({error})", where=where, fix=fix) from None
+        return {"seconds": round(time.monotonic() - started, 4), "values": values}
+
+
+class ProbeView:
+    """A context without weights; see `mcit.core.interfaces.ProbeContext`."""
+
+    def __init__(self, ctx: Context, step: int, earlier: tuple[JsonDict, ...]) -> None:
+        self.stage, self.seed, self.data, self.total_steps = ctx.stage, ctx.seed, ctx.data, ctx.total_steps
+        self.step, self.earlier = step, earlier
+        self.forward_pass, self.gradient_pass, self.all_sum = ctx.forward_pass, ctx.gradient_pass, ctx.all_sum
+
+
+def make(spec: ProbeSpec) -> Probe:
+    """A probe with its settings."""
+    probe: Probe = lookup.class_of("probes", spec.name, base=Probe)(spec.config)
+    return probe
+
+
+def _random_state() -> tuple[object, ...]:
+    """Of every global generator: Python's, numpy's, torch's on CPU and device."""
+    device = torch.cuda.get_rng_state().numpy().tobytes() if torch.cuda.is_available() else b""
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().numpy().tobytes(), device

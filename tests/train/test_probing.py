@@ -1,0 +1,133 @@
+"""Probes inside stages: weights as without them, lines on record, a share of time, nothing random."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from mcit.core.errors import TrainingError
+from mcit.core.interfaces import Silent
+from mcit.core.types import ProbeSpec
+from mcit.probes.base import Probe, ProbeConfig
+from mcit.train.loop import train_stage
+from mcit.train.probing import Probing
+from mcit.train.stage import build_stage
+from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
+from tests.fakes.small import Killed
+from tests.train.test_stage import material
+
+SPREAD = {"use": "mcit_sample.spread:Spread", "every": 2, "share": None}
+DROPOUT = {"adapter": {"rank": 4, "alpha": 8, "also_train": ["projector"], "dropout": 0.2}}
+
+
+def drafted(plan, folder):
+    folder.mkdir()
+    draft = Draft(folder)
+    train_stage(build_stage(plan.stages[0], material(plan), inherited={}), draft, reporter=Silent())
+    return draft.probes
+
+
+def test_weights_are_those_of_the_run_without_probes_and_lines_come_back(tmp_path):
+    """With dropout, whose draws a probe must not move; stopped after step 3 of stage 2, between two measurements."""
+    probes = [SPREAD, {"use": "seen", "every": 3, "count": 4, "share": None}]
+    plain = tensors_of(run_plan(plan_of(defaults=DROPOUT), tmp_path / "plain"))
+    plan = plan_of(defaults=DROPOUT, probes=probes)
+    assert tensors_of(run_plan(plan, tmp_path / "probed")) == plain
+    assert tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 3))) == plain
+
+
+class Fatal(Probe):
+    """Kills the process the first time it measures after a step of the second stage."""
+
+    killed = False
+
+    def rows(self, data):
+        return {"all": data.stage_rows()[:3]}
+
+    def measure(self, rows, ctx):
+        list(ctx.forward_pass(rows["all"]))
+        if ctx.stage.index == 2 and ctx.step == 2 and not Fatal.killed:
+            Fatal.killed = True
+            raise Killed
+        return {"step": ctx.step}
+
+
+def test_a_kill_inside_a_probe_changes_nothing(tmp_path):
+    plain = tensors_of(run_plan(plan_of(defaults=DROPOUT), tmp_path / "plain"))
+    plan = plan_of(
+        defaults=DROPOUT, probes=[{"use": f"{__name__}:Fatal", "every": 2, "share": None}], checkpoint={"every": 1}
+    )
+    assert tensors_of(run_plan(plan, tmp_path / "killed")) == plain and Fatal.killed
+
+
+def test_what_is_on_record(tmp_path):
+    plan = plan_of(probes=[SPREAD, {"use": "seen", "every": 3, "count": 4}])
+    lines = drafted(plan, tmp_path / "a")
+    name = SPREAD["use"]
+    assert [(line["step"], line["probe"]) for line in lines] == [
+        (0, name), (0, "seen"), (2, name), (3, "seen"), (4, name), (4, "seen"),
+    ]  # fmt: skip
+    assert [line["values"]["before"] for line in lines if line["probe"] == name] == [0, 1, 2]
+    seen = [line["values"]["letter"] for line in lines if line["probe"] == "seen" and "values" in line]
+    assert seen[0]["tokens"] == seen[-1]["tokens"] >= 4 and seen[0]["loss"] != seen[-1]["loss"]
+    again = drafted(plan, tmp_path / "b")
+    assert [line.get("values") for line in again if line["probe"] == name] == [
+        line["values"] for line in lines if line["probe"] == name
+    ]
+
+
+def test_a_share_of_step_time_is_kept_to(tmp_path):
+    """A share of a millionth: the two ends are measured all the same, the rest says why not."""
+    lines = drafted(plan_of(probes=[{**SPREAD, "every": 1, "share": 1e-6}]), tmp_path / "a")
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert ["values" in line for line in lines] == [True, False, False, False, True]
+    assert "would pass 0% of" in lines[1]["left_out"]
+
+
+class Draws(Probe):
+    def rows(self, data):
+        return {"all": data.stage_rows()}
+
+    def measure(self, rows, ctx):
+        {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}[ctx.stage.name]()
+        return {}
+
+
+class NoJson(Draws):
+    def measure(self, rows, ctx):
+        return {"x": torch.zeros(1)}
+
+
+class NoRows(Draws):
+    def rows(self, data):
+        return {"none": []}
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "torch"])
+def test_a_probe_that_draws_random_numbers_is_refused(kind, tmp_path):
+    plan = plan_of(probes=[{"use": f"{__name__}:Draws"}], stages=[{"recipe": "tiny/letter", "name": kind}])
+    with pytest.raises(TrainingError, match="draws from a global random generator") as caught:
+        drafted(plan, tmp_path / "a")
+    assert f"stage {kind}, step 0" in str(caught.value)
+
+
+def test_other_probes_that_are_none(tmp_path):
+    with pytest.raises(TrainingError, match="is no JSON"):
+        drafted(plan_of(probes=[{"use": f"{__name__}:NoJson"}]), tmp_path / "a")
+    assert drafted(plan_of(probes=[{"use": f"{__name__}:NoRows"}]), tmp_path / "b") == []
+
+
+def test_a_measurement_on_record_is_not_made_again():
+    class Ctx:
+        data = None
+
+    class Once(Probe):
+        def rows(self, data):
+            return {"x": [1]}
+
+    probing = Probing([], Ctx())
+    assert probing.at(0, 4, None, trained=0.0) < 1
+    spec = ProbeSpec(f"{__name__}:Draws", ProbeConfig(every=3))
+    assert spec.config.share == 0.1
+    assert [s for s in range(8) if Once(ProbeConfig(every=3)).due(s, 7)] == [0, 3, 6, 7]
