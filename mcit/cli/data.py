@@ -40,7 +40,9 @@ def add_parser(verbs: Any) -> None:
             action.add_argument("--split", default="train", choices=("train", "validation", "test"))
             action.add_argument("--model", metavar="MODEL", help="model folder or family: mark what it supervises")
         if name == "check":
-            action.add_argument("--model", metavar="MODEL", help="model folder or family: what the rows are to it, in tokens")
+            action.add_argument(
+                "--model", metavar="MODEL", help="model folder or family: what the rows are to it, in tokens"
+            )
             action.add_argument("--batch", type=_count, default=16, metavar="N", help="rows a step (default: 16)")
     parser.set_defaults(verb="data")
 
@@ -189,7 +191,9 @@ def _encoder(model: str, *, pad: bool) -> Encoder:
 
     own = ("embedded", "tiny")
     if model not in own and not Path(model).is_dir():
-        fix = f"give the folder of a model with its processor, or a family that builds its own; {suggestion(model, own)}"
+        fix = (
+            f"give the folder of a model with its processor, or a family that builds its own; {suggestion(model, own)}"
+        )
         raise DataError("is neither a folder nor such a family", where=f"--model {model}", fix=fix)
     try:
         folder = materialize(BaseConfig(family=model)) if model in own else Path(model)

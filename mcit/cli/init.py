@@ -11,7 +11,9 @@ def add_parser(verbs: Any) -> None:
     """Register the verb."""
     text = "write recipes and a config for a folder of JSON, JSONL or Parquet files, and name what was guessed"
     parser = verbs.add_parser("init", help=text, description=text)
-    parser.add_argument("folder", metavar="FOLDER", help="folder with the files; folders inside it are looked through too")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder with the files; folders inside it are looked through too"
+    )
     parser.add_argument("--out", metavar="DIR", help="where to write: FOLDER (default), or one above it")
     parser.add_argument("--model", metavar="PATH", default="", help="folder of the model to train")
     parser.set_defaults(verb="init")

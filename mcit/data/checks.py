@@ -26,9 +26,7 @@ _ROWS = 1 << 16
 _HALF = 0.5
 
 
-def check_pictures(
-    splits: Mapping[Any, Gathered], listed: PictureList, summary: list[Problem]
-) -> Iterator[Problem]:
+def check_pictures(splits: Mapping[Any, Gathered], listed: PictureList, summary: list[Problem]) -> Iterator[Problem]:
     """Open every picture once, note its checksum, and drop rows with one that cannot be used."""
     keys = np.concatenate([np.empty(0, np.int64), *(part.pictures for part in splits.values())])
     known, first = np.unique(keys, return_index=True)
@@ -111,7 +109,9 @@ def _first_uses(splits: Mapping[Any, Gathered], uses: NDArray[np.int64]) -> Iter
         yield row, row.images[at - int(np.searchsorted(part.picture_rows, place))]
 
 
-def _missing_together(gathered: Gathered, uses: Mapping[int, int], bad: Mapping[int, tuple[str, str]]) -> Iterator[Problem]:
+def _missing_together(
+    gathered: Gathered, uses: Mapping[int, int], bad: Mapping[int, tuple[str, str]]
+) -> Iterator[Problem]:
     """One line on top where many rows lack their pictures: how many, and below which folders."""
     gone = [place for place, number in uses.items() if "does not exist" in bad[number][0]]
     if len(gone) < 3:

@@ -105,7 +105,9 @@ def _add(part: Gathered, row: Row) -> Problem | None:
         part.add(row)
     except ValueError as error:
         if isinstance(error, UnicodeEncodeError) and "\udc80" <= error.object[error.start] <= "\udcff":
-            return Problem(row.where, "is not UTF-8 text", "save the file as UTF-8: rows of several encodings are mixed")
+            return Problem(
+                row.where, "is not UTF-8 text", "save the file as UTF-8: rows of several encodings are mixed"
+            )
         what = "a text or number cannot be stored (half a surrogate pair, or an infinite number)"
         return Problem(row.where, what, "correct it, or remove the row")
     return None

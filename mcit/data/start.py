@@ -99,4 +99,6 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _flow(value: Mapping[str, object]) -> str:
-    return yaml.safe_dump(dict(value), default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
+    return yaml.safe_dump(
+        dict(value), default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True
+    ).strip()

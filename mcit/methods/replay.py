@@ -11,14 +11,13 @@ Rows are drawn uniformly without replacement by a generator seeded with the stag
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 
 from mcit.core.config import Field, MethodConfig
-from mcit.core.errors import StateError
 from mcit.core.interfaces import DataContext, StageContext, StepContext
 from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, StreamSpec
 from mcit.methods.base import Method
+from mcit.methods.formulas.memory import Kept, kept_of, recall, remember
 
 
 class Replay(Method):
@@ -39,22 +38,13 @@ class Replay(Method):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._kept: list[list[object]] = []
+        self._kept: Kept = []
 
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """One stream over all kept rows; none in the first stage."""
         if not self._kept or self.config.weight == 0:
             return {}
-        rows = []
-        for task, ids in self._kept:
-            wanted = set(ids)  # type: ignore[call-overload]
-            by_id = {row.id: row for row in ctx.rows(str(task)) if row.id in wanted}
-            lost = [i for i in ids if i not in by_id]  # type: ignore[attr-defined]
-            if lost:
-                raise StateError(
-                    f"kept row '{lost[0]}' is no longer in task {task}", where="replay", fix="restore the recipe"
-                )
-            rows += [by_id[i] for i in ids]  # type: ignore[attr-defined]
+        rows = recall(self._kept, ctx, where=self.name)
         return {"replay": StreamSpec(rows, self.config.per_step)}
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
@@ -65,18 +55,12 @@ class Replay(Method):
 
     def on_stage_end(self, ctx: StageContext) -> None:
         """Choose rows of the stage that just ended."""
-        by_task: dict[str, list[str]] = {}
-        for row in ctx.data.stage_rows():
-            by_task.setdefault(row.task, []).append(row.id)
-        for task, ids in by_task.items():
-            share = max(1, self.config.keep // len(by_task))
-            chosen = random.Random(f"{ctx.seed}/replay/{task}").sample(ids, min(share, len(ids)))
-            self._kept = [entry for entry in self._kept if entry[0] != task] + [[task, sorted(chosen)]]
+        self._kept = remember(self._kept, ctx, count=self.config.keep, draw="replay")
 
     def state_dict(self) -> JsonDict:
         """What is kept of which task."""
-        return {"kept": self._kept}
+        return {"kept": [[task, ids] for task, ids in self._kept]}
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back what is kept."""
-        self._kept = [[task, list(ids)] for task, ids in state["kept"]]
+        self._kept = kept_of(state["kept"])

@@ -38,7 +38,9 @@ ASKED = st.tuples(
 def made(values, root, prefix):
     out = []
     for number, (identity, asked, pictures) in enumerate(values):
-        turns = [text for question in asked for text in ("<image> " * len(pictures) * (question is asked[0]) + question, "a")]
+        turns = [
+            text for question in asked for text in ("<image> " * len(pictures) * (question is asked[0]) + question, "a")
+        ]
         settings_ = {"images": tuple(pictures), "root": root, "id": identity, "source": f"{prefix}.json:{number + 1}"}
         out.append(row(*turns, **settings_))
     return out
@@ -64,7 +66,9 @@ def test_equal_to_comparing_all(images, tmp_path_factory, train, test, narrow):
     bad = {p.where for p in check_overlap([parts["train"]], parts["test"], summary)}
     left = {name: [r for r in of if firsts[name][r.id] is r] for name, of in (("train", rows), ("test", tested))}
     asked = {(tuple(CONTENT[i] for i in r.images), q) for r in left["test"] for q in questions(r)}
-    assert bad == {r.where for r in left["train"] for q in questions(r) if (tuple(CONTENT[i] for i in r.images), q) in asked}
+    assert bad == {
+        r.where for r in left["train"] for q in questions(r) if (tuple(CONTENT[i] for i in r.images), q) in asked
+    }
 
 
 def test_many_missing_pictures_are_summed_up(images, tmp_path):

@@ -15,6 +15,7 @@ VARIANTS = {
     "passes of a step": ("tests.fakes.small:TwoPass", {}, KEEP),
     "inner fine-tuning": ("tests.fakes.small:Tuner", {}, KEEP),
     "early end": ("tests.fakes.small:Ender", {}, KEEP),
+    "refresh, no F": ("refresh", {"damping": 0.0, "delta": 1e-3, "every": 2}, None),
     "hft, full tuning": ("hft", {}, FULL),
     "hft, rows": ("hft", {"selection": "row"}, FULL),
     "group_sparse, proximal": ("group_sparse", {"treatment": "proximal", "alpha": 60.0}, None),
@@ -60,6 +61,8 @@ def stage_settings(name):
     adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
     if "adapter:none" in needs:
         adapter = {"kind": "none", "also_train": ["projector"]}
+    if "names:kept" in needs:
+        adapter["carry"] = "keep"
     if "carry:stack" in needs:
         adapter["carry"] = "stack"
     return adapter
