@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from mcit.core.errors import McitError, Problem
@@ -29,9 +32,7 @@ def kind_problem(encoder: Encoder, kind: Kind, *, where: str) -> Problem | None:
     pictures, answers, system = kind
     if not answers:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        for k in range(pictures):
-            Image.new("RGB", (64, 48), _COLOURS[k]).save(Path(folder) / f"{k}.png")
+    with _pictures(pictures) as folder:
         try:
             encoder.encode(_row(folder, pictures, answers, system))
         except McitError as error:
@@ -55,6 +56,42 @@ def processor_problem(encoder: Encoder, config: Any, *, where: str) -> Problem |
         what = f"the tokenizer has {len(tokenizer)} tokens, the model knows {rows}"
         return Problem(where, what, fix)
     return None
+
+
+def feature_problem(encoder: Encoder, model: Any, pictures: int, *, where: str) -> Problem | None:
+    """A processor that writes another number of picture tokens than the model makes features of the pictures.
+
+    `model` is a skeleton: its vision part runs on shapes. Families whose code asks for values there are not checked.
+    """
+    with _pictures(pictures) as folder:
+        sample = encoder.encode(_row(folder, pictures, 1, False))
+    if sample.image_T is None:
+        return None
+    images = {
+        k: v.to("meta") if v.is_floating_point() else v for k, v in sample.pixels.items() if k not in sample.token_keys
+    }
+    owner = model if hasattr(model, "get_image_features") else model.base_model
+    try:
+        with torch.no_grad():
+            out = owner.get_image_features(**images)
+        made = getattr(out, "pooler_output", out)
+        count = sum(part.shape[:-1].numel() for part in (made if isinstance(made, (list, tuple)) else [made]))
+    except Exception:  # someone else's code, on shapes alone: what it cannot do says nothing about the model
+        return None
+    tokens = int(sample.image_T.sum())
+    if count == tokens:
+        return None
+    fix = "patch size, select strategy and additional tokens in processor_config.json must be those of the model's config.json"
+    what = f"the processor writes {tokens} tokens for {pictures} picture(s), the model makes {count} features of them"
+    return Problem(where, what, fix)
+
+
+@contextmanager
+def _pictures(count: int) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(count):
+            Image.new("RGB", (64, 48), _COLOURS[k]).save(Path(folder) / f"{k}.png")
+        yield folder
 
 
 def _said(kind: Kind) -> str:

@@ -25,7 +25,7 @@ from mcit.models.adapters import candidates
 from mcit.models.basefiles import base_digest
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
-from mcit.plan.modelcheck import Kind, kind_of, kind_problem, processor_problem
+from mcit.plan.modelcheck import Kind, feature_problem, kind_of, kind_problem, processor_problem
 
 _SAMPLED, _LONGEST = 24, 8
 
@@ -76,6 +76,10 @@ def check_rows(plan: Plan) -> list[Problem]:
             if split == "train":
                 _SIZES[str(plan.model_path), str(task.folder)] = sizes
     said = {problem.what: problem for problem in known.values() if problem is not None}
+    shown = max((pictures for (pictures, _, _), problem in known.items() if problem is None), default=0)
+    if shown:
+        found = feature_problem(encoder, skeleton(plan), shown, where=f"base.model: {plan.model_path}")
+        said |= {found.what: found} if found is not None else {}
     return [*said.values(), *problems, *_count_problems(plan)]
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from mcit.core.errors import PlanError
 from mcit.data.encode import Encoder
-from mcit.models.load import load_processor, model_config
-from mcit.plan.modelcheck import kind_of, kind_problem, processor_problem
+from mcit.models.load import load_processor, model_config, skeleton
+from mcit.plan.modelcheck import feature_problem, kind_of, kind_problem, processor_problem
 from mcit.plan.plan import make_plan, parse_run
 from tests.fakes.families.make import FAMILIES, write
 from tests.fakes.families.rows import conversation
@@ -151,3 +151,22 @@ def test_a_processor_that_fails_in_its_own_code_is_the_models_problem(tmp_path):
         plan_of(folder, tmp_path)
     (problem,) = caught.value.problems
     assert problem.where == f"base.model: {folder}"
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_familys_pictures_have_as_many_tokens_as_features(name, tmp_path):
+    """One picture and two; families that ask for values where there are only shapes say nothing."""
+    folder = write(name, tmp_path)
+    encoder, model = Encoder(load_processor(folder)), skeleton(folder)
+    assert feature_problem(encoder, model, 1, where="x") is feature_problem(encoder, model, 2, where="x") is None
+
+
+def test_a_processor_that_counts_picture_tokens_otherwise_is_noticed_before_weights_load(tmp_path):
+    """16 x 16 pictures in patches of 8 are 4 features; with the start token left in the processor writes 5."""
+    folder = write("llava", tmp_path / "llava")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["vision_feature_select_strategy"] = "full"
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(PlanError, match="writes 5 tokens for 1 picture.s., the model makes 4 features") as caught:
+        plan_of(folder, tmp_path)
+    assert len(caught.value.problems) == 1 and "processor_config.json" in caught.value.problems[0].fix
