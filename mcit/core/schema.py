@@ -22,6 +22,7 @@ class BaseConfig(Config):
     model: str | None = None
     """Folder (or hub id, when a network is there) of the base; not needed by families that build their own."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     dtype: Literal["fp32", "bf16", "nf4", "int8"] = "bf16"
     """Storage of frozen weights; trained tensors are always fp32. ``nf4`` and ``int8`` quantise the language model's
     linears through bitsandbytes; tower and projector are never quantised."""
@@ -32,7 +33,9 @@ class BaseConfig(Config):
     chat_template: str | None = None
     """File with a Jinja chat template that replaces the model's own in this run, its evaluation and its exports."""
     trust_remote_code: bool = False
+    """Run Python files that the model's folder brings; only for sources you trust."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Kernel of attention; ``flash_attention_2`` needs its package and a GPU."""
     seed: int = 0
     """Seed of random weights (family ``tiny`` only)."""
 
@@ -49,7 +52,9 @@ class EngineConfig(Config):
     micro_batch: int = Field(4, ge=1)
     """Rows per forward pass and rank."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
     workers: int = Field(2, ge=0)
     """Threads that prepare rows ahead of the step."""
 
@@ -60,8 +65,11 @@ class AdapterConfig(Config):
     kind: Literal["lora", "none"] = "lora"
     """``none`` is full fine-tuning of the language model."""
     rank: int = Field(16, ge=1)
+    """Rank of each LoRA pair."""
     alpha: float = Field(32.0, gt=0)
+    """The product of a pair is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a pair's inputs that are set to 0 in training."""
     rslora: bool = False
     """Scale updates by alpha over the root of the rank instead of alpha over the rank (rsLoRA)."""
     dora: bool = False
@@ -71,6 +79,8 @@ class AdapterConfig(Config):
     also_train: list[Literal["projector", "head", "embeddings", "tower"]] = ["projector"]
     """Groups trained beside the adapter (full fine-tuning: beside the decoder)."""
     carry: Literal["merge", "keep", "stack", "pool", "none"] = "merge"
+    """What becomes of the adapter in the next stage: merged into the weights, trained on, frozen below a new one,
+    or (full fine-tuning) nothing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -94,12 +104,17 @@ class OptimConfig(Config):
     batch: int = Field(16, ge=1)
     """Rows per optimiser step, over all ranks and micro-batches."""
     lr: float = Field(2e-4, ge=0)
+    """Learning rate at the top of the schedule."""
     lr_projector: float | None = Field(None, ge=0)
     """Learning rate of the projector; None uses `lr`."""
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled decay of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments."""
     eps: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after warm-up."""
     warmup: float = Field(0.03, ge=0)
     """Below 1 a share of the stage's steps, from 1 on a number of steps."""
     warmup_from: Literal["first", "zero"] = "first"
@@ -116,14 +131,19 @@ class StageConfig(Config):
     name: str | None = None
     """Name in the run directory; the task's name when not given."""
     task: str | None = None
+    """Names the stage where `name` is not given."""
     recipe: str | list[str]
     """Recipe name or path; several recipes are trained jointly."""
     forget: str | list[str] = []
     """Recipes whose rows are to be forgotten in this stage: stream ``forget`` of the methods that claim it."""
     adapter: AdapterConfig = AdapterConfig()
+    """What is trained, and what becomes of it in the next stage."""
     optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule."""
     epochs: int = Field(1, ge=0)
+    """Passes through the stage's rows; 0 trains nothing, for methods that edit weights."""
     max_steps: int | None = Field(None, ge=1)
+    """At most so many optimiser steps."""
     methods: list[dict[str, Any]] = []
     """Each ``{name: …}`` or ``{use: …}`` with the method's settings."""
     gradient_order: list[str] = []
@@ -169,6 +189,7 @@ class EvalConfig(Config):
     """What is scored after each stage."""
 
     tasks: Literal["seen", "all", "none"] | list[str] = "seen"
+    """Tasks scored after a stage: those trained so far, all of the run, none, or a list of names."""
     base: bool = False
     """Also score every task with the base model before the first stage."""
     batch: int = Field(16, ge=1)
@@ -180,9 +201,11 @@ class EvalConfig(Config):
     mode: Literal["strict", "fixed"] = "strict"
     """Scorer mode of the matrix; both are always stored."""
     filters: list[str] = []
+    """Files in mcit/evals/filters that change answers before they are scored, in order."""
     backend: Literal["own", "vllm"] = "own"
     """What makes the answers: the model of the run itself, or vLLM (extra ``vllm``, one process, a GPU)."""
     vllm: VllmConfig = VllmConfig()
+    """Settings of ``backend: vllm``."""
     validate_every: int = Field(0, ge=0)
     """Score the validation split every so many steps inside a stage; 0 is never."""
 
@@ -193,18 +216,26 @@ class CheckpointConfig(Config):
     every: int = Field(100, ge=0)
     """Steps between two checkpoints; 0 makes none but on a signal."""
     keep: int = Field(2, ge=1)
+    """Newest live checkpoints that are kept."""
 
 
 class RunConfig(Config):
     """A whole run: one base, stages in order."""
 
     name: str
+    """Begins the name of the run's folder."""
     seed: int = 0
+    """Every random choice of the run is derived from it."""
     base: BaseConfig = BaseConfig()
+    """The model that the first stage starts from."""
     engine: EngineConfig = EngineConfig()
+    """How steps are computed."""
     stages: list[StageConfig] = Field(min_length=1)
+    """What is trained, in order."""
     eval: EvalConfig = EvalConfig()
+    """What is scored after each stage, and how."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Live checkpoints inside a stage."""
     probes: list[dict[str, Any]] = []
     """What is measured inside every stage, each ``{use: …}`` with the probe's settings."""
     router: dict[str, Any] | None = None

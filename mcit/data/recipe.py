@@ -40,14 +40,17 @@ class FileSource(Config):
     kind: Kind
     """Layout of the turns: LLaVA's and CoIN's, ShareGPT's, or OpenAI's messages."""
     path: str
+    """File below the recipe's folder, or below `data`."""
     images: str = "."
     """Folder that image paths of the rows start from."""
     split: Split = "train"
+    """Split that the rows go to."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """Expected checksum of the file; another one is refused."""
     style: str = ""
     """Answer style of rows that name none."""
     placeholders: Literal["keep", "front"] = "keep"
+    """``front`` moves ``<image>`` to the front of its turn, as the LLaVA trainer does."""
     fields: tuple[str, str] | None = None
     """Keys of question and answer in files that hold no turns (TRACE: ``[prompt, answer]``)."""
     answers: str = ""
@@ -76,10 +79,15 @@ class GeneratorSource(Config):
     """Rows made by a function of mcit/data/sources."""
 
     kind: Literal["generator"]
+    """Rows are made, not read."""
     generator: str
+    """Name in ``GENERATORS`` of a file in mcit/data/sources."""
     split: Split = "train"
+    """Split that the rows go to."""
     rows: int = Field(ge=1)
+    """How many rows are made."""
     seed: int = 0
+    """Seed of the generator."""
 
 
 class SplitConfig(Config):
@@ -90,6 +98,7 @@ class SplitConfig(Config):
     by: str = "row"
     """``image`` or ``meta.key`` keeps rows together that share it."""
     seed: int = 0
+    """Seed of the choice."""
 
     @field_validator("by")
     @classmethod
@@ -103,31 +112,43 @@ class ScoringConfig(Config):
     """How answers to the test split are scored."""
 
     scorer: str = "exact"
+    """File in mcit/evals/scorers."""
     style: str = ""
+    """Form of a right answer, for rows that name none: letter, word, name, phrase, yes_no, box or text."""
     max_new_tokens: int = Field(16, ge=1)
+    """Longest answer in tokens."""
 
 
 class ImageConfig(Config):
     """What is done to every picture before the model's processor."""
 
     pad: bool = False
+    """Pad to a square before the model's processor."""
 
 
 class RecipeConfig(Config):
     """What a recipe file may say."""
 
     name: str
+    """Name of the data set: part of its folder's name."""
     task: str
+    """Task of the rows: a column of the score matrix."""
     licence: str = ""
+    """Licence of the rows, kept in the manifest."""
     data: str = ""
     """Folder below ``$MCIT_DATA`` that source paths start from; the recipe's own folder when not given."""
     obtain: str = ""
     """How to get that folder, for the message when it is absent."""
     sources: list[dict[str, Any]] = Field(min_length=1)
+    """Files and generators that rows come from."""
     transforms: list[dict[str, Any]] = []
+    """Steps on the training rows, ``{use: NAME, …}`` each, in order."""
     split: SplitConfig = SplitConfig()
+    """Training rows that become the validation split."""
     eval: ScoringConfig = ScoringConfig()
+    """How answers to the test split are scored."""
     image: ImageConfig = ImageConfig()
+    """What is done to every picture."""
     expect: dict[Split, int] = {}
     """Rows that each split should have; another number is a warning. Zeros at the end are taken as rounded."""
     allow_bad: int = Field(0, ge=0)

@@ -41,6 +41,7 @@ class Asd(RowTransform):
         native: Style | None = None
         """The task's own style; by default it follows from the rows' styles."""
         seed: int = 0
+        """Seed of the choice of rows."""
         unit: Literal["row", "question"] = "row"
         """What the quota counts; a row is always converted with all its questions."""
         answers: str | None = None

@@ -17,6 +17,7 @@ class Dedupe(RowTransform):
         """What counts as equal."""
 
         answers: bool = True
+        """Compare answers too: rows that differ in their answer alone stay."""
 
     def apply(self, rows: Sequence[Row], *, seed: int) -> Sequence[Row]:
         """The rows without later repetitions."""

@@ -19,7 +19,9 @@ class Relabel(RowTransform):
         """The table, and how many of the rows it touches."""
 
         answers: dict[str, str] = Field(min_length=1)
+        """Old answer to new answer."""
         share: float = Field(1.0, gt=0, le=1)
+        """Share of the rows that are looked at."""
         style: str | None = None
         """Style of the changed rows; None keeps theirs."""
 

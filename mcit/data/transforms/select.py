@@ -24,7 +24,9 @@ class Select(RowTransform):
         by: str = "answer"
         """``answer``, ``style`` or ``meta.<key>``."""
         keep: list[str] = Field([], max_length=10_000)
+        """Values whose rows stay; all others go."""
         drop: list[str] = Field([], max_length=10_000)
+        """Values whose rows go."""
 
         @field_validator("by")
         @classmethod

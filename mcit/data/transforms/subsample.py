@@ -23,7 +23,9 @@ class Subsample(RowTransform):
         """Exactly one of `rows` and `share`."""
 
         rows: int | None = Field(None, ge=1)
+        """Number of rows that stay."""
         share: float | None = Field(None, gt=0, le=1)
+        """Share of the rows that stay."""
         by_style: bool = False
         """Apply the number or share to every style separately."""
 

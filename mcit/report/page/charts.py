@@ -56,7 +56,12 @@ def accumulation(report: JsonDict, stages: Sequence[JsonDict]) -> JsonDict | Non
         return None
     encoding = {
         "x": {"field": "stage", "type": "quantitative", "title": "stages so far", "axis": {"format": "d"}},
-        "y": {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 100]}, "title": "mean accuracy in %"},
+        "y": {
+            "field": "accuracy",
+            "type": "quantitative",
+            "scale": {"domain": [0, 100]},
+            "title": "mean accuracy in %",
+        },
         "tooltip": [{"field": "after"}, {"field": "accuracy", "format": ".1f"}],
     }
     mark = {"type": "line", "point": {"size": 12}}
