@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcit.cli.main import main
+from tests.fakes.families.make import write
 from tests.fakes.processors import tiny_processor
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava
@@ -80,6 +81,15 @@ def test_show_marks_the_supervised_text(tmp_path, capsys):
     (found,) = json.loads(out)["rows"]
     assert [p["text"] for p in found["pieces"] if p["supervised"]] == ["yes<|im_end|>"]
     assert 0 < found["supervised_tokens"] < found["tokens"]
+
+
+def test_show_takes_a_family_with_videos_as_a_run_does(tmp_path, capsys):
+    """Qwen2-VL's processor, whose video part needs torchvision."""
+    folder = write("qwen2_vl", tmp_path / "model")
+    code, out, _ = called(
+        capsys, "show", "tiny/yesno", "--rows", 1, "--split", "test", "--model", folder, "--data-dir", tmp_path
+    )
+    assert code == 0 and "<|vision_start|><|image_pad|><|vision_end|>" in out and "<|im_end|>⟧" in out
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()])
