@@ -83,7 +83,8 @@ def row(case: Case, argv: list[str], root: Path, end: str, where: str, what: str
         text = re.sub(r"/\S*/(?=data_recipes|configs)", "", text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "…", text)
         text = re.sub(r"(this machine has|use --nproc) \d+", r"\1 N", text)
-        text = re.sub(r"known: (?!(?:\w+, ){0,3}\w+(?:$|, or)).*", "known: …", text)  # grows with the project
+        text = re.sub(r"Input should be '.*' \(got", "Input should be one of … (got", text)  # so do these
+        text = re.sub(r"known: (?!(?:\w+, ){0,3}\w+(?:$|, or)).*", "known: …", text)  # lists grow with the project
         text = text if len(text) <= most else text[: most - 1] + "…"
         return text.replace("|", "\\|").replace("<", "&lt;")
 
