@@ -30,6 +30,7 @@ def here(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 def test_orders_and_seeds_with_shared_beginnings_and_one_report(tmp_path, here, capsys):
     command = ["sweep", "tiny", *FAST, "--runs-dir", str(tmp_path), "--json"]
     assert main([*command, "--orders", "1,2,3", "letter,word,yesno", "--seeds", "1"]) == 0
