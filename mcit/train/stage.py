@@ -91,7 +91,9 @@ def build_stage(
     spec = engine_spec(stage, plan, model, methods, chosen, fresh=fresh)
     if plan.config.engine.kind != "plain" and world.size() > 1:
         drawn = (row for stream in streams.streams.values() for row in stream.rows)
-        spec = replace(spec, with_ghost=Ghost.of(drawn, material.encoder))
+        kept = (row for task in earlier for row in book.rows(task.name))  # passes may go over them
+        ghost = Ghost.of(drawn, material.encoder) or Ghost.of(kept, material.encoder)
+        spec = replace(spec, with_ghost=ghost)
     make = make_engine or functools.partial(default_engine, config=plan.config.engine)
     engine = make(model, spec)
     ctx = Context(

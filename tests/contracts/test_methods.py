@@ -16,8 +16,11 @@ from mcit.methods.compose import MethodSet
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.method_plans import NAMES, claims_of, cls_of, plan_with, shipped_settings, stage_settings
 from tests.fakes.sharded import ShardedEngine
+from tests.fakes.syncs import counted
 
 METHODS = Path(mcit.__file__).parent / "methods"
+READS = 4
+"""Most values that a method may read off the device in a step, over all units."""
 
 
 def test_every_method_is_found():
@@ -41,7 +44,9 @@ def test_1_config_round_trip_and_unknown_key_refused(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_2_interrupted_and_resumed_equals_straight_bitwise(name, tmp_path):
     plan = plan_with(name)
-    straight = tensors_of(run_plan(plan, tmp_path / "straight"))
+    with counted() as reads:
+        straight = tensors_of(run_plan(plan, tmp_path / "straight"))
+    assert max(reads) <= READS, "the host waits for the device once per unit"
     resumed = tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 2)))
     assert straight == resumed
 
@@ -130,7 +135,7 @@ def test_8_no_forbidden_access(name):
     tree = ast.parse((METHODS / f"{name}.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
-            assert node.attr not in {"named_parameters", "parameters", "grad", "cuda", "rank"}, ast.unparse(node)
+            assert node.attr not in {"named_parameters", "parameters", "grad", "cuda"}, ast.unparse(node)
             if node.attr == "data":
                 assert ast.unparse(node) == "ctx.data", ast.unparse(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -144,3 +149,20 @@ def test_9_has_a_test_and_a_config_with_its_citation(name):
     assert (
         "arXiv:" in text.split("\n\n")[0] and load_yaml(shipped("configs") / "methods" / f"{name}.yaml")["name"] == name
     )
+
+
+class Reading(Method):
+    """Reads a number of every unit after each step."""
+
+    def after_step(self, ctx):
+        for unit in ctx.weights.units():
+            with ctx.weights.gathered(unit) as tensors:
+                ctx.log("size", sum(float(t.norm()) for t in tensors.values()))
+
+
+def test_a_method_that_waits_for_the_device_once_per_unit_is_seen(tmp_path):
+    """``float(tensor)`` passed the suite: only ``.item`` was looked for."""
+    plan = plan_of(defaults={"methods": [{"name": "tests.contracts.test_methods:Reading"}], "max_steps": 1})
+    with counted() as reads:
+        run_plan(plan, tmp_path, only=1)
+    assert reads[0] > 10 * READS / 2

@@ -32,6 +32,6 @@ def trained(tmp_path_factory, cache):
 @pytest.mark.parametrize("kind", ["ddp", "zero1", "zero2", "zero3"])
 def test_a_method_does_the_same_on_every_engine(kind, name, trained):
     ((one, steps),) = trained("plain", 1)[name]
-    assert len(steps) == 8 and sum(float(t.norm()) > 0 for t in one.values()) > 15
+    assert len(steps) == (7 if name == "early end" else 8) and sum(float(t.norm()) > 0 for t in one.values()) > 15
     for found, _ in trained({"ddp": "plain"}.get(kind, kind), 2)[name]:
         assert farthest(found, one)[0] <= TOLERANCE, farthest(found, one)
