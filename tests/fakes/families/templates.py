@@ -1,7 +1,8 @@
 """What each family's published chat template prints, written anew from the description of its format.
 
-The layouts were compared with the model cards' examples as quoted in transformers' own tests and in public code; the
-features that continual tuning does not use (tools, videos, system turns) are left out.
+LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, InternVL, SmolVLM and Idefics3 were compared with what transformers' own tests
+and public code quote of the model cards, the others with the description of their formats alone. What continual tuning does
+not use (tools, videos, system turns) is left out.
 """
 
 _TEXTS = "selectattr('type', 'equalto', 'text')"
