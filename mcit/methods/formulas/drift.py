@@ -14,7 +14,8 @@ def mean_drift(now: Tensor, before: Tensor) -> Tensor:
 
 def most_moved(drift: Mapping[str, float], sizes: Mapping[str, int], share: float) -> list[str]:
     """Names from the largest drift on, as long as they hold at most `share` of all numbers together; at least one, sorted."""
-    left, chosen = share * sum(sizes.values()), []
+    chosen: list[str] = []
+    left = share * sum(sizes.values())
     for name in sorted(drift, key=lambda name: (-drift[name], name)):
         if chosen and sizes[name] > left:
             break
