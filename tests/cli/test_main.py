@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from mcit.cli.main import VERBS, main
+from tests.fakes.recipes import recipe_file
+from tests.fakes.rows import llava
 
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
@@ -104,3 +106,22 @@ def test_resume_and_eval_of_something_that_is_no_run(tmp_path, capsys):
     ):
         assert main(command) == 5, command
         assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_terminal_that_knows_ascii_alone_is_enough(tmp_path, options):
+    path = recipe_file(tmp_path, train=[llava("höhe", answer="")])
+    done = mcit("data", "check", path, *options, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert (json.loads(done.stdout)["bad"][0]["where"] if options else done.stdout).count(
+        "h\\xf6he" if not options else "höhe"
+    )
+
+
+def test_what_the_operating_system_refuses_is_no_traceback(monkeypatch, capsys):
+    def broken(args):
+        raise OSError(5, "Input/output error", "/disk/file")
+
+    monkeypatch.setattr("mcit.cli.status.run", broken)
+    assert main(["status"]) == 5
+    assert capsys.readouterr().err == "/disk/file: Input/output error\n  see to that, then run the same command again\n"

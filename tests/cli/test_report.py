@@ -94,3 +94,13 @@ def test_quick_and_without_torch(tmp_path) -> None:
     start = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
     assert time.monotonic() - start < 5.0
+
+
+def test_a_run_on_a_read_only_mount_is_reported_all_the_same(root, monkeypatch, capsys):
+    def refused(run):
+        raise StateError("the folder is read-only", where=str(run), fix="choose another")
+
+    monkeypatch.setattr("mcit.report.tables.write_report", refused)
+    assert report.run(arguments(str(root))) == 0
+    out, err = capsys.readouterr()
+    assert "t1" in out and "note: the report was not written" in err and "read-only" in err

@@ -41,6 +41,7 @@ def test_pending_names_what_is_missing():
     assert pending(BaseConfig(family="tiny")) is None
     assert pending(BaseConfig(model=str(tiny_path()))) is None
     assert "nobody/nothing" in pending(BaseConfig(model="nobody/nothing"))
+    assert pending(BaseConfig(model="/no/folder")) is None and pending(BaseConfig(model="./model")) is None
 
 
 def test_a_folder_that_is_quantised_already_is_refused(tmp_path):
