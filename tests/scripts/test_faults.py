@@ -50,8 +50,8 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         ),
         "report/report.json": ('{"costs": [{"seconds": 1}], "a": 1}', '{"costs": [{"seconds": 2}], "a": 1}'),
         "report/report.md": (
-            "1.00 |\n| stage | steps | answer tokens | seconds |\n| 2.00 |",
-            "1.00 |\n| stage | steps | answer tokens | seconds |\n| 3.00 |",
+            "1.00 |\n| stage | steps | positions | seconds |\n| 2.00 |",
+            "1.00 |\n| stage | steps | positions | seconds |\n| 3.00 |",
         ),
         "report/report.html": (
             'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
