@@ -26,3 +26,28 @@ def test_lines_that_are_no_events_are_left_out(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.path.write_text('[1]\n{"a": 1}\n3\n')
     assert ledger.events() == []
+
+
+def test_recovering_a_whole_ledger_changes_nothing(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("created")
+    before = ledger.path.read_bytes()
+    assert ledger.recover() == [] and ledger.path.read_bytes() == before
+
+
+def test_recovering_says_what_is_lost_and_begins_anew(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.recover() == ["begins without the creation of the run: what was written before is lost"]
+    assert [(e["event"], e["recovered"]) for e in ledger.events()] == [("created", True)]
+    ledger.path.write_bytes(ledger.path.read_bytes() + b'[1]\n{"event": "ev')
+    assert ledger.recover() == ["the last line was torn and is cut off", "damaged lines are left out: 2"]
+    assert ledger.recover() == ["damaged lines are left out: 2"]
+
+
+def test_a_ledger_that_only_reads_recovers_nothing(tmp_path):
+    writer = Ledger(tmp_path / "ledger.jsonl")
+    writer.append("created")
+    writer.path.write_bytes(writer.path.read_bytes() + b'{"event": "ev')
+    before = writer.path.read_bytes()
+    assert Ledger(writer.path, writes=False).recover() == [] and writer.path.read_bytes() == before
+    assert Ledger(tmp_path / "none.jsonl", writes=False).recover() and not (tmp_path / "none.jsonl").exists()
