@@ -78,8 +78,8 @@ CASES = [
     Case("… methods/*/state.json", "stages/.02-*/live/000004/methods/gere/state.json", state="stage"),
     Case("… metrics.jsonl", "stages/.02-*/live/000004/metrics.jsonl", state="stage"),
     Case("metrics.jsonl of a stage under way", "stages/.02-*/metrics.jsonl", state="stage"),
-    Case("blobs/*.json", "blobs/gere-*.json", state="stage"),
-    Case("blobs/*.safetensors", "blobs/gere-*.safetensors", state="stage"),
+    Case("blobs/*.json", "blobs/gere-*.json", state="between"),
+    Case("blobs/*.safetensors", "blobs/gere-*.safetensors", state="between"),
     Case("evals/*/*/predictions.part.jsonl", "evals/after-02/yesno/predictions.part.jsonl", state="answers"),
     Case("evals/*/*/generation.json", "evals/after-01/letter/generation.json"),
     Case("evals/*/*/predictions.jsonl", "evals/after-01/letter/predictions.jsonl"),
@@ -109,7 +109,7 @@ def argv(command, home):
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory, cache):
-    """A finished run with an export; the same run killed at the end of stage 2, and in its last answers."""
+    """A finished run with an export; the same run killed before stage 2, at its end, and in its last answers."""
     os.environ["MCIT_CACHE"] = str(cache)
     faults.prepare()
     base = tmp_path_factory.mktemp("states")
@@ -121,6 +121,7 @@ def states(tmp_path_factory, cache):
     shutil.copytree(home, base / "finished")
     done = note.read_text().splitlines()
     for state, pattern in (
+        ("between", r"mkdir runs/[^/]+/stages/\.02-[^/]+$"),
         ("stage", r"rename runs/[^/]+/stages/02-"),
         ("answers", r"fsync .*after-02/yesno/predictions\.p"),
     ):

@@ -23,7 +23,7 @@ from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, damage, made_with, read_predictions, recorded_settings
-from mcit.evals.score import load_scorer, read_rows, read_score, score_predictions, write_score
+from mcit.evals.score import SCORE, load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
@@ -145,7 +145,7 @@ def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
     stages = [layout.evals(after) for after in range(len(plan["stages"]) + 1)]
     for folder in (*stages, *sorted(layout.combinations.glob("*"))):
         for task, kind in plan["scorers"].items():
-            if (folder / task / PREDICTIONS).is_file():
+            if (folder / task / PREDICTIONS).is_file() or (folder / task / SCORE).is_file():
                 _score(task, folder / task, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
                 done.append(f"{folder.name}/{task}")
     return done

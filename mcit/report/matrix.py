@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import StateError
-from mcit.core.records import CombinationRecord
+from mcit.core.records import CombinationRecord, Score
 from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metrics
-from mcit.evals.score import kappa, read_rows, read_score
+from mcit.evals.predictions import PREDICTIONS
+from mcit.evals.score import SCORE, kappa, read_rows, read_score
 from mcit.runs.layout import COMBINATION, RunLayout
 from mcit.runs.run import read_plan as plan_of
 
@@ -77,6 +78,9 @@ def measure(run: Path) -> Measured:
         for task in plan["tasks"]:
             folder = layout.evals(row) / task
             score = read_score(folder)
+            if score is None and (folder / PREDICTIONS).is_file():
+                what = "the answers have no score: it is lost, or the run was killed before it was written"
+                raise StateError(what, where=str(folder / SCORE), fix=Score.fix)
             if score is not None:
                 scores[row, task] = score
                 found = read_rows(folder)

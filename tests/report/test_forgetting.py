@@ -67,7 +67,7 @@ def test_shown_in_every_format(asked):
 
 
 def test_unmeasured_is_a_dash_and_no_stage_no_section(asked, fake_run):
-    for path in (asked.root / "evals" / "after-01").rglob("score.json"):
+    for path in (asked.root / "evals" / "after-01").rglob("*.json*"):
         path.unlink()
     (entry,) = read_forgetting(asked.root, mode="strict")
     assert entry["before"] is entry["drop"] is entry["h_mean"] is None and entry["elsewhere"] == {}
