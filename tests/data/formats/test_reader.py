@@ -148,8 +148,8 @@ def test_placeholders_to_the_front():
 
 def test_a_row_without_id_gets_its_number():
     nameless = {k: v for k, v in llava("x").items() if k != "id"}
-    rows, problems = read_values([llava("a"), nameless, {**nameless, "id": True}])
-    assert [r.id for r in rows] == ["a", "row-2", "row-3"] and not problems
+    rows, problems = read_values([llava("a"), nameless, {**nameless, "id": None}, {**nameless, "id": True}])
+    assert [r.id for r in rows] == ["a", "row-2", "row-3"] and [p.what for p in problems] == ["id is a bool"]
 
 
 def test_nothing_at_all():

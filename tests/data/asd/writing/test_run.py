@@ -161,10 +161,11 @@ def test_a_torn_line_is_asked_again(recipe, tmp_path):
     with chat_server(good_reply) as asked:
         write(jobs[:2], asked.url, out)
         out.write_bytes(out.read_bytes()[:-20])
+        assert load_answers(out).torn == 1
         tally = write(jobs[:2], asked.url, out)
     assert tally.before == 1 and len(asked.bodies) == 3
     found = load_answers(out)
-    assert found.torn == 1 and len(found.entries) == 2
+    assert found.torn == 0 and len(found.entries) == 2  # the next line's writer cuts it off
 
 
 def test_answers_to_an_older_version_of_a_row_are_asked_for_again(recipe, tmp_path):
