@@ -331,6 +331,15 @@ class Prediction(Record):
     """The adapter of a pool that answered."""
 
 
+class Likelihood(Record):
+    """A line of log-probabilities, kept as predictions are."""
+
+    what = "log-probabilities of an answer"
+    id: str
+    index: Count
+    logprobs: list[float]
+
+
 class PartHead(Record):
     """The first line of ``predictions.part.jsonl``."""
 
@@ -343,7 +352,7 @@ class PartBatch(Record):
 
     what = "a batch of predictions"
     batch: Count
-    rows: list[Prediction]
+    rows: list[Prediction | Likelihood]
 
 
 class ModeScore(Record):

@@ -144,6 +144,16 @@ def read_predictions(folder: Path) -> list[JsonDict]:
     ]
 
 
+def stored_lines(folder: Path, *, kind: str) -> list[JsonDict]:
+    """Finished lines of another kind than answers. Raises StateError when there are none of that kind, or damaged ones."""
+    if not (folder / PREDICTIONS).is_file():
+        raise StateError(f"there is no finished {kind}", where=str(folder), fix="run what makes it")
+    record, data = _checked(folder)
+    if record["settings"].get("kind") != kind:
+        raise StateError(f"holds something else than {kind}", where=str(folder), fix="use another folder")
+    return [parse_json(line, where=str(folder)) for line in data.split(b"\n")[:-1]]
+
+
 def _checked(folder: Path) -> tuple[JsonDict, bytes]:
     """Record and bytes of finished predictions. Raises StateError if they do not belong together."""
     record, data = read_sealed(folder / GENERATION, Generation), read_bytes(folder / PREDICTIONS)

@@ -1,0 +1,141 @@
+"""Teacher-forced log-probabilities of any (prompt, answer) rows: batched, shared over ranks, kept as predictions are.
+
+A row's last answer and its end token are scored given everything before them. A folder holds ``predictions.jsonl`` with one
+line per row and ``generation.json`` with how it was made; a killed call is continued by the next, batch by batch, and ends in
+the same bytes on any number of ranks. Shapes: N answer tokens of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcit.core.errors import Interrupted, StateError
+from mcit.core.ranks import ONE, Ranks, agreed, on_first
+from mcit.core.records import Likelihood
+from mcit.core.stored import valid
+from mcit.core.types import JsonDict, Row, Sample
+from mcit.data.collate import collate
+from mcit.data.encode import IGNORE, Encoder
+from mcit.engine.forward import run_model
+from mcit.evals.predictions import PartFile, batches, identity_of, made_with, stored_lines, write_predictions
+
+_KIND = "likelihood"
+
+
+def likelihoods(
+    model: Any,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    *,
+    out: Path,
+    batch: int,
+    device: torch.device | str,
+    settings: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ONE,
+) -> list[JsonDict]:
+    """Score the last answer of every row into the folder `out`, unless that is done; returns one mapping per row.
+
+    ``id``, ``index``, ``logprobs`` (one per answer token, end token included, natural logarithm, fp32), ``tokens`` and
+    ``sum``. `settings` say what the model is (``lineage`` and what else a caller knows); with the rows they are the identity of
+    what is kept. Raises Interrupted after the batch in which `stop` says so, DataError for a row that cannot be encoded.
+    """
+    made = {**(settings or {}), "kind": _KIND, "batch": batch, "rows": identity_of({}, rows)}
+    if on_first(ranks, lambda: made_with(out) != made):
+        _measure(model, encoder, rows, made, out=out, batch=batch, device=device, stop=stop, ranks=ranks)
+    return on_first(ranks, lambda: read_likelihoods(out))
+
+
+def read_likelihoods(folder: Path) -> list[JsonDict]:
+    """Finished log-probabilities in row order. Raises StateError when there are none, or they were changed."""
+    return [_summed(valid(Likelihood, line, where=folder)) for line in stored_lines(folder, kind=_KIND)]
+
+
+def choice(lines: Sequence[JsonDict], groups: Iterable[Sequence[int]], *, mean: bool = False) -> list[int]:
+    """For each group of rows that differ in their answer alone the place of the likeliest one, by sum or per token.
+
+    Of equals the first.
+    """
+
+    def value(place: int) -> float:
+        return lines[place]["sum"] / (lines[place]["tokens"] if mean else 1)
+
+    return [max(range(len(group)), key=lambda k: (value(group[k]), -k)) for group in groups]
+
+
+def _summed(line: JsonDict) -> JsonDict:
+    return {**line, "tokens": len(line["logprobs"]), "sum": sum(line["logprobs"])}
+
+
+def _measure(
+    model: Any,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    made: JsonDict,
+    *,
+    out: Path,
+    batch: int,
+    device: torch.device | str,
+    stop: Callable[[], bool],
+    ranks: Ranks,
+) -> None:
+    groups = batches(rows, batch)
+    parts: list[PartFile] = []  # on rank 0 only
+
+    def begin() -> list[int]:
+        parts.append(PartFile(out, groups, identity=identity_of(made, rows)))
+        return parts[0].missing
+
+    missing = on_first(ranks, begin)
+    for start in range(0, len(missing), ranks.size()):
+        turn = missing[start : start + ranks.size()]
+        mine: JsonDict = {}
+        if ranks.rank() < len(turn):
+            number = turn[ranks.rank()]
+            scored = _batch(model, encoder, [rows[k] for k in groups[number]], torch.device(device))
+            lines = [{"id": rows[k].id, "index": k, "logprobs": s} for k, s in zip(groups[number], scored, strict=True)]
+            mine |= {"batch": number, "rows": lines}
+        found = ranks.gather_objects({**mine, "stop": bool(stop())})
+        for entry in found if parts else []:
+            if "batch" in entry:
+                parts[0].add(entry["batch"], entry["rows"])
+        if any(entry["stop"] for entry in found) and start + len(turn) < len(missing):
+            fix = "run the same command again to continue"
+            raise agreed(Interrupted("stopped between two batches; they are kept", where=str(out), fix=fix))
+
+    def finish() -> None:
+        write_predictions(out, list(parts[0].rows()), made)
+        parts[0].remove()
+
+    on_first(ranks, finish)
+
+
+def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> list[list[float]]:
+    """Log-probabilities of the answer tokens of each row."""
+    samples = [_last_answer(encoder.encode(row)) for row in rows]
+    if not all(bool((sample.labels_T != IGNORE).any()) for sample in samples):
+        raise StateError("a row has no answer to score", where=rows[0].where, fix="give each row an answer")
+    batch = collate(samples, stream="likelihood", pad_id=encoder.pad_id)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            out = run_model(model.eval(), batch, device=device)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    nll, row_N = out.nll_N.float().cpu(), out.row_N.cpu()
+    return [[-float(value) for value in nll[row_N == k]] for k in range(len(rows))]
+
+
+def _last_answer(sample: Sample) -> Sample:
+    """Only the last run of supervised tokens: earlier answers of a conversation are given."""
+    labels = sample.labels_T.clone()
+    places = (labels != IGNORE).nonzero().flatten().tolist()
+    first = next((p for p, before in zip(places[::-1], [*places[-2::-1], -2], strict=True) if before != p - 1), 0)
+    labels[:first] = IGNORE
+    return replace(sample, labels_T=labels)

@@ -1,0 +1,79 @@
+"""Log-probabilities of answers: by torch alone, in any batch, continued after a stop, shared over ranks."""
+
+import pytest
+import torch
+
+from mcit.core.errors import Interrupted, StateError
+from mcit.data.encode import Encoder
+from mcit.evals.likelihood import choice, likelihoods, read_likelihoods
+from mcit.models.load import load_processor
+from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.ranks import on_ranks
+from tests.fakes.rows import row
+
+
+@pytest.fixture(scope="module")
+def parts(cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        return tiny_model().eval(), Encoder(load_processor(tiny_path()))
+
+
+ROWS = [row("Is it red?", answer, id=f"r{k}") for k, answer in enumerate(("yes", "no", "maybe so", "no, it is not"))]
+ROWS.append(row("Is it red?", "yes", "Are you sure?", "certainly", id="two"))
+
+
+def by_hand(model, encoder, one):
+    """Sum of log softmax at the tokens of the last answer, one row at a time."""
+    sample = encoder.encode(one)
+    prompt = len(encoder.prompt(one).input_ids_T)
+    ids = sample.input_ids_T
+    with torch.no_grad():
+        logits = model(input_ids=ids[None]).logits[0].float().log_softmax(-1)
+    return [float(logits[p - 1, ids[p]]) for p in range(prompt, len(ids)) if sample.labels_T[p] != -100]
+
+
+def test_by_hand_and_only_the_last_answer(parts, tmp_path):
+    model, encoder = parts
+    model.train()
+    lines = likelihoods(model, encoder, ROWS, out=tmp_path, batch=3, device="cpu", settings={"lineage": "x"})
+    assert model.training and [line["id"] for line in lines] == [r.id for r in ROWS]
+    model.eval()
+    for line, one in zip(lines, ROWS, strict=True):
+        expected = by_hand(model, encoder, one)
+        assert line["tokens"] == len(expected) and line["logprobs"] == pytest.approx(expected, abs=1e-4)
+        assert line["sum"] == pytest.approx(sum(expected), abs=1e-4)
+    assert read_likelihoods(tmp_path) == lines
+
+
+def test_stopped_and_continued_and_two_ranks_end_in_the_same_bytes(parts, tmp_path):
+    model, encoder = parts
+    given = {"batch": 2, "device": "cpu"}
+    likelihoods(model, encoder, ROWS, out=tmp_path / "one", **given)
+    with pytest.raises(Interrupted, match="they are kept"):
+        likelihoods(model, encoder, ROWS, out=tmp_path / "two", stop=lambda: True, **given)
+    with pytest.raises(StateError, match="no finished likelihood"):
+        read_likelihoods(tmp_path / "two")
+    likelihoods(model, encoder, ROWS, out=tmp_path / "two", **given)
+    on_ranks(2, lambda ranks: likelihoods(model, encoder, ROWS, out=tmp_path / "ranks", ranks=ranks, **given))
+    for name in ("two", "ranks"):
+        for file in ("predictions.jsonl", "generation.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def test_what_is_there_is_not_made_again_and_damage_is_told(parts, tmp_path):
+    model, encoder = parts
+    given = {"out": tmp_path, "batch": 4, "device": "cpu"}
+    first = likelihoods(model, encoder, ROWS, **given)
+    assert likelihoods(None, encoder, ROWS, **given) == first
+    with pytest.raises(AttributeError):
+        likelihoods(None, encoder, ROWS, settings={"lineage": "other"}, **given)
+    (tmp_path / "predictions.jsonl").write_text("{}\n")
+    with pytest.raises(StateError, match="checksum differs"):
+        read_likelihoods(tmp_path)
+
+
+def test_choices():
+    lines = [{"sum": -2.0, "tokens": 1}, {"sum": -3.0, "tokens": 3}, {"sum": -2.0, "tokens": 1}]
+    assert choice(lines, [(0, 1), (1, 2), (0, 2)]) == [0, 1, 0]
+    assert choice(lines, [(0, 1), (2, 1)], mean=True) == [1, 1]
