@@ -200,8 +200,8 @@ class EvalConfig(Config):
     """Replaces each task's own limit."""
     mode: Literal["strict", "fixed"] = "strict"
     """Scorer mode of the matrix; both are always stored."""
-    filters: list[str] = []
-    """Files in mcit/evals/filters that change answers before they are scored, in order."""
+    filters: list[str | dict[str, Any]] = []
+    """What changes answers before they are scored, in order: a filter's name, or ``{use: …}`` with its settings."""
     backend: Literal["own", "vllm"] = "own"
     """What makes the answers: the model of the run itself, or vLLM (extra ``vllm``, one process, a GPU)."""
     vllm: VllmConfig = VllmConfig()

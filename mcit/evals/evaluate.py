@@ -8,7 +8,7 @@ torch is imported only when answers are made.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mcit.core.schema import EvalConfig
 from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.evals.filtering import Spec, identity, load_filters
 from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, damage, made_with, read_predictions, recorded_settings
 from mcit.evals.score import SCORE, load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
@@ -32,14 +33,22 @@ _CHUNK = 512
 """Rows per call of vLLM, which fills its own batches from them; a kill loses no more than these."""
 
 
-def needs_eval(tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str) -> bool:
+State = Mapping[str, Path] | None
+"""Folder of what each method left behind, for filters that read it."""
+
+
+def needs_eval(
+    tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str, state: State = None
+) -> bool:
     """Whether a task has no finished score for these weights and settings."""
-    return any(not _is_scored(task, folder, _settings(task, config, lineage)) for task in _with_rows(tasks))
+    return any(not _is_scored(task, folder, _settings(task, config, lineage, state)) for task in _with_rows(tasks))
 
 
-def needs_model(tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str) -> bool:
+def needs_model(
+    tasks: Sequence[TaskSpec], *, folder: Path, config: EvalConfig, lineage: str, state: State = None
+) -> bool:
     """Whether a task has no finished answers, so that `evaluate` needs a model."""
-    wanted = [(folder / task.name, _settings(task, config, lineage)) for task in _with_rows(tasks)]
+    wanted = [(folder / task.name, _settings(task, config, lineage, state)) for task in _with_rows(tasks)]
     return any(made_with(path) != settings for path, settings in wanted)
 
 
@@ -57,6 +66,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ONE,
     pool: Any = None,
+    state: State = None,
 ) -> None:
     """Answer and score the first ``config.rows`` test rows of each task into ``folder/<task>``.
 
@@ -69,19 +79,19 @@ def evaluate(
     style.
     """
     reporter = reporter or Silent()
-    own = Own(model, encoder, device, pool)
+    own = Own(model, encoder, device, pool, config.filters, state)
     with contextlib.ExitStack() as stack:
         other = Vllm(stack, folder, config, ranks) if config.backend == "vllm" else None
         for task in tasks:
             if not task.rows.get("test"):
                 reporter.line(f"{task.name}: has no test rows, nothing to score")
                 continue
-            path, settings = folder / task.name, _settings(task, config, lineage)
+            path, settings = folder / task.name, _settings(task, config, lineage, state)
             if on_first(ranks, lambda path=path, settings=settings: _is_due(path, settings, reporter)):  # type: ignore[misc]
                 shown = replace(progress, name=task.name) if progress else None
                 given: JsonDict = {"label": task.name, "progress": shown, "stop": stop, "ranks": ranks}
                 _answer(task, path, settings, own, other, reporter=reporter, **given)
-            on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, reporter))  # type: ignore[misc]
+            on_first(ranks, lambda task=task: _finish(task, folder, config, lineage, state, reporter))  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ class Own:
     device: Any
     pool: Any = None
     """Adapters of which each row has its own; see `mcit.evals.pooled`."""
+    filters: Sequence[Spec] = ()
+    state: State = None
 
 
 class Vllm:
@@ -111,10 +123,9 @@ class Vllm:
 
         Raises ConfigError for filters that it cannot apply, or a model that it does not take.
         """
-        from mcit.evals.generate import load_filters
         from mcit.evals.vllm import check_filters, compare, serving
 
-        check_filters(load_filters(settings["filters"]))
+        check_filters(load_filters(own.filters))
         if self._served is None:
             served = serving(own.model, own.encoder, config=self._config, home=self._home)
             self._served = self._stack.enter_context(served)
@@ -128,9 +139,9 @@ class Vllm:
         return self._served.for_task(limit)
 
 
-def _finish(task: TaskSpec, folder: Path, config: EvalConfig, lineage: str, reporter: Reporter) -> None:
+def _finish(task: TaskSpec, folder: Path, config: EvalConfig, lineage: str, state: State, reporter: Reporter) -> None:
     (folder / task.name / PART).unlink(missing_ok=True)  # left by a process killed after its last batch
-    if not _is_scored(task, folder, _settings(task, config, lineage), reporter):
+    if not _is_scored(task, folder, _settings(task, config, lineage, state), reporter):
         _score(task.name, folder / task.name, reporter, scorer=task.scorer, style=task.style)
 
 
@@ -155,7 +166,7 @@ def _with_rows(tasks: Sequence[TaskSpec]) -> list[TaskSpec]:
     return [task for task in tasks if task.rows.get("test")]
 
 
-def _settings(task: TaskSpec, config: EvalConfig, lineage: str) -> JsonDict:
+def _settings(task: TaskSpec, config: EvalConfig, lineage: str, state: State) -> JsonDict:
     """Everything the answers depend on."""
     return {
         "task": task.name,
@@ -163,7 +174,7 @@ def _settings(task: TaskSpec, config: EvalConfig, lineage: str) -> JsonDict:
         "rows": config.rows,
         "lineage": lineage,
         "batch": _CHUNK if config.backend == "vllm" else config.batch,
-        "filters": list(config.filters),
+        "filters": identity(config.filters, load_filters(config.filters), state or {}),
         "max_new_tokens": config.max_new_tokens or task.max_new_tokens,
         **({"backend": "vllm", "max_length": config.vllm.max_length} if config.backend == "vllm" else {}),
     }
@@ -215,7 +226,8 @@ def _answer(
         batch=settings["batch"],
         max_new_tokens=settings["max_new_tokens"],
         device=own.device,
-        filters=settings["filters"],
+        filters=own.filters,
+        state=own.state,
         settings=settings,
         answerer=other.answerer(rows, own, settings, out=path, reporter=reporter) if other else None,
         pool=own.pool,
@@ -228,7 +240,7 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
     settings = recorded_settings(path)
     extra = {
         "task": task,
-        "filters": settings["filters"],
+        "filters": [one["use"] for one in settings["filters"]],
         "lineage": settings["lineage"],
         "settings": _score_digest(settings, scorer=scorer, style=style),
         **({"backend": read_sealed(path / BACKEND, Backend)} if settings.get("backend") else {}),

@@ -8,6 +8,8 @@ Shapes: B rows, T positions, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +20,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from mcit.core import lookup
 from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter, Silent
 from mcit.core.ranks import ONE, Ranks, agreed, on_first
-from mcit.core.types import JsonDict, Progress, Row, Sample
+from mcit.core.types import Batch, JsonDict, Progress, Row, Sample
 from mcit.data.collate import collate
-from mcit.evals.filters.base import Filter, FilterContext, edits_scores
+from mcit.engine.forward import run_model
+from mcit.evals.filtering import Spec, identity, load_filters
+from mcit.evals.filters.base import Filter, FilterContext, Preparation, edits_scores, prepares
 from mcit.evals.predictions import PartFile, batches, gold_of, identity_of, write_predictions
 
 
@@ -54,11 +57,6 @@ class Answerer(Protocol):
         """``text``, ``tokens`` and ``truncated`` per row."""
 
 
-def load_filters(names: Sequence[str]) -> list[Filter]:
-    """Filters by file name, in listed order. Raises ConfigError for one that does not exist."""
-    return [lookup.class_of("evals.filters", name, base=Filter)() for name in names]
-
-
 def predict(
     model: Any,
     encoder: PromptEncoder,
@@ -68,7 +66,8 @@ def predict(
     batch: int,
     max_new_tokens: int,
     device: torch.device | str,
-    filters: Sequence[str] = (),
+    filters: Sequence[Spec] = (),
+    state: Mapping[str, Path] | None = None,
     settings: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     label: str = "",
@@ -88,7 +87,13 @@ def predict(
     `stop` says so, DataError for a bad row or picture, ConfigError for an unknown filter.
     """
     reporter = reporter or Silent()
-    settings = {**(settings or {}), "batch": batch, "filters": list(filters), "max_new_tokens": max_new_tokens}
+    chain = load_filters(filters)
+    settings = {
+        **(settings or {}),
+        "batch": batch,
+        "filters": identity(filters, chain, state or {}),
+        "max_new_tokens": max_new_tokens,
+    }
     groups = batches(rows, batch)
     parts: list[PartFile] = []  # on rank 0 only
 
@@ -102,8 +107,11 @@ def predict(
     clock = _Clock(reporter, shown, done=kept, total=len(rows))
     from mcit.evals.pooled import PooledAnswerer
 
-    chain = load_filters(filters)
-    own = contextlib.nullcontext(answerer) if answerer else greedy(model, encoder, max_new_tokens=max_new_tokens)
+    own = (
+        contextlib.nullcontext(answerer)
+        if answerer
+        else greedy(model, encoder, max_new_tokens=max_new_tokens, state=state)
+    )
     with own as plain:
         generator = PooledAnswerer(plain, pool) if pool is not None else plain
         for start in range(0, len(missing), ranks.size()):
@@ -157,8 +165,10 @@ class _Clock:
 class Generator:
     """Greedy decoding with a model that has been made ready; see `greedy`."""
 
-    def __init__(self, model: Any, encoder: PromptEncoder, *, config: GenerationConfig) -> None:
-        self._model, self._encoder, self._config = model, encoder, config
+    def __init__(
+        self, model: Any, encoder: PromptEncoder, *, config: GenerationConfig, state: Mapping[str, Path] | None = None
+    ) -> None:
+        self._model, self._encoder, self._config, self._state = model, encoder, config, state or {}
         self._ends = torch.tensor(config.eos_token_id)
 
     def answer(
@@ -170,15 +180,35 @@ class Generator:
         batch = collate(samples, stream="eval", pad_id=self._encoder.pad_id, side="left")
         length = batch.input_ids_BT.shape[1]
         hooks = LogitsProcessorList([_Hook(f, rows, length, tokenizer) for f in filters if edits_scores(f)])
+        self._prepare(rows, batch, filters, device)
+        config, beams = self._config, max((f.beams for f in filters), default=1)
+        if beams > 1:
+            config = copy.deepcopy(config)
+            config.num_beams = beams
         made = self._model.generate(
             input_ids=batch.input_ids_BT.to(device),
             attention_mask=batch.attention_BT.to(device),
             **{key: value.to(device) for key, value in batch.pixels.items()},
-            generation_config=self._config,
+            generation_config=config,
             logits_processor=hooks,
         )
         pairs = zip(rows, made[:, length:].cpu(), strict=True)
         return [read_answer(ids_T, row, ends=self._ends, tokenizer=tokenizer, filters=filters) for row, ids_T in pairs]
+
+    def _prepare(
+        self, rows: Sequence[Row], batch: Batch, filters: Sequence[Filter], device: torch.device | str
+    ) -> None:
+        wanting = [one for one in filters if prepares(one)]
+        if not wanting:
+            return
+
+        @functools.lru_cache(maxsize=1)
+        def states() -> Tensor:
+            out = run_model(self._model, batch, device=torch.device(device), layers={"last"})
+            return out.hidden_BTD[:, -1].float().cpu()
+
+        for one in wanting:
+            one.prepare(Preparation(rows, self._encoder.processor.tokenizer, self._state, states))
 
 
 def read_answer(ids_T: Tensor, row: Row, *, ends: Tensor, tokenizer: Any, filters: Sequence[Filter]) -> JsonDict:
@@ -198,12 +228,16 @@ class _Hook(LogitsProcessor):
         self._filter, self._rows, self._length, self._tokenizer = one, rows, prompt_length, tokenizer
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        ctx = FilterContext(self._rows, input_ids, self._length, self._tokenizer)
+        beams = len(input_ids) // len(self._rows)
+        rows = [row for row in self._rows for _ in range(beams)] if beams > 1 else self._rows
+        ctx = FilterContext(rows, input_ids, self._length, self._tokenizer)
         return self._filter.logits(input_ids.shape[1] - self._length, scores, ctx)
 
 
 @contextlib.contextmanager
-def greedy(model: Any, encoder: PromptEncoder, *, max_new_tokens: int) -> Iterator[Generator]:
+def greedy(
+    model: Any, encoder: PromptEncoder, *, max_new_tokens: int, state: Mapping[str, Path] | None = None
+) -> Iterator[Generator]:
     """A generator in eval mode with nothing but greedy decoding set; the model's own settings come back afterwards."""
     own, modes = model.generation_config, {module: module.training for module in model.modules()}
     plain = GenerationConfig(
@@ -219,7 +253,7 @@ def greedy(model: Any, encoder: PromptEncoder, *, max_new_tokens: int) -> Iterat
     model.eval()
     try:
         with torch.no_grad():
-            yield Generator(model, encoder, config=plain)
+            yield Generator(model, encoder, config=plain, state=state)
     finally:
         model.generation_config = own
         for module, training in modes.items():  # one by one: frozen parts stay in eval mode inside a training model

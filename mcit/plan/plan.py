@@ -114,6 +114,7 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
 def reference_problems(config: RunConfig) -> list[Problem]:
     """Recipes, families, methods and filters that do not exist. Needs no torch."""
     from mcit.data.recipe import find_recipe
+    from mcit.evals.filtering import filter_problems
 
     problems = []
     found = lookup.missing("models.families", config.base.family, where="base.family")
@@ -126,9 +127,7 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     if config.base.chat_template and not Path(config.base.chat_template).expanduser().is_file():
         fix = "give a text file that holds a Jinja chat template"
         problems.append(Problem("base.chat_template", f"'{config.base.chat_template}' is no file", fix))
-    for i, name in enumerate(config.eval.filters):
-        found = lookup.missing("evals.filters", name, where=f"eval.filters[{i}]")
-        problems += [found] if found else []
+    problems += filter_problems(config.eval.filters)
     for i, entry in enumerate(config.probes):
         if "use" not in entry:
             problems.append(Problem(f"probes[{i}]", "has no use", "write {use: …} and the probe's settings"))
@@ -376,6 +375,7 @@ def plan_json(plan: Plan) -> JsonDict:
 
 def sources(plan: Plan) -> dict[str, str]:
     """Digest of the source of everything a run plugs in, by kind and name: a change of code is a change of the run."""
+    from mcit.evals.filtering import name_of
     from mcit.evals.filters.base import Filter
     from mcit.evals.scorers.base import Scorer
     from mcit.methods.base import Method
@@ -386,7 +386,7 @@ def sources(plan: Plan) -> dict[str, str]:
         *(("method", "methods", spec.name, Method) for stage in plan.stages for spec in stage.methods),
         *(("probe", "probes", spec.name, Probe) for spec in plan.probes),
         *((("router", "routers", plan.router.name, Router),) if plan.router else ()),
-        *(("filter", "evals.filters", name, Filter) for name in plan.config.eval.filters),
+        *(("filter", "evals.filters", name, Filter) for name in map(name_of, plan.config.eval.filters)),
         *(("scorer", "evals.scorers", task.scorer, Scorer) for task in (*plan.tasks, *plan.forget_tasks)),
     }
     return {

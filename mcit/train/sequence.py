@@ -160,8 +160,13 @@ def shared_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
 
 def inherited_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
     """Each method's newest state folder below a stage; a method not listed in a stage keeps its state for its return."""
+    return left_state(plan, run, stage.index - 1)
+
+
+def left_state(plan: Plan, run: Run, after: int) -> dict[str, Path]:
+    """Each method's newest state folder after so many stages."""
     found: dict[str, Path] = {}
-    for earlier in plan.stages[: stage.index - 1]:
+    for earlier in plan.stages[:after]:
         home = run.stage(earlier.folder) / "methods"
         found.update({folder.name: folder for folder in sorted(home.glob("*")) if folder.is_dir()})
     return found
@@ -213,7 +218,8 @@ def _scored(
 ) -> bool:
     """Answer and score tasks into a folder; False when that was done already. Rows get adapters of the pool of a lineage."""
     plan, run = session.plan, session.run
-    given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest}
+    state = left_state(plan, run, after)
+    given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest, "state": state}
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
         return False
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))

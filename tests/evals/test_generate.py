@@ -118,7 +118,7 @@ def test_stops_at_the_end_token(model, encoder, rows, tmp_path, monkeypatch) -> 
     found = run(model, encoder, rows, tmp_path, filters=["ends"])
     expected = encoder.processor.tokenizer.decode([70])
     assert {(p["text"], p["tokens"], p["truncated"]) for p in found} == {(expected, 1, False)}
-    assert stored.recorded_settings(tmp_path)["filters"] == ["ends"]
+    assert stored.recorded_settings(tmp_path)["filters"][0]["use"] == "ends"
 
 
 def test_end_tokens_of_all_sources() -> None:

@@ -6,14 +6,20 @@ plain one. Shapes: B rows, T positions so far, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from mcit.core.config import Config
 from mcit.core.types import Row
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class FilterConfig(Config):
+    """Settings of a filter."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class FilterContext:
     """What a filter may look at while answers are written."""
 
     rows: Sequence[Row]
+    """One for each row of the scores, so each as often as there are beams."""
     input_ids_BT: Tensor
     """Prompts, padded on the left, and what has been written so far."""
     prompt_length: int
@@ -28,8 +35,37 @@ class FilterContext:
     tokenizer: Any
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What a filter may look at before a batch is answered."""
+
+    rows: Sequence[Row]
+    tokenizer: Any
+    state: Mapping[str, Path]
+    """Folder of what each method named in `Filter.reads` left behind."""
+    states: Callable[[], Tensor]
+    """Last hidden state at the last prompt token of each row, (B, D) fp32; a forward pass when it is first called."""
+
+
 class Filter:
-    """Base of all filters: does nothing. Overriding neither hook costs nothing."""
+    """Base of all filters: does nothing. Overriding no hook costs nothing.
+
+    Settings, version, source and the state that is read are part of the identity of predictions.
+    """
+
+    Config: type[FilterConfig] = FilterConfig
+    version: ClassVar[int] = 1
+    """Goes up when answers change; predictions of another version are made again."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Methods whose state is read."""
+    beams: ClassVar[int] = 1
+    """Beams to search with; the most of any filter counts. Scores then have B times as many rows."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config if config is not None else self.Config()
+
+    def prepare(self, ctx: Preparation) -> None:
+        """Before each batch of rows."""
 
     def logits(self, step: int, scores_BV: Tensor, ctx: FilterContext) -> Tensor:
         """Scores of the token number `step` (from 0), changed or not; must not depend on rows of other batches."""
@@ -43,3 +79,8 @@ class Filter:
 def edits_scores(one: Filter) -> bool:
     """Whether the filter overrides `logits`."""
     return type(one).logits is not Filter.logits
+
+
+def prepares(one: Filter) -> bool:
+    """Whether the filter overrides `prepare`."""
+    return type(one).prepare is not Filter.prepare
