@@ -261,14 +261,14 @@ class GeRe(Method):
         rows = ctx.counts.rows
         of_task, of_general = shares(rows.get("task", 0), rows.get(STREAM, 0), self.config.combine)
         nll = out.nll_N.sum()
-        self._add(batch.stream, nll)
+        self._add(batch.stream, nll, ctx)
         if batch.stream == "task":
             return None if of_task == 1 else LossSum((of_task - 1) * nll, per="tokens")
         count = ctx.counts.of(STREAM, "rows")
         loss = of_general * nll * (count / ctx.counts.of(STREAM, "tokens"))
         added = self._added(out, batch, ctx, count)
         if added is not None:
-            self._add("added", added)
+            self._add("added", added, ctx)
             factor = of_general if self.config.combine == "rows" else 1.0
             loss = loss + factor * self._factor() * added
         return LossSum(loss, per="rows")
@@ -331,7 +331,10 @@ class GeRe(Method):
         return total
 
     # ---- once per step ----------------------------------------------------------------------------------------------
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor, ctx: StepContext) -> None:
+        """Once per batch of a step, however many passes go over it."""
+        if ctx.again:
+            return
         self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
 
     def after_step(self, ctx: StepContext) -> None:

@@ -12,7 +12,7 @@ def unit(name="m", *, shape=(2, 3), scale=1.0):
     return WeightUnit(name, "lora", {"A": f"{name}.lora_A", "B": f"{name}.lora_B"}, shape, scale)
 
 
-def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=None):
+def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=None, again=False):
     stage = SimpleNamespace(index=index, name="s", seed=seed, tasks=())
     logged = {}
     data = SimpleNamespace(
@@ -24,6 +24,7 @@ def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=No
         total_steps=1,
         num_units=num_units,
         seed=seed,
+        again=again,
         weights=weights,
         data=data,
         reference=lambda batch: reference,

@@ -70,11 +70,12 @@ class StoredStates:
         return self.tensors[name][start:stop]
 
 
-def step_context(counts=None, blob=None):
+def step_context(counts=None, blob=None, again=False):
     logged = {}
     return SimpleNamespace(
         stage=SimpleNamespace(index=1, name="s"),
         counts=counts or Counts({"task": 10, "gere": 4}, {"task": 5, "gere": 1}),
+        again=again,
         base={"sha256": "b", "dtype": "fp32"},
         data=SimpleNamespace(pool_digest=lambda recipe: "p", pool=lambda recipe: []),
         blob=lambda name, fingerprint, build: blob or StoredStates(),
@@ -352,7 +353,7 @@ def test_features_that_have_not_moved_have_no_gradient(variant):
     work = stage_work(plan(variant=variant, weight=1.0, combine="sum"))
     work.methods.on_stage_start(work.ctx)
     method = work.methods.methods[0]
-    for batch in list(work.streams.batches("gere", batch=3))[:4]:
+    for batch in list(work.streams.batches("gere", rows=3))[:4]:
         work.ctx.counts = Counts({"gere": batch.target_count}, {"gere": len(batch.rows)})
         out = work.engine.forward(batch, work.methods.needs)
         (method._added(out, batch, work.ctx, len(batch.rows)) / len(batch.rows)).backward()
@@ -701,3 +702,12 @@ def test_two_processes_make_the_same_states_and_the_same_run(tmp_path, cache):
         # How many elements violate is a step function: one within rounding of its threshold counts in one run only.
         for name in ("loss", "gere/tm", "gere/weight"):
             assert other[name] == pytest.approx(mine[name], rel=1e-2, abs=1e-6), name
+
+
+def test_sums_of_a_step_count_each_batch_once_however_many_passes_go_over_it():
+    method = GeRe(GeRe.Config(variant="label"))
+    once = {}
+    for again in (False, True):
+        total(method, step_context(again=again))
+        once[again] = dict(method._sums)
+    assert once[False] and once[True] == once[False]
