@@ -79,8 +79,8 @@ def router_contract(name: str, settings: Mapping[str, Any] | None = None, *, fol
     space: dict[str, Any] = {}
     exec(compile(route_source(cls), name, "exec"), space)
     _require(callable(space.get("route")), f"{name}: route is no function that stands alone")
-    adapter = {**_STAGE["adapter"], "also_train": [], "carry": "pool"}  # type: ignore[dict-item]
-    given = {"defaults": {**_STAGE, "adapter": adapter}, "router": {"use": name, **(settings or {})}}
+    adapter = {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}
+    given: dict[str, Any] = {"defaults": {**_STAGE, "adapter": adapter}, "router": {"use": name, **(settings or {})}}
     straight = _trained(folder / "straight", **given)
     _require(_trained(folder / "stopped", stop=6, **given) == straight, f"{name}: a stop changes adapters or state")
 
@@ -143,7 +143,7 @@ def _trained(folder: Path, *, stop: int | None = None, **config: Any) -> Digests
         steps += 1
         return steps == stop
 
-    start = {
+    start: dict[str, Any] = {
         "config_text": "",
         "resolved": resolved(made),
         "plan_json": plan_json(plan),

@@ -10,6 +10,7 @@ from mcit.evals.filters.base import Filter
 from mcit.methods.base import Method
 
 
+@pytest.mark.slow
 def test_sample_plug_ins_pass(tmp_path):
     testing.method_contract("mcit_sample.hardest:Hardest", folder=tmp_path / "method")
     testing.probe_contract("mcit_sample.spread:Spread", {"every": 2, "share": None}, folder=tmp_path / "probe")
