@@ -11,6 +11,7 @@ _CURES = {
     "bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw",
     "pyarrow": "install the extra for tables: pip install 'mcit[arrow]', or save the rows as JSON",
     "pycocoevalcap": "pip install 'mcit[captions]', or choose another scorer",
+    "sklearn": "pip install 'mcit[routers]', or choose another router",
     "vllm": "pip install 'mcit[vllm]' on a machine with a GPU, or set eval.backend: own",
 }
 
