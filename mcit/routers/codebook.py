@@ -36,7 +36,7 @@ class Codebook(Router):
         threshold: float = Field(0.9, ge=0, le=1)
         """Score from which on a group is continued; 0.9 for a benchmark's own templates, 0.3 for diverse ones."""
         instruction: Literal["last_line", "second_line", "before_colon"] = "last_line"
-        """Which part of a question it is; the released code takes the second line for ImageNet, what precedes a colon for boxes."""
+        """Which part of a question it is; the code takes the second line for ImageNet, text before a colon for boxes."""
         most: int = Field(64, ge=1)
         """Different instructions that a stage puts into a codebook."""
 
