@@ -16,6 +16,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="where to write: FOLDER (default), or one above it")
     parser.add_argument("--model", metavar="PATH", default="", help="folder of the model to train")
+    parser.add_argument("--json", action="store_true", help="print JSON: the files written and what was guessed")
     parser.set_defaults(verb="init")
 
 
@@ -26,6 +27,11 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     out = Path(args.out) if args.out else folder
     written, lines = write_start(folder, out, model=args.model)
+    if args.json:
+        from mcit.core.files import canonical_json
+
+        print(canonical_json({"written": [str(path) for path in written], "said": lines}))
+        return 0
     for line in lines:
         print(line)
     print(f"wrote {', '.join(map(str, written))}: check the guesses there, then: mcit plan {out / 'run.yaml'}")

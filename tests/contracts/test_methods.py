@@ -23,6 +23,37 @@ READS = 4
 """Most values that a method may read off the device in a step, over all units."""
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """By method: plan, folder, file digests and reads per step of two undisturbed stages; trained when first asked for."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            plan, folder = plan_with(name), tmp_path_factory.mktemp("straight") / "run"
+            with counted() as reads:
+                files = tensors_of(run_plan(plan, folder))
+            made[name] = plan, folder, files, max(reads)
+        return made[name]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """File digests of two stages without any method, by adapter."""
+    made = {}
+
+    def of(adapter):
+        key = json.dumps(adapter, sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("bare") / "run"
+            made[key] = tensors_of(run_plan(plan_of(defaults={"adapter": adapter}), folder))
+        return made[key]
+
+    return of
+
+
 def test_every_method_is_found():
     assert {"l2", "lwf", "replay"} <= set(NAMES)
 
@@ -42,21 +73,16 @@ def test_1_config_round_trip_and_unknown_key_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_2_interrupted_and_resumed_equals_straight_bitwise(name, tmp_path):
-    plan = plan_with(name)
-    with counted() as reads:
-        straight = tensors_of(run_plan(plan, tmp_path / "straight"))
-    assert max(reads) <= READS, "the host waits for the device once per unit"
-    resumed = tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 2)))
-    assert straight == resumed
+def test_2_interrupted_and_resumed_equals_straight_bitwise(name, straight, tmp_path):
+    plan, _, files, reads = straight(name)
+    assert reads <= READS, "the host waits for the device once per unit"
+    assert tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 2))) == files
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_3_plain_engine_equals_sharded_fake_bitwise(name, tmp_path):
-    plan = plan_with(name)
-    plain = tensors_of(run_plan(plan, tmp_path / "plain"))
-    sharded = tensors_of(run_plan(plan, tmp_path / "sharded", engine=ShardedEngine))
-    assert plain == sharded
+def test_3_plain_engine_equals_sharded_fake_bitwise(name, straight, tmp_path):
+    plan, _, files, _ = straight(name)
+    assert tensors_of(run_plan(plan, tmp_path / "sharded", engine=ShardedEngine)) == files
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,29 +103,27 @@ def test_4_order_of_listing_does_not_matter(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_5_weight_zero_equals_not_listed(name, tmp_path):
+def test_5_weight_zero_equals_not_listed(name, straight, bare, tmp_path):
     if "weight" not in cls_of(name).Config.model_fields:
         claims = claims_of(name)
         says = claims.slots or claims.streams or any(need.startswith("stream:") for need in claims.needs)
         assert says, "a method without a weight must hold a slot or have a stream that says what it does instead"
         return
-    on = run_plan(plan_with(name), tmp_path / "on")
-    off = run_plan(plan_with(name, changes={name: {"weight": 0.0}}), tmp_path / "off")
-    without = run_plan(plan_of(defaults={"adapter": stage_settings(name)}), tmp_path / "without")
+    off = tensors_of(run_plan(plan_with(name, changes={name: {"weight": 0.0}}), tmp_path / "off"))
+    without = bare(stage_settings(name))
 
-    def deltas(result):
-        return {s: {f: h for f, h in t.items() if "methods/" not in f} for s, t in tensors_of(result).items()}
+    def deltas(files):
+        return {s: {f: h for f, h in t.items() if "methods/" not in f} for s, t in files.items()}
 
     assert deltas(off) == deltas(without)
-    assert deltas(on) != deltas(without), "the shipped settings have no effect in two stages"
+    assert deltas(straight(name)[2]) != deltas(without), "the shipped settings have no effect in two stages"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_6_state_is_json_and_tensors_only(name, tmp_path):
+def test_6_state_is_json_and_tensors_only(name, straight, tmp_path):
     """After two stages, a method rebuilt from its files alone holds the same; and no attribute is outside them."""
-    plan = plan_with(name)
-    run_plan(plan, tmp_path)
-    home = tmp_path / plan.stages[1].folder / "methods"
+    plan, folder, _, _ = straight(name)
+    home = folder / plan.stages[1].folder / "methods"
     files = {p.name for p in (home / name).iterdir()}
     assert files <= {"state.json", "tensors.safetensors"} and "state.json" in files
     built = MethodSet.build(plan.stages[1], {name: home / name})

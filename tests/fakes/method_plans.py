@@ -73,6 +73,7 @@ def bench_settings(name):
     fields = cls_of(name).Config.model_fields
     small = {"recipe": "general/tiny"} if "recipe" in fields else {}
     small |= {"visits": {"tiny/word": 3}} if "visits" in fields else {}
+    small |= {"rows": 16} if "rows" in fields and fields["rows"].annotation is int else {}  # rows of a pass
     return {**shipped_settings(name), **small}
 
 
