@@ -73,7 +73,8 @@ def bench_settings(name):
     fields = cls_of(name).Config.model_fields
     small = {"recipe": "general/tiny"} if "recipe" in fields else {}
     small |= {"visits": {"tiny/word": 3}} if "visits" in fields else {}
-    small |= {"rows": 16} if "rows" in fields and fields["rows"].annotation is int else {}  # rows of a pass
+    for setting, few in (("rows", 16), ("steps", 3)):  # rows of a pass, steps of an inner fine-tuning
+        small |= {setting: few} if setting in fields and fields[setting].annotation is int else {}
     return {**shipped_settings(name), **small}
 
 

@@ -206,6 +206,7 @@ def test_a_row_to_forget_has_one_answer():
     assert method(spare="none").streams(SimpleNamespace(forget_rows=lambda: [two], seed=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"bound": "ignorance"}, {"reduction": "rows", "bound": 2.5}])
 def test_other_settings_resume_and_shard_bitwise(tmp_path, settings):
     """The shipped settings are in the contract suite; bounds per row must survive as well."""

@@ -243,6 +243,7 @@ def test_naming_it_alone_is_using_the_shipped_settings():
     assert refused(GroupSparse, prune=0) == refused(GroupSparse, prune=1) == ["prune"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"alpha": 60.0, "prune": 0.05}, {"alpha": 60.0, "groups": "pair"}])
 def test_exact_zeros_resume_and_shard_bitwise(tmp_path, settings):
     entries = [FORGET, {**PROX, **settings}]

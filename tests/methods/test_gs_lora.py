@@ -92,6 +92,7 @@ def test_factors_of_zero_equal_not_listed(tmp_path):
     assert weights(off) == weights(without) != weights(on)
 
 
+@pytest.mark.slow
 def test_refusals_with_prototypes_and_exact_zero_groups_are_a_list_in_yaml(tmp_path):
     """What one method of fixed parts could not say; it survives a restart and sharded weights."""
     entries = [

@@ -155,6 +155,7 @@ def test_naming_it_alone_is_using_the_shipped_settings():
         assert refused(Prototypes, **{key: 0.5}) == [] and refused(Prototypes, **{key: -0.5}) == [key]
 
 
+@pytest.mark.slow
 def test_a_bound_by_number_resumes_and_shards_bitwise(tmp_path):
     entries = [FORGET, {"name": "prototypes", "retain": 0.5, "bound": 0.5, "by": "task"}]
     _, straight = trained(tmp_path / "a", *entries)

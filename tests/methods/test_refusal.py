@@ -111,6 +111,7 @@ def test_naming_it_alone_is_using_the_shipped_settings():
     assert refused(Refusal, per_step=0) == ["per_step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "methods", [[{"name": "refusal", "per_step": 4}], [FORGET, {"name": "refusal", "say": "blind"}]]
 )

@@ -62,13 +62,14 @@ def test_nothing_left(adapter):
 
 def test_pairs_that_another_method_needs():
     (problem,) = problems_of(OnlyProjector, Pairs)
-    assert problem.where == "stages[1].methods (pairs)"
-    assert problem.what == "needs LoRA pairs that train, but only-projector freezes all of them"
+    assert problem.where == f"stages[1].methods ({__name__}:Pairs)"
+    assert problem.what == f"needs LoRA pairs that train, but {__name__}:OnlyProjector freezes all of them"
 
 
 def test_half_a_pair():
     (problem,) = problems_of(Pairs, OnlyA)
-    assert problem.where == "stages[1].methods (pairs)" and "only-a freezes one half of 'model.language" in problem.what
+    assert problem.where == f"stages[1].methods ({__name__}:Pairs)"
+    assert f"{__name__}:OnlyA freezes one half of 'model.language" in problem.what
 
 
 TARGETS = {"rank": 4, "alpha": 8, "also_train": ["projector"]}
