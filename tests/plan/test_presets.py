@@ -39,3 +39,11 @@ def test_a_file_without_a_method_is_refused(tmp_path, text):
 def test_a_file_of_ones_own_may_hold_a_list(tmp_path):
     (tmp_path / "f.yaml").write_text("methods: [{name: l2, weight: 1}, {name: lwf}]")
     assert [m["name"] for m in read_preset(tmp_path / "f.yaml")["methods"]] == ["l2", "lwf"]
+
+
+@pytest.mark.parametrize("other", ["feature_kd", "ewc", "l2"])
+def test_combinations_of_the_rehearsal_free_study_plan(other):
+    from tests.fakes.bench import plan_of
+
+    plan = plan_of(stages=[{"recipe": "tiny/letter", "methods": [{"use": f"study_pred_kd_{other}"}]}])
+    assert [spec.name for spec in plan.stages[0].methods] == ["pred_kd", other]
