@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,9 +125,10 @@ def go(
                 out.line(f"run {opened.layout.root}")
                 for note in opened.notes:
                     out.line(f"note: {note}")
-                root = opened.layout.root
-                run_sequence(plan, opened, reporter=out, stop=stop, scored=lambda: refresh(root, out.line))
+                page = Page(opened.layout, out.line)
+                run_sequence(plan, opened, reporter=out, stop=stop, scored=page.refresh)
                 paths = on_first(ranks, lambda: finish(opened.layout.root))
+                on_first(ranks, page.write)
         finally:
             close = getattr(out, "close", None)
             if close:
@@ -136,15 +138,33 @@ def go(
     return 0
 
 
-def refresh(root: Path, say: Callable[[str], None]) -> None:
-    """Write the page of a run that goes on; what is wrong with it is said and never stops the run."""
-    from mcit.core.errors import McitError
-    from mcit.report.page.html import write_page
+class Page:
+    """The HTML page of a run that goes on; what is wrong with it is said and never stops the run."""
 
-    try:
-        write_page([root], RunLayout(root).page)
-    except McitError as error:
-        say(f"note: the page of the report was not written: {error}")
+    SHARE = 0.1
+    """Most of a run's time that goes into writing it before the end: a long sequence has a long page."""
+
+    def __init__(self, layout: RunLayout, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout, self._say, self._clock = layout, say, clock
+        self._due = clock()
+
+    def refresh(self) -> None:
+        """Write it after a stage, unless that was done too short a time ago."""
+        if self._clock() >= self._due:
+            self.write()
+
+    def write(self) -> None:
+        """Write it now."""
+        from mcit.core.errors import McitError
+        from mcit.report.page.html import write_page
+
+        start = self._clock()
+        try:
+            write_page([self._layout.root], self._layout.page)
+        except McitError as error:
+            self._say(f"note: the page of the report was not written: {error}")
+        now = self._clock()
+        self._due = now + (now - start) * (1 - self.SHARE) / self.SHARE
 
 
 def finish(root: Path) -> dict[str, str]:

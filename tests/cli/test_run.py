@@ -220,3 +220,26 @@ def test_a_config_with_one_more_stage_extends_the_finished_run_and_says_so(finis
     for run in (root, branch):
         assert main(["resume", str(run), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["stages"][:2] == ["01-letter", "02-yesno"]
+
+
+def test_the_page_takes_a_tenth_of_a_runs_time_at_most(tmp_path, monkeypatch):
+    """Writing takes 2 s on this clock: the next one is due 18 s after it. A page that fails is said and stops nothing."""
+    from mcit.cli.run import Page
+    from mcit.core.errors import StateError
+    from mcit.runs.layout import RunLayout
+
+    now, written, said = [0.0], [], []
+
+    def write(runs, target):
+        written.append(now[0])
+        now[0] += 2.0
+        if len(written) == 2:
+            raise StateError("gone", where="x")
+
+    monkeypatch.setattr("mcit.report.page.html.write_page", write)
+    page = Page(RunLayout(tmp_path), said.append, clock=lambda: now[0])
+    for now[0] in (0.0, 5.0, 19.9, 20.0, 30.0):
+        page.refresh()
+    assert written == [0.0, 20.0] and "was not written" in said[0]
+    page.write()
+    assert written[-1] == 30.0
