@@ -24,7 +24,7 @@ _LONGEST = 600
 def examples(run: Path, measured: Measured, mode: str, *, per_task: int = 6) -> dict[str, list[JsonDict]]:
     """By task some rows whose result changed most often over the stages; rows that never changed fill the rest."""
     layout, out = RunLayout(run), {}
-    recipes = read_plan(layout)["recipes"]
+    roots = _images(read_plan(layout)["recipes"])
     for task in measured.tasks:
         stages = [row for row in range(len(measured.stages) + 1) if (row, task) in measured.rows]
         if not stages:
@@ -38,7 +38,7 @@ def examples(run: Path, measured: Measured, mode: str, *, per_task: int = 6) -> 
         ]
         chosen = sorted(range(len(ids)), key=lambda k: (-changes[k], k))[:per_task]
         answers = {row: {p["id"]: p for p in read_predictions(layout.evals(row) / task)} for row in stages}
-        root = _images(recipes, task)
+        root = roots.get(task)
         out[task] = [_example(ids[k], k, stages, right, answers, root, measured) for k in sorted(chosen)]
     return out
 
@@ -77,16 +77,18 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
 
 
-def _images(recipes: Mapping[str, str], task: str) -> Path | None:
-    """Where the test pictures of a task lie, if its data set is still in the cache."""
+def _images(recipes: Mapping[str, str]) -> dict[str, Path]:
+    """Where the test pictures of each task lie, for data sets that are still in the cache; each is opened once."""
+    roots: dict[str, Path] = {}
     for recipe, digest in recipes.items():
         try:
             data = DataFolder.open(cache_dir() / "data" / f"{recipe.replace('/', '-')}-{digest[:12]}")
-            if data.task == task:
-                return next((Path(row.root) for row in data.rows("test")), None)
+            first = next(iter(data.rows("test")), None)
         except (McitError, OSError):  # no data set of that recipe here any more
             continue
-    return None
+        if first is not None:
+            roots.setdefault(data.task, Path(first.root))
+    return roots
 
 
 def _thumbnail(root: Path | None, name: str | None) -> str | None:
