@@ -4,13 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[:] = [entry for entry in sys.path if not (Path(entry) / "mcit").exists()]
-try:
-    import mcit  # noqa: F401
-
-    sys.exit("mcit can be imported; this proves nothing")
-except ModuleNotFoundError:
-    pass
+sys.modules["mcit"] = None  # every import of it raises ModuleNotFoundError, as where it is not installed
 
 import torch  # noqa: E402
 from peft import PeftModel  # noqa: E402
