@@ -11,7 +11,9 @@ _CURES = {
     "bitsandbytes": "install bitsandbytes 0.50 or newer, or set base.dtype: bf16 and optim.kind: adamw",
     "pyarrow": "install the extra for tables: pip install 'mcit[arrow]', or save the rows as JSON",
     "pycocoevalcap": "pip install 'mcit[captions]', or choose another scorer",
-    "sklearn": "pip install 'mcit[routers]', or choose another router",
+    "sklearn": "pip install 'mcit[routers]' for a router, or 'mcit[forgetting]' for the forgetting kit",
+    "scipy": "pip install 'mcit[forgetting]'",
+    "rouge_score": "pip install 'mcit[forgetting]'",
     "vllm": "pip install 'mcit[vllm]' on a machine with a GPU, or set eval.backend: own",
 }
 

@@ -338,6 +338,10 @@ class Likelihood(Record):
     id: str
     index: Count
     logprobs: list[float]
+    hits: list[bool]
+    mean: list[float]
+    variance: list[float]
+    body: Count
 
 
 class PartHead(Record):

@@ -25,6 +25,8 @@ from mcit.engine.forward import run_model
 from mcit.evals.predictions import PartFile, batches, identity_of, made_with, stored_lines, write_predictions
 
 _KIND = "likelihood"
+_PIECE = 64
+"""Positions whose whole distributions are held at a time."""
 
 
 def likelihoods(
@@ -42,8 +44,10 @@ def likelihoods(
     """Score the last answer of every row into the folder `out`, unless that is done; returns one mapping per row.
 
     ``id``, ``index``, ``logprobs`` (one per answer token, end token included, natural logarithm, fp32), ``tokens`` and
-    ``sum``. `settings` say what the model is (``lineage`` and what else a caller knows); with the rows they are the identity of
-    what is kept. Raises Interrupted after the batch in which `stop` says so, DataError for a row that cannot be encoded.
+    ``sum``; per token ``hits`` (whether it is the likeliest one), ``mean`` and ``variance`` of log p under p itself; and
+    ``body``, how many tokens come before the end token. `settings` say what the model is (``lineage`` and what else a caller
+    knows); with the rows they are the identity of what is kept. Raises Interrupted after the batch in which `stop` says so,
+    DataError for a row that cannot be encoded.
     """
     made = {**(settings or {}), "kind": _KIND, "batch": batch, "rows": identity_of({}, rows)}
     if on_first(ranks, lambda: made_with(out) != made):
@@ -98,7 +102,7 @@ def _measure(
         if ranks.rank() < len(turn):
             number = turn[ranks.rank()]
             scored = _batch(model, encoder, [rows[k] for k in groups[number]], torch.device(device))
-            lines = [{"id": rows[k].id, "index": k, "logprobs": s} for k, s in zip(groups[number], scored, strict=True)]
+            lines = [{"id": rows[k].id, "index": k, **line} for k, line in zip(groups[number], scored, strict=True)]
             mine |= {"batch": number, "rows": lines}
         found = ranks.gather_objects({**mine, "stop": bool(stop())})
         for entry in found if parts else []:
@@ -115,8 +119,8 @@ def _measure(
     on_first(ranks, finish)
 
 
-def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> list[list[float]]:
-    """Log-probabilities of the answer tokens of each row."""
+def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> list[JsonDict]:
+    """What a line holds of the answer tokens of each row."""
     samples = [_last_answer(encoder.encode(row)) for row in rows]
     if not all(bool((sample.labels_T != IGNORE).any()) for sample in samples):
         raise StateError("a row has no answer to score", where=rows[0].where, fix="give each row an answer")
@@ -128,8 +132,36 @@ def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.devi
     finally:
         for module, training in modes.items():
             module.training = training
-    nll, row_N = out.nll_N.float().cpu(), out.row_N.cpu()
-    return [[-float(value) for value in nll[row_N == k]] for k in range(len(rows))]
+    row_N, targets_N = out.row_N.cpu(), out.targets_N.cpu()
+    mean_N, variance_N = moments(out.logits_NV)
+    hits_N = out.logits_NV.argmax(-1).cpu() == targets_N
+    lines = []
+    for k in range(len(rows)):
+        mine = row_N == k
+        ends = (targets_N[mine] == encoder.end_token_id).nonzero().flatten().tolist()
+        lines.append(
+            {
+                "logprobs": [-float(value) for value in out.nll_N.float().cpu()[mine]],
+                "hits": hits_N[mine].tolist(),
+                "mean": mean_N[mine].tolist(),
+                "variance": variance_N[mine].tolist(),
+                "body": ends[0] if ends else int(mine.sum()),
+            }
+        )
+    return lines
+
+
+def moments(logits_NV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of log p under p, (N,) fp32 each, in pieces: a vocabulary is large."""
+    means, variances = [], []
+    for piece in logits_NV.split(_PIECE):
+        logp = piece.float().log_softmax(-1)
+        p = logp.exp()
+        means.append((p * logp.clamp(min=-1e4)).sum(-1))
+        variances.append((p * (logp.clamp(min=-1e4) - means[-1][:, None]).square()).sum(-1))
+    if not means:
+        return torch.zeros(0), torch.zeros(0)
+    return torch.cat(means).cpu(), torch.cat(variances).cpu()
 
 
 def _last_answer(sample: Sample) -> Sample:

@@ -39,3 +39,14 @@ def losses(before: Mapping[str, Cell], after: Mapping[str, Cell]) -> dict[str, f
     """Points lost per task that has both scores; negative for a gain."""
     lost = {task: drop(before[task], after.get(task)) for task in before}
     return {task: value for task, value in lost.items() if value is not None}
+
+
+def robustness(before: Cell, forgotten: Cell, attacked: Cell) -> Cell:
+    """``(UE_N - UE_orig) / (UE_0 - UE_orig)`` with ``UE = 100 - accuracy``: how much of what was forgotten an attack leaves.
+
+    Given accuracies before the stage, after it, and after the attack; None where nothing was forgotten. Protocol of
+    Unlearn-Smooth (Fan et al., 2025, arXiv:2502.05374).
+    """
+    if before is None or forgotten is None or attacked is None or before <= forgotten:
+        return None
+    return (before - attacked) / (before - forgotten)

@@ -5,7 +5,7 @@ import torch
 
 from mcit.core.errors import Interrupted, StateError
 from mcit.data.encode import Encoder
-from mcit.evals.likelihood import choice, likelihoods, read_likelihoods
+from mcit.evals.likelihood import choice, likelihoods, moments, read_likelihoods
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.ranks import on_ranks
@@ -77,3 +77,22 @@ def test_choices():
     lines = [{"sum": -2.0, "tokens": 1}, {"sum": -3.0, "tokens": 3}, {"sum": -2.0, "tokens": 1}]
     assert choice(lines, [(0, 1), (1, 2), (0, 2)]) == [0, 1, 0]
     assert choice(lines, [(0, 1), (2, 1)], mean=True) == [1, 1]
+
+
+def test_hits_moments_and_where_the_end_token_is(parts, tmp_path):
+    model, encoder = parts
+    given = {"batch": 3, "device": "cpu"}
+    for line, one in zip(likelihoods(model, encoder, ROWS, out=tmp_path, **given), ROWS, strict=True):
+        sample, prompt = encoder.encode(one), len(encoder.prompt(one).input_ids_T)
+        places = [p for p in range(prompt, len(sample.input_ids_T)) if sample.labels_T[p] != -100]
+        with torch.no_grad():
+            logp = model(input_ids=sample.input_ids_T[None]).logits[0].float().log_softmax(-1)
+        best = [int(logp[p - 1].argmax()) == int(sample.input_ids_T[p]) for p in places]
+        mean = [float((logp[p - 1].exp() * logp[p - 1]).sum()) for p in places]
+        assert line["hits"] == best and line["mean"] == pytest.approx(mean, abs=1e-4)
+        assert int(sample.input_ids_T[places[line["body"]]]) == encoder.end_token_id
+
+
+def test_moments_by_hand():
+    mean, variance = moments(torch.tensor([[0.7, 0.2, 0.1]]).log())
+    assert float(mean) == pytest.approx(-0.801819, abs=1e-5) and float(variance) == pytest.approx(0.494387, abs=1e-5)

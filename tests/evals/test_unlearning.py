@@ -1,6 +1,6 @@
 import pytest
 
-from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence
+from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence, robustness
 
 
 def test_h_mean_of_published_rows():
@@ -35,3 +35,10 @@ def test_resurgence():
 def test_losses():
     assert losses({"a": 80, "b": 50, "c": None}, {"a": 76, "b": 55, "c": 1}) == {"a": 4, "b": -5}
     assert losses({"a": 80}, {}) == {}
+
+
+def test_resurgence_and_robustness_of_the_card():
+    """Accuracies as 100 (1 - UE): UE 35 before, 74 after, 70 after the attack: 35 / 39."""
+    assert resurgence(2, [2, 9, 5]) == 7
+    assert robustness(65, 26, 30) == pytest.approx(0.8974, abs=1e-4)
+    assert robustness(65, 65, 70) is None and robustness(None, 1, 1) is None
