@@ -157,7 +157,16 @@ class DataContext(Protocol):
         """Training rows of this stage, in the recipes' order."""
 
     def forget_rows(self) -> Sequence[Row]:
-        """Training rows of the recipes this stage forgets, in the recipes' order."""
+        """Training rows of the recipes this stage forgets, in the recipes' order; without those held out."""
+
+    def alternate_rows(self) -> Sequence[Row]:
+        """The rows to forget, in their order, with their alternate answers. Raises DataError for one without."""
+
+    def decouple_rows(self) -> Sequence[Row]:
+        """What each row to forget asks about a harmless picture, in their order. Raises DataError for one without."""
+
+    def holdout_rows(self) -> Sequence[Row]:
+        """Rows like those to forget that are never trained on: of ``holdout`` recipes, and marked ``meta.holdout``."""
 
     def pool(self, recipe: str) -> Sequence[Row]:
         """Training rows of a recipe that a method of the stage names in `recipes`."""

@@ -96,6 +96,9 @@ class StageRecord(Record):
     folder: Folder
     tasks: list[str]
     forget: list[str]
+    alternate: list[str] = []
+    decouple: list[str] = []
+    holdout: list[str] = []
     steps: Count
     rows: Count
     seed: int

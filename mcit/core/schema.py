@@ -136,6 +136,12 @@ class StageConfig(Config):
     """Recipe name or path; several recipes are trained jointly."""
     forget: str | list[str] = []
     """Recipes whose rows are to be forgotten in this stage: stream ``forget`` of the methods that claim it."""
+    alternate: str | list[str] = []
+    """Recipes with other answers to the rows to forget, matched by id: refusals, or facts that take their place."""
+    decouple: str | list[str] = []
+    """Recipes that ask what the rows to forget ask about harmless pictures, with usual answers; matched by id."""
+    holdout: str | list[str] = []
+    """Recipes of rows that no stage trains on, of the kind of those to forget: what membership is measured against."""
     adapter: AdapterConfig = AdapterConfig()
     """What is trained, and what becomes of it in the next stage."""
     optim: OptimConfig = OptimConfig()
@@ -168,10 +174,10 @@ class StageConfig(Config):
         """The recipes of this stage, always as a list."""
         return [self.recipe] if isinstance(self.recipe, str) else list(self.recipe)
 
-    @property
-    def forget_recipes(self) -> list[str]:
-        """The forget recipes of this stage, always as a list."""
-        return [self.forget] if isinstance(self.forget, str) else list(self.forget)
+    def recipes_of(self, key: str) -> list[str]:
+        """The recipes of one of FORGET_DATA, always as a list."""
+        named = getattr(self, key)
+        return [named] if isinstance(named, str) else list(named)
 
 
 class VllmConfig(Config):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 JsonDict = dict[str, Any]
 Draw = tuple[int, int]
 """Number of a row in its stream, and number of a view of it; view 0 is the row itself."""
+FORGET_DATA = ("forget", "alternate", "decouple", "holdout")
+"""Keys of a stage that name recipes beside its task, each a tuple of TaskSpec of the planned stage."""
 ALL_ENGINES = frozenset({"plain", "zero1", "zero2", "zero3"})
 
 
@@ -247,6 +249,8 @@ SLOTS = frozenset({"objective:task", "trainable-mask", "weights:edit", "weights:
 """What one method of a stage may hold at a time."""
 STREAM_SLOTS = ("order:", "choose:")
 """Slots of one stream, written ``order:<stream>``."""
+SHARED = frozenset({"forget"})
+"""Streams that several methods of a stage may open, with equally many rows per step."""
 WRITES = frozenset({"weights:edit", "weights:prox", "step:passes"})
 """Slots that allow ``ctx.weights.edit``."""
 
@@ -357,6 +361,12 @@ class Stage:
     gradient_order: tuple[str, ...] = ()
     forget: tuple[TaskSpec, ...] = ()
     """Data sets to be forgotten in this stage; their rows are stream ``forget``."""
+    alternate: tuple[TaskSpec, ...] = ()
+    """Other answers to the rows to forget; may instead stand in their ``meta.alternate``."""
+    decouple: tuple[TaskSpec, ...] = ()
+    """What the rows to forget ask, about harmless pictures; may instead stand in their ``meta.decouple``."""
+    holdout: tuple[TaskSpec, ...] = ()
+    """Rows like those to forget that no stage trains on, beside rows to forget with ``meta.holdout``."""
     pools: tuple[TaskSpec, ...] = ()
     """Data sets that methods read beside the tasks, such as general samples."""
 

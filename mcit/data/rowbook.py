@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Stage, TaskSpec
+from mcit.data import forgetset
 from mcit.data.folder import DataFolder
 from mcit.data.rowset import joined
 
@@ -38,8 +39,23 @@ class RowBook:
         return joined([self.rows(task.name) for task in self.stage.tasks])
 
     def forget_rows(self) -> Sequence[Row]:
-        """Training rows of the recipes the stage forgets."""
-        return joined([self._folder(task).rows("train") for task in self.stage.forget])
+        """Training rows of the recipes the stage forgets, without those held out."""
+        return forgetset.to_forget(self._train(self.stage.forget))
+
+    def alternate_rows(self) -> Sequence[Row]:
+        """The rows to forget with their alternate answers. Raises DataError for rows without one."""
+        return forgetset.with_alternates(self.forget_rows(), self._train(self.stage.alternate))
+
+    def decouple_rows(self) -> Sequence[Row]:
+        """What the rows to forget ask, about harmless pictures. Raises DataError for rows without one."""
+        return forgetset.decoupled(self.forget_rows(), self._train(self.stage.decouple))
+
+    def holdout_rows(self) -> Sequence[Row]:
+        """Rows of the stage's holdout, then those to forget that are marked as held out."""
+        return joined([self._train(self.stage.holdout), forgetset.held_out(self._train(self.stage.forget))])
+
+    def _train(self, tasks: Sequence[TaskSpec]) -> Sequence[Row]:
+        return joined([self._folder(task).rows("train") for task in tasks])
 
     def pool(self, recipe: str) -> Sequence[Row]:
         """Training rows of a recipe beside the tasks. Raises DataError for one that no method of the stage names."""

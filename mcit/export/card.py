@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from mcit.core.errors import McitError
-from mcit.core.types import JsonDict
+from mcit.core.types import FORGET_DATA, JsonDict
 from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals.score import read_score
 from mcit.runs.run import Run
@@ -155,7 +155,7 @@ def _data_rows(stages: Sequence[JsonDict], config: JsonDict, plan: JsonDict) -> 
     names: dict[str, None] = {}
     for stage in stages:
         given = config["stages"][stage["index"] - 1]
-        for recipes in (given["recipe"], given["forget"]):
+        for recipes in (given.get(key, []) for key in ("recipe", *FORGET_DATA)):
             names.update(dict.fromkeys([recipes] if isinstance(recipes, str) else recipes))
     return [[_shown(name), _recipe_licence(name), f"`{plan['recipes'][name][:16]}`"] for name in names]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mcit.core.config import suggestion
 from mcit.core.errors import Problem
-from mcit.core.types import SLOTS, STREAM_SLOTS, Plan, Stage
+from mcit.core.types import SHARED, SLOTS, STREAM_SLOTS, Plan, Stage
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet, make
 from mcit.methods.flow import stream_problems
@@ -97,7 +97,7 @@ def _exclusive(methods: Sequence[Method], where: str, claim: str, says: str) -> 
     first: dict[str, str] = {}
     problems = []
     for i, method in enumerate(methods):
-        for name in sorted(getattr(method.claims, claim)):
+        for name in sorted(getattr(method.claims, claim) - SHARED):
             if name in first:
                 what = says.format(name=name, other=first[name])
                 fix = "remove one of the two from this stage"

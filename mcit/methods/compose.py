@@ -16,6 +16,7 @@ from mcit.core.lookup import class_of
 from mcit.core.records import MethodState
 from mcit.core.stored import read_record
 from mcit.core.types import (
+    SHARED,
     WRITES,
     Batch,
     Claims,
@@ -103,7 +104,12 @@ class MethodSet:
         opened: dict[str, StreamSpec] = {}
         for method in self.order("streams"):
             for name, spec in method.streams(ctx).items():
-                if name in opened or name == "task":
+                if name in SHARED and name in opened:
+                    size = opened[name].per_step
+                    if spec.per_step != size:
+                        what = f"reads {spec.per_step} rows of stream '{name}' per step, another method {size}"
+                        raise PlanError(what, where=method.name, fix=f"set per_step: {size}")
+                elif name in opened or name == "task":
                     raise PlanError(
                         f"stream '{name}' is opened twice", where=method.name, fix="remove one of the methods"
                     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
-from mcit.core.types import MethodSpec, Plan, TaskSpec
+from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Stage, TaskSpec
 
 Announce = Callable[[str], None]
 
@@ -18,7 +18,8 @@ class StageData:
     """The data sets of one stage."""
 
     tasks: tuple[TaskSpec, ...]
-    forget: tuple[TaskSpec, ...] = ()
+    beside: dict[str, tuple[TaskSpec, ...]] = field(default_factory=dict)
+    """By key of FORGET_DATA."""
     pools: tuple[TaskSpec, ...] = ()
 
 
@@ -71,7 +72,10 @@ def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[S
     """Data sets of each stage, recipes built where they are not yet; recipes of methods are added later."""
     tasks = Tasks(announce)
     stages = [
-        StageData(tasks.of(stage.recipes, f"stages[{i}].recipe"), tasks.of(stage.forget_recipes, f"stages[{i}].forget"))
+        StageData(
+            tasks.of(stage.recipes, f"stages[{i}].recipe"),
+            {key: tasks.of(stage.recipes_of(key), f"stages[{i}].{key}") for key in FORGET_DATA},
+        )
         for i, stage in enumerate(config.stages)
     ]
     return stages, tasks.problems + _name_problems(stages)
@@ -80,7 +84,10 @@ def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[S
 def _name_problems(stages: list[StageData]) -> list[Problem]:
     by_task: dict[str, str] = {}
     problems = []
-    for task in {t.recipe: t for stage in stages for t in (*stage.tasks, *stage.forget)}.values():
+    scored = (
+        t for stage in stages for t in (*stage.tasks, *stage.beside.get("forget", ()), *stage.beside.get("holdout", ()))
+    )
+    for task in {t.recipe: t for t in scored}.values():
         if by_task.setdefault(task.name, task.recipe) != task.recipe:
             what = f"recipes {by_task[task.name]} and {task.recipe} both define task '{task.name}'"
             problems.append(Problem("stages", what, "give the recipes different task names"))
@@ -102,5 +109,11 @@ def build_pools(
 
 def recipes_of(plan: Plan) -> list[TaskSpec]:
     """Every data set that a run reads: tasks, what is forgotten, pools of methods."""
-    rest = {t.recipe: t for stage in plan.stages for t in (*stage.forget, *stage.pools)}
-    return [*plan.tasks, *(task for recipe, task in sorted(rest.items()))]
+    rest = {t.recipe: t for stage in plan.stages for t in beside(stage)}
+    known = {task.recipe for task in plan.tasks}
+    return [*plan.tasks, *(task for recipe, task in sorted(rest.items()) if recipe not in known)]
+
+
+def beside(stage: Stage) -> tuple[TaskSpec, ...]:
+    """Every data set that a stage reads beside its tasks."""
+    return (*(task for key in FORGET_DATA for task in getattr(stage, key)), *stage.pools)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.files import sha256_file
-from mcit.core.types import Plan, Row, Stage, TaskSpec
+from mcit.core.types import FORGET_DATA, SHARED, Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.data.forgetset import asked, held_out, to_forget
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.methods.check import FORGETS
@@ -25,6 +26,13 @@ def forget_problems(plan: Plan) -> list[Problem]:
     for stage in plan.stages:
         where = f"stages[{stage.index - 1}].forget"
         if not stage.forget:
+            for key in FORGET_DATA[1:]:
+                if getattr(stage, key):
+                    what, fix = (
+                        "is given, but the stage names nothing to forget",
+                        "name recipes in forget, or remove it",
+                    )
+                    problems.append(Problem(f"stages[{stage.index - 1}].{key}", what, fix))
             continue
         for task in stage.forget:
             if not task.rows.get("train"):
@@ -32,7 +40,7 @@ def forget_problems(plan: Plan) -> list[Problem]:
             elif not task.rows.get("test"):
                 what = "has no test rows, so what is forgotten will not be measured"
                 problems.append(Problem(f"{where} {task.recipe}", what, "add a test source to the recipe", "note"))
-        both = overlap(stage.forget, stage.tasks)
+        both = overlap(stage.forget, (*stage.tasks, *stage.decouple))
         problems += [
             Problem(
                 f"{where}: {row.where}",
@@ -44,14 +52,19 @@ def forget_problems(plan: Plan) -> list[Problem]:
         more = len(both) - _NAMED
         if more > 0:
             problems.append(Problem(where, f"{more} more rows are to be forgotten and retained at once"))
+        problems += _held_out(stage, plan)
         problems += _unusable(stage, plan)
         problems += _learned_again(stage, plan)
     return problems
 
 
 def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[tuple[Row, Row]]:
-    """Training rows to forget that are also training rows of `tasks`: the same pictures with the same turns or source."""
-    forgotten, retained = _rows(forget), _rows(tasks)
+    """Training rows to forget that are also training rows of `tasks`."""
+    return overlapping(to_forget(_rows(forget)), _rows(tasks))
+
+
+def overlapping(forgotten: Sequence[Row], retained: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Pairs of rows that ask the same about the same pictures, or come from the same place of origin with them."""
     by_key: dict[object, list[Row]] = {}
     for row in retained:
         for key in _keys(row):
@@ -67,7 +80,7 @@ def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[t
 
 def _keys(row: Row) -> Iterable[object]:
     """What rows must have in common beside their pictures; a place of origin is relative to a recipe and says little alone."""
-    yield "turns", tuple((t.role, " ".join(t.text.split())) for t in row.turns)
+    yield "asks", asked(row) or tuple(" ".join(t.text.split()) for t in row.turns)
     if row.images:
         yield "where", row.where
 
@@ -85,19 +98,38 @@ def _rows(tasks: tuple[TaskSpec, ...]) -> Sequence[Row]:
     return joined([DataFolder.open(task.folder).rows("train") for task in tasks])
 
 
+def _held_out(stage: Stage, plan: Plan) -> list[Problem]:
+    """Rows held out that the stage forgets, or that some stage trains on."""
+    where, forgotten = f"stages[{stage.index - 1}].holdout", _rows(stage.forget)
+    rows = joined([_rows(stage.holdout), held_out(forgotten)])
+    both = [(row, other, "forgotten") for row, other in overlapping(rows, to_forget(forgotten))]
+    for s in plan.stages if len(rows) else ():
+        both += [(row, other, f"trained on in stage {s.name}") for row, other in overlapping(rows, _rows(s.tasks))]
+    return [
+        Problem(f"{where}: {row.where}", f"is held out and {how} ({other.where})", "leave it out of one of the two")
+        for row, other, how in both[:_NAMED]
+    ] + ([Problem(where, f"{len(both) - _NAMED} more rows are held out and used")] if len(both) > _NAMED else [])
+
+
 def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
     """What the methods that read rows to forget say about the rows, before weights are loaded."""
     earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
     problems: list[Problem] = []
+    sizes: dict[str, int] = {}
     for i, spec in enumerate(stage.methods):
-        method = make(spec)
+        method, where = make(spec), f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
         reads = FORGETS & method.claims.streams or "stream:forget" in method.claims.needs
         if reads and all(task.rows.get("train") for task in stage.forget):
             try:
-                method.streams(RowBook(earlier, stage))
+                opened = method.streams(RowBook(earlier, stage))
             except McitError as error:
-                where = f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
                 problems += [Problem(f"{where}: {p.where}", p.what, p.fix, p.level) for p in error.problems]
+                continue
+            for name in sorted(SHARED & opened.keys()):
+                size = sizes.setdefault(name, opened[name].per_step)
+                if size != opened[name].per_step:
+                    what = f"reads {opened[name].per_step} rows of stream '{name}' per step, another method {size}"
+                    problems.append(Problem(where, what, f"set per_step: {size}, as they read the same rows"))
     return problems
 
 

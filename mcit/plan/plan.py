@@ -20,7 +20,7 @@ from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
-from mcit.core.types import JsonDict, MethodSpec, Plan, ProbeSpec, Stage
+from mcit.core.types import FORGET_DATA, JsonDict, MethodSpec, Plan, ProbeSpec, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
 from mcit.plan.pools import router_spec
 from mcit.plan.presets import expanded, preset_file, read_preset
@@ -137,8 +137,8 @@ def reference_problems(config: RunConfig) -> list[Problem]:
     names: dict[str, int] = {}
     for i, stage in enumerate(config.stages):
         where = f"stages[{i}]"
-        for key, recipes in (("recipe", stage.recipes), ("forget", stage.forget_recipes)):
-            for recipe in recipes:
+        for key in ("recipe", *FORGET_DATA):
+            for recipe in stage.recipes_of(key):
                 try:
                     find_recipe(recipe)
                 except McitError as error:
@@ -273,7 +273,7 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
                 rows=rows,
                 seed=seed_for(config.seed, "stage", i + 1),
                 gradient_order=tuple(stage.gradient_order),
-                forget=data[i].forget,
+                **data[i].beside,
                 pools=data[i].pools,
             )
         )
@@ -358,7 +358,7 @@ def plan_json(plan: Plan) -> JsonDict:
                 "name": stage.name,
                 "folder": stage.folder,
                 "tasks": [task.name for task in stage.tasks],
-                "forget": [task.name for task in stage.forget],
+                **{key: [task.name for task in getattr(stage, key)] for key in FORGET_DATA},
                 "steps": stage.steps,
                 "rows": stage.rows,
                 "seed": stage.seed,

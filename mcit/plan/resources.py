@@ -24,6 +24,7 @@ from mcit.models import adapters, quant
 from mcit.models.load import model_config
 from mcit.models.text import auto_class_of
 from mcit.models.units import block_of, group_of
+from mcit.plan.datasets import beside
 from mcit.plan.preflight import train_sizes
 from mcit.plan.selection import Names
 
@@ -147,7 +148,7 @@ def weights_of(model: Any, base: BaseConfig) -> dict[str, Weight]:
 
 def largest_micro_batch(plan: Plan, *, nproc: int = 1) -> MicroBatch:
     """The largest micro-batch of a rank in any stage, from the rows that were sampled of the data sets."""
-    tasks = {t.folder: t for stage in plan.stages for t in (*stage.tasks, *stage.forget, *stage.pools)}
+    tasks = {t.folder: t for stage in plan.stages for t in (*stage.tasks, *beside(stage))}
     sizes = [size for task in tasks.values() for size in train_sizes(plan, task)]
     batch = max((stage.optim.batch for stage in plan.stages if stage.steps), default=1)
     rows = max(1, min(plan.config.engine.micro_batch, -(-batch // nproc)))

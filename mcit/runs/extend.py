@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import ConfigError, McitError, Problem, StateError
-from mcit.core.types import JsonDict, Plan
+from mcit.core.types import FORGET_DATA, JsonDict, Plan
 from mcit.runs import rewrite
 from mcit.runs.identity import Changes, config_changes, differences, identity, told
 from mcit.runs.run import Run, find_run, find_runs, open_existing, open_run, plan_files
@@ -186,7 +186,7 @@ def _same_world(run: Run, start: Start, *, stages: int) -> None:
 
 def _used(stages: list[JsonDict]) -> set[str]:
     """Keys of an identity that stages of a resolved config bring with their recipes and methods."""
-    given = [stage.get(key, []) for stage in stages for key in ("recipe", "forget")]
+    given = [stage.get(key, []) for stage in stages for key in ("recipe", *FORGET_DATA)]
     recipes = {name for names in given for name in ([names] if isinstance(names, str) else names)}
     methods = {method["name"] for stage in stages for method in stage.get("methods", [])}
     return {f"recipe {name}" for name in recipes} | {f"source of method {name}" for name in methods}

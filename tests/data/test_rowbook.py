@@ -26,3 +26,16 @@ def test_a_stage_reads_its_own_and_earlier_tasks_and_what_it_forgets():
         book.pool("tiny/letter")
     with pytest.raises(DataError, match="'word' is not in this or an earlier stage"):
         book.rows("word")
+
+
+def test_rows_beside_those_to_forget(tmp_path):
+    """Alternates and harmless pictures come in the order of the rows to forget; holdout rows are those of its recipes."""
+    beside = {"alternate": "tiny/word-alternate", "holdout": "tiny/word-holdout"}
+    forgets = {"recipe": "tiny/yesno", "forget": "tiny/word-forget", "methods": [{"use": "gs_lora"}], **beside}
+    plan = plan_of({"recipe": "tiny/letter"}, forgets)
+    book = RowBook(plan.tasks, plan.stages[1])
+    rows, others = book.forget_rows(), book.alternate_rows()
+    assert [r.id for r in others] == [r.id for r in rows] and {r.answer for r in others} == {"violet"}
+    assert len(book.holdout_rows()) == plan.stages[1].holdout[0].rows["train"] > 5
+    with pytest.raises(DataError, match="no harmless picture"):
+        book.decouple_rows()

@@ -20,8 +20,8 @@ def test_each_recipe_is_built_once_and_shared():
     config = config_of({"recipe": "tiny/letter"}, {"recipe": "tiny/word", "forget": "tiny/letter"})
     stages, problems = datasets.build_tasks(config, announce=None)
     assert not problems
-    assert stages[0].tasks[0] == stages[1].forget[0]
-    assert stages[0].forget == ()
+    assert stages[0].tasks[0] == stages[1].beside["forget"][0]
+    assert stages[0].beside["forget"] == stages[1].beside["holdout"] == ()
 
 
 def test_two_recipes_of_one_task_name_are_refused(tmp_path):

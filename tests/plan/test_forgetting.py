@@ -62,17 +62,18 @@ def pair(tmp_path, monkeypatch):
 
 
 def test_what_makes_rows_the_same(pair):
-    """Same picture (by content) and same turns, whatever white space and file; or same picture and same place of origin."""
+    """Same picture (by content) and same question, whatever white space, answer and file; or same picture and same place."""
     spaced = (Turn("user", "<image> what?"), Turn("assistant", "dog"))
     other = (Turn("user", "<image>\nwhat?"), Turn("assistant", "animal"))
-    assert len(pair()) == 1 and len(pair(turns_b=spaced)) == 1
-    assert pair(bytes_b=b"q") == [] and pair(turns_b=other) == []
-    assert len(pair(turns_b=other, source_b="a.json:7")) == 1
+    asks = (Turn("user", "<image>\nwho?"), Turn("assistant", "dog"))
+    assert len(pair()) == 1 and len(pair(turns_b=spaced)) == 1 and len(pair(turns_b=other)) == 1
+    assert pair(bytes_b=b"q") == [] and pair(turns_b=asks) == []
+    assert len(pair(turns_b=asks, source_b="a.json:7")) == 1
     assert pair(bytes_b=b"q", source_b="a.json:7") == []
 
 
 def test_texts_without_pictures_are_the_same_by_their_turns_alone(monkeypatch):
-    """Two recipes may each have a line 1 of rows.json; only equal turns make these rows the same."""
+    """Two recipes may each have a line 1 of rows.json; only equal questions make these rows the same."""
 
     def row(question):
         return Row("0", (), (Turn("user", question), Turn("assistant", "yes")), "t", "rows.json:1")
@@ -148,3 +149,27 @@ def test_a_run_scores_what_is_forgotten_beside_the_matrix(tmp_path):
     report = full_report(run.layout.root)
     assert report["tasks"] == ["word-others", "letter"] and report["forget"][0]["stage"] == "01-forget"
     assert report["forget"][0]["before"] is not None and report["forget"][0]["pairs"] == 14
+
+
+def test_rows_held_out_are_neither_forgotten_nor_trained_on():
+    beside = {"holdout": "tiny/word-holdout"}
+    assert not [note for note in plan_of(stages=[{**STAGES[1], **beside}]).notes if "held out" in note]
+    for holdout, how in (
+        ("tiny/word-forget", "is held out and forgotten"),
+        ("tiny/letter", "trained on in stage letter"),
+    ):
+        with pytest.raises(PlanError) as error:
+            plan_of(stages=[{**STAGES[1], "holdout": holdout}, STAGES[2]])
+        found = [p for p in error.value.problems if how in p.what]
+        assert len(found) == 20 and found[0].where.startswith("stages[0].holdout: ") and found[0].fix
+        assert "more rows are held out" in error.value.problems[20].what
+
+
+def test_a_harmless_picture_that_is_the_one_to_forget_is_refused():
+    with pytest.raises(PlanError, match="to be forgotten and retained at once"):
+        plan_of(stages=[{**STAGES[1], "decouple": "tiny/word"}])
+
+
+def test_data_beside_nothing_to_forget():
+    with pytest.raises(PlanError, match=r"stages\[0\].decouple.*nothing to forget"):
+        plan_of(stages=[{"recipe": "tiny/word-retain", "decouple": "tiny/word"}])
