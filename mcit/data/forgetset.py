@@ -58,7 +58,8 @@ def answered(row: Row, text: str) -> tuple[Turn, ...]:
 
 def _paired(rows: Sequence[Row], given: Sequence[Row], key: str, make: Any) -> list[Row]:
     by_id = _by_id(rows, given, key) if len(given) else {}
-    problems, out = [], []
+    problems: list[Problem] = []
+    out: list[Row] = []
     for row in rows:
         try:
             out.append(make(row, by_id.get(row.id), f"{row.where}: meta.{key}"))
