@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import combine_arguments, print_json
 from mcit.cli.team import nproc_argument
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
+from mcit.core.interfaces import Reporter
 from mcit.core.ranks import agreed, on_first
+
+if TYPE_CHECKING:
+    from mcit.models.combine import Combination
+    from mcit.runs.run import Run
 
 
 def add_parser(verbs: Any) -> None:
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         show(found.layout.root, paths, as_json=args.json)
         return 0
     from mcit.cli import team
-    from mcit.cli.common import StopFlag, config_of_run, start_torch
+    from mcit.cli.common import Lines, StopFlag, combination_of, config_of_run, start_torch
 
     config = config_of_run(found)
     code = team.started(args, config)
@@ -63,11 +69,12 @@ def run(args: argparse.Namespace) -> int:
     stop = StopFlag(quiet=team.started_by_mcit())
     stop.install()
     start_torch()
+    combination = combination_of(args, found)
     with team.joined(config.engine) as ranks:
         team.same_run(ranks, lambda: found)
         found.share(ranks)
         with found.locked():
-            _generate(args, found, stop)
+            generate(found, after=args.after, tasks=args.task, reporter=Lines(), stop=stop, combination=combination)
             paths = on_first(ranks, lambda: finish(found.layout.root))
     if ranks.rank() == 0:
         show(found.layout.root, paths, as_json=args.json)
@@ -95,26 +102,35 @@ def _elsewhere(args: argparse.Namespace, found: Any) -> int:
     return 0
 
 
-def _generate(args: argparse.Namespace, found: Any, stop: Any) -> None:
-    from mcit.cli.common import Lines, combination_of, plan_of_run
+def generate(
+    found: Run,
+    *,
+    after: int | None,
+    tasks: Sequence[str],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    combination: Combination | None = None,
+) -> None:
+    """Score stages of a run that is locked: one or all, tasks that are due or those named; or a combination of stages.
+
+    Raises ConfigError for a stage that is not committed or a task that the run does not have.
+    """
+    from mcit.cli.common import plan_of_run
     from mcit.cli.team import same_plan
     from mcit.train.sequence import Session, due, score, score_combined
 
     plan = same_plan(found.ranks, lambda: plan_of_run(found))
     committed = [s for s in plan.stages if found.is_committed(s.folder)]
-    if args.after is not None and not 0 <= args.after <= len(committed):
-        raise agreed(ConfigError(f"stage {args.after} is not committed", where="--after", fix=f"0 to {len(committed)}"))
+    if after is not None and not 0 <= after <= len(committed):
+        raise agreed(ConfigError(f"stage {after} is not committed", where="--after", fix=f"0 to {len(committed)}"))
     by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks)}
-    for name in args.task:
+    for name in tasks:
         if name not in by_name:
             raise agreed(ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name)))
-    out = Lines()
-    session = Session(plan, found, out)
-    spec = combination_of(args, found)
-    if spec is not None:
-        tasks = tuple(by_name[n] for n in args.task) or due(plan, max(spec.stages))
-        score_combined(session, spec, reporter=out, tasks=tasks, stop=stop)
+    session, wanted = Session(plan, found, reporter), tuple(by_name[n] for n in tasks)
+    if combination is not None:
+        due_then = wanted or due(plan, max(combination.stages))
+        score_combined(session, combination, reporter=reporter, tasks=due_then, stop=stop)
         return
-    for after in [args.after] if args.after is not None else [s.index for s in committed]:
-        tasks = tuple(by_name[n] for n in args.task) or due(plan, after)
-        score(session, after, reporter=out, tasks=tasks, stop=stop)
+    for stage in [after] if after is not None else [s.index for s in committed]:
+        score(session, stage, reporter=reporter, tasks=wanted or due(plan, stage), stop=stop)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mcit.cli import team
-from mcit.cli.common import StopFlag, config_arguments, print_json, trust_argument
+from mcit.cli.common import StopFlag, config_arguments, print_json, reporter, trust_argument
 from mcit.cli.team import nproc_argument
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.hashes import reading_all
+from mcit.core.interfaces import Reporter
 from mcit.core.ranks import on_first
-from mcit.core.schema import EngineConfig
+from mcit.core.schema import EngineConfig, RunConfig
 from mcit.core.types import Plan
 from mcit.runs.layout import RunLayout
 
 if TYPE_CHECKING:
     from mcit.runs.run import Run
+
+Planned = Callable[[Reporter], Plan]
+Opened: TypeAlias = "Callable[[Plan, dict[str, Any]], Run]"
 
 
 def add_parser(verbs: Any) -> None:
@@ -50,23 +55,38 @@ def run(args: argparse.Namespace) -> int:
     if code is not None:
         return code
 
-    def planned(out: Any) -> Plan:
+    planned, opened = steps_of(
+        config, Path(args.runs_dir), new=args.new, extend=args.extend, parent=args.parent, stages=args.stage
+    )
+    given = {"config_text": text, "as_json": args.json, "trust_mtime": args.trust_mtime}
+    return go(planned, opened, engine=config.engine, **given)
+
+
+def steps_of(
+    config: RunConfig,
+    runs_dir: Path,
+    *,
+    new: bool = False,
+    extend: str | None = None,
+    parent: str | None = None,
+    stages: int | None = None,
+) -> tuple[Planned, Opened]:
+    """How `train` plans a config and opens its run: a new one, the one there is, one to `extend`, or a branch of `parent`."""
+
+    def planned(out: Reporter) -> Plan:
         from mcit.plan.plan import make_plan
 
-        return make_plan(config, announce=out.line, runs_dir=Path(args.runs_dir))
+        return make_plan(config, announce=out.line, runs_dir=runs_dir)
 
     def opened(plan: Plan, start: dict[str, Any]) -> Run:
         from mcit.runs.extend import open_branch, open_or_extend
         from mcit.runs.run import open_existing
 
-        runs_dir = Path(args.runs_dir)
-        if args.parent:
-            return open_branch(plan, open_existing(Path(args.parent)), runs_dir=runs_dir, stages=args.stage, **start)
-        root = Path(args.extend) if args.extend else None
-        return open_or_extend(plan, runs_dir=runs_dir, root=root, new=args.new, **start)
+        if parent:
+            return open_branch(plan, open_existing(Path(parent)), runs_dir=runs_dir, stages=stages, **start)
+        return open_or_extend(plan, runs_dir=runs_dir, root=Path(extend) if extend else None, new=new, **start)
 
-    given = {"config_text": text, "as_json": args.json, "trust_mtime": args.trust_mtime}
-    return go(planned, opened, engine=config.engine, **given)
+    return planned, opened
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -80,33 +100,62 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise StateError("is no run directory", where=root, fix="name a run: `mcit status` lists them")
 
 
+@dataclass(frozen=True)
+class Done:
+    """A run that went through."""
+
+    root: Path
+    paths: dict[str, str]
+    """Files of the report by kind."""
+    first: bool
+    """Whether this process is rank 0."""
+
+
 def go(
-    planned: Callable[[Any], Plan],
-    open_it: Callable[[Plan, dict[str, Any]], Run],
+    planned: Planned,
+    opened: Opened,
     *,
     engine: EngineConfig,
     config_text: str,
     as_json: bool,
     trust_mtime: bool = False,
 ) -> int:
-    """Plan, open the run, train and score under its lock, then print the report and where everything is.
+    """`train` with signals and a live view, then print the report and where everything is."""
+    stop = StopFlag(quiet=team.started_by_mcit())
+    stop.install()
+    given: dict[str, Any] = {"config_text": config_text, "trust_mtime": trust_mtime}
+    done = train(planned, opened, engine=engine, make_reporter=reporter, stop=stop, **given)
+    if done.first:
+        show(done.root, done.paths, as_json=as_json)
+    return 0
 
-    `open_it` gets the plan and what `open_run` takes of a start: config text, resolved config, plan and environment.
+
+def train(
+    planned: Planned,
+    opened: Opened,
+    *,
+    engine: EngineConfig,
+    config_text: str,
+    make_reporter: Callable[[], Reporter],
+    stop: Callable[[], bool],
+    trust_mtime: bool = False,
+) -> Done:
+    """Plan, open the run, train and score under its lock, and write the report.
+
+    `opened` gets the plan and what `open_run` takes of a start: config text, resolved config, plan and environment.
     Base, data and pictures are read whole first, so that the run is what its digests say; with `trust_mtime` files that
     an earlier command read are known by size and times.
 
-    With several ranks all of them go through this; rank 0 opens, locks, reports and prints.
+    With several ranks all of them go through this; rank 0 opens, locks and reports. Raises Interrupted when `stop` says so.
     """
     from mcit.cli import common
 
-    stop = StopFlag(quiet=team.started_by_mcit())
-    stop.install()
     common.start_torch()
     from mcit.plan import plan as planning
     from mcit.train.sequence import run_sequence
 
     with team.joined(engine) as ranks:
-        first, out = ranks.rank() == 0, common.reporter()
+        first, out = ranks.rank() == 0, make_reporter()
         try:
 
             def open_or_create() -> Run:
@@ -116,26 +165,24 @@ def go(
                     "plan_json": planning.plan_json(plan),
                     "environment": {**common.environment(), "ranks": ranks.size()},
                 }
-                return open_it(plan, start)
+                return opened(plan, start)
 
             with reading_all(first and not trust_mtime):
                 plan = team.same_plan(ranks, lambda: planned(out))
-                opened = team.same_run(ranks, open_or_create)
-            with opened.locked():
-                out.line(f"run {opened.layout.root}")
-                for note in opened.notes:
+                run = team.same_run(ranks, open_or_create)
+            with run.locked():
+                out.line(f"run {run.layout.root}")
+                for note in run.notes:
                     out.line(f"note: {note}")
-                page = Page(opened.layout, out.line)
-                run_sequence(plan, opened, reporter=out, stop=stop, scored=page.refresh)
-                paths = on_first(ranks, lambda: finish(opened.layout.root))
+                page = Page(run.layout, out.line)
+                run_sequence(plan, run, reporter=out, stop=stop, scored=page.refresh)
+                paths = on_first(ranks, lambda: finish(run.layout.root))
                 on_first(ranks, page.write)
         finally:
             close = getattr(out, "close", None)
             if close:
                 close()
-    if first:
-        show(opened.layout.root, paths, as_json=as_json)
-    return 0
+    return Done(run.layout.root, paths, first)
 
 
 class Page:

@@ -6,12 +6,15 @@ the meta device), then the machine.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mcit.core import lookup
 from mcit.core.config import Config, MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
@@ -38,12 +41,22 @@ def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfi
         known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
         raise ConfigError("no such config", where=name, fix=suggestion(name, known))
     data = lookup.anchored(apply_overrides(load_yaml(path), overrides or []), path.parent)
+    return _checked(data, where=f"{path}: "), path.read_text()
+
+
+def read_mapping(content: Mapping[str, Any], overrides: list[str] | None = None) -> tuple[RunConfig, str]:
+    """The same of what a config file would hold; relative paths are meant from the current folder."""
+    data = apply_overrides(json.loads(json.dumps(dict(content), default=str)), overrides or [])
+    return _checked(lookup.anchored(data, Path.cwd())), yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _checked(data: Any, *, where: str = "") -> RunConfig:
     config, problems = parse_run(data)
     if config is not None:
         problems = problems + reference_problems(config)
     if problems or config is None:
-        raise ConfigError.of([Problem(f"{path}: {p.where}", p.what, p.fix) for p in problems])
-    return config, path.read_text()
+        raise ConfigError.of([Problem(f"{where}{p.where}", p.what, p.fix) for p in problems])
+    return config
 
 
 def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
