@@ -6,7 +6,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Progress, Row, Stage, WeightUnit
+from mcit.core.types import (
+    Batch,
+    Counts,
+    JsonDict,
+    LossSum,
+    ModelOutput,
+    Progress,
+    Row,
+    RowFit,
+    Stage,
+    TaskSpec,
+    WeightUnit,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,6 +185,9 @@ class DataContext(Protocol):
 
     def pool_digest(self, recipe: str) -> str:
         """Digest of such a recipe's text and sources."""
+
+    def spec(self, task: str) -> TaskSpec:
+        """Scorer, style and length of answers of a task of this stage or of any earlier one."""
 
 
 class NamesContext(Protocol):
@@ -358,6 +373,26 @@ class ProbeContext(Passes, Protocol):
     @property
     def earlier(self) -> Sequence[JsonDict]:
         """What this probe has on record in this stage: ``step``, and ``values`` or ``left_out``."""
+
+    def fits(self, rows: Sequence[Row]) -> list[RowFit]:
+        """How each row's answer fits the model, teacher-forced and shared over ranks: the same on each of them."""
+
+    def answers(self, rows: Sequence[Row], *, max_new_tokens: int) -> list[JsonDict]:
+        """Greedy answers, shared over ranks: ``text``, ``tokens`` and ``truncated`` per row."""
+
+    def score(self, task: str, rows: Sequence[Row]) -> JsonDict:
+        """Greedy answers to rows of a task, scored as the run scores: ``accuracy``, ``valid`` and ``truncated`` in [0, 1]."""
+
+    def gradient_norms(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Norm over all trained tensors of the task loss's gradient on a few training rows of this stage (``plasticity``),
+        and of what each method adds to the loss, by its name: on these rows, on as many of the streams it opens, on weights.
+        """
+
+    def within(self, part: str, work: Callable[[], JsonDict]) -> JsonDict | None:
+        """What `work` returns, if so much more keeps to the probe's share of time, by what this part took last; else None.
+
+        What was left out is on record. Every rank calls it alike.
+        """
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks; called by every rank."""

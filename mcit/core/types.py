@@ -198,6 +198,17 @@ class ModelOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class RowFit:
+    """How a row's answer fits the model, teacher-forced, fp32."""
+
+    nll: float
+    """Mean negative log-likelihood of an answer token, end token included."""
+    tokens: int
+    right: int
+    """Answer tokens that are the likeliest one at their place."""
+
+
+@dataclass(frozen=True, slots=True)
 class LossSum:
     """A loss as a sum together with what it is counted in; the loop divides by that count over the whole step."""
 

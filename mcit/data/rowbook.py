@@ -26,12 +26,17 @@ class RowBook:
         """Tasks of this stage and of all earlier ones, in order of first appearance."""
         return tuple(self._tasks)
 
-    def rows(self, task: str, split: str = "train") -> Sequence[Row]:
-        """Rows in the recipe's order. Raises DataError for a task that is not in the sequence so far."""
+    def spec(self, task: str) -> TaskSpec:
+        """Scorer, style and length of answers of a task. Raises DataError for one that is not in the sequence so far."""
         if task not in self._tasks:
             raise DataError(f"task '{task}' is not in this or an earlier stage", where=self.stage.name)
+        return self._tasks[task]
+
+    def rows(self, task: str, split: str = "train") -> Sequence[Row]:
+        """Rows in the recipe's order. Raises DataError for a task that is not in the sequence so far."""
+        spec = self.spec(task)
         if task not in self._open:
-            self._open[task] = DataFolder.open(self._tasks[task].folder)
+            self._open[task] = DataFolder.open(spec.folder)
         return self._open[task].rows(split)
 
     def stage_rows(self) -> Sequence[Row]:

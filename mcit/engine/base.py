@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
@@ -62,6 +62,9 @@ class Engine(Protocol):
 
     def quiet(self) -> AbstractContextManager[None]:
         """A block without dropout: what is computed in it draws no random number."""
+
+    def answering(self) -> AbstractContextManager[tuple[nn.Module, bool]]:
+        """A block to generate in: the model, and whether every rank has to run the same passes because weights are sharded."""
 
     def traced(self) -> AbstractContextManager[None]:
         """A block after whose forward and backward pass `gradients` has those of effective weights, until `discard`."""

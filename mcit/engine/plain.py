@@ -98,6 +98,12 @@ class PlainEngine:
                 module.training = True
 
     @contextlib.contextmanager
+    def answering(self) -> Iterator[tuple[nn.Module, bool]]:
+        """The model without dropout; each rank may answer other rows."""
+        with self.quiet(), self.autocast():
+            yield self.model, False
+
+    @contextlib.contextmanager
     def traced(self) -> Iterator[None]:
         """Gradients of effective weights can be asked for after the passes in this block, until they are discarded."""
         self._traces = Traces(self.model, self._units)

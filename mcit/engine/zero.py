@@ -71,6 +71,12 @@ class ZeroEngine(PlainEngine):
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[tuple[nn.Module, bool]]:
+        """Weights that are sharded are gathered in every pass, so all ranks answer the same rows."""
+        with super().answering() as (model, _):
+            yield model, self._stage == 3
+
     def _run(self, batch: Batch, layers: frozenset[str]) -> ModelOutput:
         whole = self.spec.with_ghost(batch) if self.spec.with_ghost else batch
         self._ghosted = whole is not batch

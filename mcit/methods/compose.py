@@ -163,6 +163,10 @@ class MethodSet:
                 shares[method.name] = value.detach()
         return total, shares
 
+    def term_of(self, method: Method, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
+        """The loss term of one method alone."""
+        return method.loss_term(out, batch, self._view(method, ctx))
+
     def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> dict[str, Tensor]:
         """Penalty of each method on this unit."""
         asked = [m for m in self.order("weight_penalty") if unit.kind in m.penalty_kinds]

@@ -260,6 +260,17 @@ def probe_specs(config: RunConfig) -> tuple[tuple[ProbeSpec, ...], list[Problem]
     return tuple(out), problems
 
 
+def probe_problems(plan: Plan) -> list[Problem]:
+    """What probes say about the plan."""
+    from mcit.probes.base import Probe
+
+    found = []
+    for i, spec in enumerate(plan.probes):
+        probe = lookup.class_of("probes", spec.name, base=Probe)(spec.config)
+        found += [replace(p, where=f"probes[{i}].{p.where}") for p in probe.check(plan)]
+    return found
+
+
 def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     used: set[str] = set()
@@ -322,6 +333,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
             fix = suggestion(name, [t.name for t in plan.tasks])
             problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
     problems += scoring_problems(plan)
+    problems += probe_problems(plan)
     if any(p.level == "problem" for p in problems):
         return problems
     problems += forget_problems(plan)

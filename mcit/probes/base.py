@@ -7,12 +7,14 @@ without probes: a probe is handed no weights, and one that draws from a global r
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcit.core.config import Config, Field
+from mcit.core.config import Config, Field, suggestion
+from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, ProbeContext
-from mcit.core.types import JsonDict, Row
+from mcit.core.types import JsonDict, Plan, Row
 
 
 class ProbeConfig(Config):
@@ -32,6 +34,10 @@ class Probe:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def check(self, plan: Plan) -> list[Problem]:
+        """Problems of these settings in this plan, before a model is loaded."""
+        return []
+
     def rows(self, data: DataContext) -> Mapping[str, Sequence[Row]]:
         """Rows to measure on in this stage, by a name of theirs; nothing is measured in a stage without any."""
         raise NotImplementedError
@@ -44,3 +50,20 @@ class Probe:
     def measure(self, rows: Mapping[str, Sequence[Row]], ctx: ProbeContext) -> JsonDict:
         """What is written: numbers, strings, lists by name, the same on every rank. Every rank calls it."""
         raise NotImplementedError
+
+
+def fixed_rows(data: DataContext, task: str, count: int) -> list[Row]:
+    """`count` validation rows of a task (test rows where it has none), the same in every stage and run."""
+    every = data.rows(task, "validation") or data.rows(task, "test")
+    places = random.Random(f"probe/{task}").sample(range(len(every)), min(count, len(every)))
+    return [every[place] for place in sorted(places)]
+
+
+def task_problems(tasks: Sequence[str], plan: Plan) -> list[Problem]:
+    """Tasks that no stage trains, so that they are never seen."""
+    known = [task.name for task in plan.tasks]
+    return [
+        Problem("tasks", f"task '{task}' is in no stage, so it is never seen", suggestion(task, known))
+        for task in tasks
+        if task not in known
+    ]

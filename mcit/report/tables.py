@@ -18,6 +18,7 @@ from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
 from mcit.report.matrix import read_matrix, read_plan
+from mcit.report.probes import gap_rows, metric_rows, read_probes, rho, score_rows, share_rows
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import home
 
@@ -54,9 +55,10 @@ def write_report(run: Path, *, mode: str | None = None) -> dict[str, Path]:
 
 
 def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
-    """`read_matrix` with what forget stages did and the costs of each committed stage."""
+    """`read_matrix` with what forget stages did, what probes measured and the costs of each committed stage."""
     found = read_matrix(run, mode=mode)
-    return {**found, "forget": read_forgetting(run, mode=found["scorer_mode"]), "costs": costs(run)}
+    forget = read_forgetting(run, mode=found["scorer_mode"])
+    return {**found, "forget": forget, "probes": read_probes(run), "costs": costs(run)}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -116,6 +118,7 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_combined_parts(report),
         *_forget_parts(report),
+        *_probe_parts(report),
         "## Cost",
         _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
     ]
@@ -152,6 +155,36 @@ def _forget_parts(report: JsonDict) -> list[str]:
         *([_table(["after", "still forgotten?", "Acc_f"], [[a, b, c] for a, b, c in later])] if later else []),
         *(["\n".join(zero_lines(entries))] if zero_lines(entries) else []),
     ]
+
+
+def _probe_parts(report: JsonDict) -> list[str]:
+    """The sections on what probes measured inside stages; nothing where there were none."""
+    probes = report.get("probes")
+    if not probes:
+        return []
+    parts = []
+    stability = probes["stability"]
+    if stability:
+        settings = stability["settings"]
+        parts += [
+            "## Inside the stages",
+            f"Proxy: a row counts where each token of its answer is the likeliest one, given those before. "
+            f"{rho(settings)}; {settings['rows']} rows per task at most (standard error up to "
+            f"{stability['standard_error']:.3f}); a window holds w evaluations, whatever steps they span. In [0, 1].",
+            _table(["metric", "value"], metric_rows(stability, _share)),
+            "Earlier tasks in each stage: before its first update, at the lowest point, after the last step.",
+            _table(["stage", "task", "before", "lowest", "at step", "end"], gap_rows(stability, _share)),
+        ]
+    scores = score_rows(probes, _share)
+    if scores:
+        head = ["stage", "step", "task", "accuracy", "in the right form", "rows"]
+        parts += ["## Generated answers inside the stages", "In [0, 1].", _table(head, scores)]
+    head = ["stage", "probe", "measured", "left out", "seconds", "share of step time"]
+    return [*parts, "## What probes took", _table(head, share_rows(probes, _share))]
+
+
+def _share(value: Any) -> str:
+    return _NONE if value is None else f"{value:.3f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

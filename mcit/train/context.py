@@ -51,8 +51,8 @@ class Context:
         self.step = 0
         self.total_steps = stage.steps
         self.num_units = len(self.weights.units("lora")) or len(self.weights.units())
-        self._engine = engine
-        self._streams = streams
+        self.engine = engine
+        self.streams = streams
         self._needs = needs
         self._base, self._at_base, self._blobs = base, at_base, blobs
         self.counts = Counts({}, {})
@@ -88,7 +88,7 @@ class Context:
     def reference(self, batch: Batch) -> ModelOutput:
         """Stage-start outputs on a batch, computed once however many methods ask; changed batches are others."""
         if id(batch) not in self._references:  # the batch is kept too, so that no other can have its id
-            self._references[id(batch)] = (batch, self._engine.reference(batch, self._needs))
+            self._references[id(batch)] = (batch, self.engine.reference(batch, self._needs))
         return self._references[id(batch)][1]
 
     @property
@@ -129,6 +129,11 @@ class Context:
             raise TrainingError("end_stage is for after_step", where=self.stage.name, fix="call it there")
         self.ended = self.ended or reason
 
+    def take_log(self, back: dict[str, Tensor | float] | None = None) -> dict[str, Tensor | float]:
+        """What is logged and not yet asked for, put aside; `back` takes its place."""
+        log, self._log = self._log, back or {}
+        return log
+
     def metrics(self) -> dict[str, float]:
         """Scalars logged since the last call."""
         out = {name: float(value) for name, value in self._log.items()}
@@ -154,8 +159,8 @@ class Context:
         rank, size = (world.rank(), world.size()) if share else (0, 1)
         first: Batch | None = None
         mine: Batch | None = None
-        count, total = 0, len(self._streams.rows_of(source, limit=limit))
-        given = self._streams.batches(source, rows=rows, limit=limit)
+        count, total = 0, len(self.streams.rows_of(source, limit=limit))
+        given = self.streams.batches(source, rows=rows, limit=limit)
         for count, batch in enumerate(map(change, given) if change else given, start=1):
             first = first or batch
             if (count - 1) % size == rank:
@@ -171,8 +176,8 @@ class Context:
             self.watch(total, total)
 
     def _forward(self, batch: Batch) -> ModelOutput:
-        with torch.no_grad(), self._engine.quiet():
-            return self._engine.forward(batch, self._needs)
+        with torch.no_grad(), self.engine.quiet():
+            return self.engine.forward(batch, self._needs)
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks of what each gathered in a shared pass; a tensor of this rank's device."""
@@ -195,9 +200,9 @@ class Context:
         Raises TrainingError inside a step, whose gradients it would discard.
         """
         self._refuse_in_step("gradient_pass")
-        engine, done = self._engine, 0
-        total = len(self._streams.rows_of(source, limit=limit))
-        for whole, mine in self._streams.shares(source, rows=rows, limit=limit, share=share):
+        engine, done = self.engine, 0
+        total = len(self.streams.rows_of(source, limit=limit))
+        for whole, mine in self.streams.shares(source, rows=rows, limit=limit, share=share):
             counts, copies = Counts.of_batch(whole), 1 if share else world.size()
             with (
                 engine.quiet(),
@@ -240,12 +245,12 @@ class Context:
         resumed from its last checkpoint repeats it bit for bit. Raises TrainingError inside a step.
         """
         self._refuse_in_step("fine_tune")
-        engine, rows = self._engine, self._streams.rows_of(source)
+        engine, rows = self.engine, self.streams.rows_of(source)
         own = {"lr": lr, "lr_projector": None, "schedule": schedule, "weight_decay": weight_decay, "warmup": 0.0}
         optim = self.stage.optim.model_copy(update=own)
         seed = seed_for(self.seed, "fine_tune", self.phase, self.step, self._tuned)
         self._tuned += 1
-        streams = self._streams.over([Stream("rows", rows, per_step=batch or optim.batch, seed=seed)])
+        streams = self.streams.over([Stream("rows", rows, per_step=batch or optim.batch, seed=seed)])
         tuner, losses = engine.tuner(names, optim), []
         for i in range(steps):
             batches = streams.next_step()

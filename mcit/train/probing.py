@@ -16,8 +16,10 @@ from mcit.core.errors import TrainingError
 from mcit.core.files import canonical_json
 from mcit.core.types import JsonDict, ProbeSpec, Row
 from mcit.engine import world
+from mcit.methods.compose import MethodSet
 from mcit.probes.base import Probe
 from mcit.train.context import Context
+from mcit.train.probeview import ProbeView
 
 
 class Record(Protocol):
@@ -42,12 +44,22 @@ class _Running:
         """Of each measurement so far."""
         return [line["seconds"] for line in self.lines if "seconds" in line]
 
+    def last(self, part: str) -> float:
+        """Seconds that a part of a measurement took when it was last made; of the rest for ``""``."""
+        for line in reversed(self.lines):
+            taken = {name: entry["seconds"] for name, entry in line.get("parts", {}).items() if "seconds" in entry}
+            if part in taken:
+                return float(taken[part])
+            if not part and "seconds" in line:
+                return float(line["seconds"] - sum(taken.values()))
+        return 0.0
+
 
 class Probing:
     """The probes of a stage, after their rows are drawn."""
 
-    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context) -> None:
-        self._ctx = ctx
+    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context, methods: MethodSet, *, mode: str) -> None:
+        self._ctx, self._methods, self._mode = ctx, methods, mode
         running = []
         for spec in specs:
             probe = make(spec)
@@ -66,28 +78,22 @@ class Probing:
         for each in self._running:
             if any(line["step"] == step for line in each.lines) or not each.probe.due(step, total):
                 continue
-            why = self._left_out(each, trained) if step not in (0, total) else ""
-            line = {"step": step, "probe": each.name, **({"left_out": why} if why else self._measured(each, step))}
+            share = Share(each, trained)
+            why = share.refused("") if step not in (0, total) else ""
+            content = {"left_out": why} if why else self._measured(each, step, share)
+            line = {"step": step, "probe": each.name, **content}
             each.lines.append(line)
             record.probe(line)
         return time.monotonic() - started
 
-    def _left_out(self, each: _Running, trained: float) -> str:
-        """Why a measurement would take too much time, by rank 0's clock; empty if it does not."""
-        share = each.probe.config.share
-        if share is None:
-            return ""
-        spent, last = sum(each.seconds), each.seconds[-1] if each.seconds else 0.0
-        over = spent + last > share * trained
-        over = bool(world.gather_objects(over)[0])
-        return f"{spent + last:.2f} s would pass {share:.0%} of {trained:.2f} s" if over else ""
-
-    def _measured(self, each: _Running, step: int) -> JsonDict:
+    def _measured(self, each: _Running, step: int, share: Share) -> JsonDict:
         ctx, before, started = self._ctx, _random_state(), time.monotonic()
         watch, ctx.watch = ctx.watch, lambda done, total: None
         where = f"stage {ctx.stage.name}, step {step}"
+        earlier = tuple(each.lines)
+        view = ProbeView(ctx, self._methods, step=step, earlier=earlier, mode=self._mode, allowance=share)
         try:
-            values = each.probe.measure(each.rows, ProbeView(ctx, step, tuple(each.lines)))
+            values = each.probe.measure(each.rows, view)
         finally:
             ctx.watch = watch
         if _random_state() != before:
@@ -98,16 +104,24 @@ class Probing:
         except (TypeError, ValueError) as error:
             fix = "return numbers, strings and lists by name"
             raise TrainingError(f"what probe {each.name} measures is no JSON ({error})", where=where, fix=fix) from None
-        return {"seconds": round(time.monotonic() - started, 4), "values": values}
+        parts = {"parts": view.parts} if view.parts else {}
+        return {"seconds": round(time.monotonic() - started, 4), "values": values, **parts}
 
 
-class ProbeView:
-    """A context without weights; see `mcit.core.interfaces.ProbeContext`."""
+class Share:
+    """A probe's share of step time in a stage, by rank 0's clock."""
 
-    def __init__(self, ctx: Context, step: int, earlier: tuple[JsonDict, ...]) -> None:
-        self.stage, self.seed, self.data, self.total_steps = ctx.stage, ctx.seed, ctx.data, ctx.total_steps
-        self.step, self.earlier = step, earlier
-        self.forward_pass, self.gradient_pass, self.all_sum = ctx.forward_pass, ctx.gradient_pass, ctx.all_sum
+    def __init__(self, each: _Running, trained: float) -> None:
+        self._each, self._trained, self._start = each, trained, time.monotonic()
+
+    def refused(self, part: str) -> str:
+        """Why a measurement (``""``) or a part of the present one would take too much time; empty if it does not."""
+        share = self._each.probe.config.share
+        if share is None:
+            return ""
+        spent = sum(self._each.seconds) + (time.monotonic() - self._start if part else 0.0) + self._each.last(part)
+        over = bool(world.gather_objects(spent > share * self._trained)[0])
+        return f"{spent:.2f} s would pass {share:.0%} of {self._trained:.2f} s" if over else ""
 
 
 def make(spec: ProbeSpec) -> Probe:

@@ -111,7 +111,7 @@ def build_stage(
     work.frozen = frozen
     if router:
         work.router, work.member = router, joined or stage.folder
-    work.probes = Probing(plan.probes, ctx) if plan.probes else None
+    work.probes = Probing(plan.probes, ctx, methods, mode=plan.config.eval.mode) if plan.probes else None
     work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
     if plan.config.eval.validate_every:
         rows = book.validation_rows()

@@ -103,6 +103,11 @@ class ShardedEngine(PlainEngine):
             if self._depth == 0:
                 self._hide()
 
+    @contextlib.contextmanager
+    def answering(self):
+        with self._window(), super().answering() as (model, _):
+            yield model, True
+
     def finish(self):
         super().finish()
         self.show()

@@ -1,6 +1,7 @@
 """Probes inside stages: weights as without them, lines on record, a share of time, nothing random."""
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -8,10 +9,8 @@ import torch
 
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Silent
-from mcit.core.types import ProbeSpec
-from mcit.probes.base import Probe, ProbeConfig
+from mcit.probes.base import Probe
 from mcit.train.loop import train_stage
-from mcit.train.probing import Probing
 from mcit.train.stage import build_stage
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
 from tests.fakes.small import Killed
@@ -118,16 +117,33 @@ def test_other_probes_that_are_none(tmp_path):
     assert drafted(plan_of(probes=[{"use": f"{__name__}:NoRows"}]), tmp_path / "b") == []
 
 
-def test_a_measurement_on_record_is_not_made_again():
-    class Ctx:
-        data = None
+def test_a_measurement_on_record_is_not_made_again(tmp_path):
+    plan = plan_of(probes=[{**SPREAD, "share": None}])
+    work = build_stage(plan.stages[0], material(plan), inherited={})
+    draft = Draft(tmp_path)
+    for _ in range(2):
+        work.probes.at(0, 4, draft, trained=0.0)
+    assert [line["step"] for line in draft.probes] == [0]
 
-    class Once(Probe):
-        def rows(self, data):
-            return {"x": [1]}
 
-    probing = Probing([], Ctx())
-    assert probing.at(0, 4, None, trained=0.0) < 1
-    spec = ProbeSpec(f"{__name__}:Draws", ProbeConfig(every=3))
-    assert spec.config.share == 0.1
-    assert [s for s in range(8) if Once(ProbeConfig(every=3)).due(s, 7)] == [0, 3, 6, 7]
+class Parts(Probe):
+    """Has a dear part that is left out once it is known to be dear."""
+
+    def rows(self, data):
+        return {"all": data.stage_rows()[:1]}
+
+    def measure(self, rows, ctx):
+        def slow():
+            time.sleep(0.05)
+            return {"slept": True}
+
+        return {"slow": ctx.within("slow", slow)}
+
+
+def test_a_part_of_a_measurement_is_left_out_by_what_it_took_last(tmp_path):
+    """At the two ends too: only the measurement itself is always made there. 50 ms are no millionth of anything."""
+    lines = drafted(plan_of(probes=[{"use": f"{__name__}:Parts", "every": 100, "share": 1e-6}]), tmp_path / "a")
+    assert [line["values"]["slow"] for line in lines] == [None, None]
+    assert "would pass 0% of" in lines[0]["parts"]["slow"]["left_out"]
+    lines = drafted(plan_of(probes=[{"use": f"{__name__}:Parts", "every": 2, "share": None}]), tmp_path / "b")
+    assert all(line["parts"]["slow"]["seconds"] >= 0.05 for line in lines) and len(lines) == 3

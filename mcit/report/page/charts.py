@@ -98,6 +98,49 @@ def forgetting(falls: Sequence[Fall]) -> JsonDict | None:
     )
 
 
+def inside(lines: Sequence[JsonDict], *, path: str, title: str) -> JsonDict | None:
+    """Accuracy of each task over the steps of the run, by a probe's lines; `path` leads to the tasks of a measurement."""
+    values = []
+    for line in lines:
+        tasks = line.get("values", {}) if not path else line.get("values", {}).get(path, {})
+        values += [
+            {"step": line["run_step"], "stage": line["folder"], "task": task, "accuracy": entry["accuracy"]}
+            for task, entry in tasks.items()
+        ]
+    if not values:
+        return None
+    borders = [{"step": line["run_step"], "stage": line["folder"]} for line in lines if line["step"] == 0]
+    x = {"field": "step", "type": "quantitative", "title": "step of the run"}
+    y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 1]}, "title": title}
+    tips = [{"field": "task"}, {"field": "stage"}, {"field": "step"}, {"field": "accuracy", "format": ".3f"}]
+    curves = {
+        "mark": {"type": "line", "point": {"size": 14}},
+        "encoding": {"x": x, "y": y, "color": {"field": "task", "type": "nominal"}, "tooltip": tips},
+    }
+    rules = {"data": {"values": borders}, "mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {"x": x}}
+    return _spec(values, {"layer": [rules, curves], "width": "container", "height": 240})
+
+
+def norms(lines: Sequence[JsonDict]) -> JsonDict | None:
+    """Norms of the gradients of the task and of what methods add, over the first steps of each stage."""
+    values = [
+        {"step": line["run_step"], "stage": line["folder"], "gradient": name, "norm": value}
+        for line in lines
+        for name, value in line.get("values", {}).get("norms", {}).items()
+    ]
+    if not values:
+        return None
+    encoding = {
+        "x": {"field": "step", "type": "quantitative", "title": "step of the run"},
+        "y": {"field": "norm", "type": "quantitative", "title": "norm of the gradient"},
+        "color": {"field": "gradient", "type": "nominal"},
+        "detail": {"field": "stage"},
+        "tooltip": [{"field": "gradient"}, {"field": "stage"}, {"field": "step"}, {"field": "norm", "format": ".4g"}],
+    }
+    mark = {"type": "line", "point": {"size": 14}}
+    return _spec(values, {"mark": mark, "width": "container", "height": 180, "encoding": encoding})
+
+
 def training(metrics: Mapping[str, Sequence[JsonDict]]) -> dict[str, JsonDict]:
     """Loss, and each method's share and penalty, over the steps of all stages: one chart each."""
     values: dict[str, list[JsonDict]] = {}

@@ -15,6 +15,7 @@ from mcit.report.matrix import Measured, measure
 from mcit.report.page import charts, words
 from mcit.report.page.bundle import script
 from mcit.report.page.examples import examples
+from mcit.report.probes import gap_rows, metric_rows, rho
 from mcit.report.tables import NAMES, full_report
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
@@ -75,9 +76,24 @@ def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:
                 "rows": _grid(report, "format_validity", base="base_format_validity"),
             },
         ],
+        "stability": probe_words(report["probes"]),
         "examples": examples(run, measured, mode),
         "config": RunLayout(run).resolved.read_text(),
     }
+
+
+def probe_words(probes: JsonDict) -> JsonDict | None:
+    """Metrics of the probe ``stability`` and what they were measured with; None where it did not run."""
+    stability = probes.get("stability")
+    if not stability:
+        return None
+
+    def show(value: Any) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    settings = stability["settings"]
+    measured = f"{rho(settings)}; {settings['rows']} rows per task at most; a window holds w evaluations."
+    return {"metrics": metric_rows(stability, show), "gaps": gap_rows(stability, show), "measured": measured}
 
 
 def _grid(report: JsonDict, key: str, *, base: str, spans: list[Any] | None = None) -> list[JsonDict]:
@@ -110,6 +126,11 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
     if len(runs) == 1:
         drawn["accumulation"] = charts.accumulation(reports[0], measured[0].stages)
         drawn["forgetting"] = charts.forgetting(words.falls(measured[0], reports[0]["scorer_mode"]))
+        lines = reports[0]["probes"].get("lines", {})
+        title = "rows answered exactly (teacher-forced)"
+        drawn["stability"] = charts.inside(lines.get("stability", []), path="tasks", title=title)
+        drawn["norms"] = charts.norms(lines.get("stability", []))
+        drawn["generation"] = charts.inside(lines.get("generation", []), path="", title="accuracy of answers")
         drawn |= {
             f"training-{name.replace('/', '-')}": spec for name, spec in charts.training(_metrics(runs[0])).items()
         }
