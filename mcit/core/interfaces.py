@@ -347,6 +347,16 @@ class StageContext(StepContext, Passes, Protocol):
         """The stage's seed."""
 
 
+class PoolContext(StageContext, Protocol):
+    """What a router may use at the end of a stage besides."""
+
+    def as_member(self, member: str) -> AbstractContextManager[None]:
+        """A block in which the adapter that just trained has the values of an earlier member; every rank calls it.
+
+        Weights are back bit for bit afterwards. For routers that need ``members``: the plan then sees to it that all fit.
+        """
+
+
 class ProbeContext(Passes, Protocol):
     """What a probe may use: no weights."""
 

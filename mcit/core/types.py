@@ -320,6 +320,10 @@ class RouterSpec:
     name: str
     config: Any
     """An instance of the router's Config."""
+    joins: bool = False
+    """Whether it may let a stage go on training an earlier adapter."""
+    members: bool = False
+    """Whether it reads rows under earlier adapters when it learns."""
 
 
 @dataclass(frozen=True)

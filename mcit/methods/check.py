@@ -145,6 +145,7 @@ def _needs(method: Method, stage: Stage, plan: Plan, methods: Sequence[Method]) 
         "adapter:none": "set adapter.kind: none in this stage",
         "carry:merge": "set adapter.carry: merge in this stage",
         "carry:stack": "set adapter.carry: stack in this stage",
+        "carry:pool": "set adapter.carry: pool in every stage, and name a router",
         "stream:forget": "list a method that opens it, such as bounded_forget",
         "names:kept": "set adapter.carry: keep in every stage before, or adapter.kind: none",
     }

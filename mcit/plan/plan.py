@@ -320,7 +320,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     from mcit.plan.precision import precision_problems
     from mcit.plan.preflight import check_rows, check_shapes, skeleton
     from mcit.plan.scoring import scoring_problems
-    from mcit.plan.selection import narrowed, selection_problems
+    from mcit.plan.selection import member_problems, narrowed, selection_problems
 
     problems = precision_problems(plan)
     for stage in plan.stages:
@@ -334,6 +334,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
             problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
     problems += scoring_problems(plan)
     problems += probe_problems(plan)
+    problems += member_problems(plan)
     if any(p.level == "problem" for p in problems):
         return problems
     problems += forget_problems(plan)

@@ -40,4 +40,17 @@ def router_spec(config: RunConfig) -> tuple[RouterSpec | None, list[Problem]]:
 
     cls = lookup.class_of("routers", name, base=Router)
     settings, found = parse(cls.Config, {k: v for k, v in config.router.items() if k != "use"}, where="router")
-    return RouterSpec(name, settings), problems + found
+    spec = RouterSpec(name, settings, joins=cls.join is not Router.join, members="members" in cls.needs)
+    return spec, problems + found + (_unlike(config, name) if spec.members else [])
+
+
+def _unlike(config: RunConfig, name: str) -> list[Problem]:
+    """Adapters that cannot take the place of one another."""
+    problems = []
+    for i, stage in enumerate(config.stages):
+        for key in ("rank", "targets"):
+            mine, other = getattr(stage.adapter, key), getattr(config.stages[0].adapter, key)
+            if mine != other:
+                what = f"is {mine}, in stages[0] {other}, but the router {name} reads rows under earlier adapters"
+                problems.append(Problem(f"stages[{i}].adapter.{key}", what, f"use one {key} in every stage"))
+    return problems

@@ -24,6 +24,19 @@ class Names:
     shapes: Mapping[str, tuple[int, ...]]
 
 
+def member_problems(plan: Plan) -> list[Problem]:
+    """Methods that freeze a part of an adapter, beside a router that puts earlier adapters into its place."""
+    if plan.router is None or not plan.router.members:
+        return []
+    what = f"freezes parts of the adapter, but the router {plan.router.name} reads rows under earlier adapters in its place"
+    return [
+        Problem(f"stages[{stage.index - 1}].methods ({method.name})", what, "use another router, such as oracle")
+        for stage in plan.stages
+        for method in MethodSet.build(stage).methods
+        if _narrows(method)
+    ]
+
+
 def selection_problems(plan: Plan, model: Any) -> list[Problem]:
     """Stages in which methods together freeze everything, or what one of them needs, or do not fit their own state.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mcit.core import lookup
 from mcit.core.config import Config
 from mcit.core.errors import StateError
-from mcit.core.interfaces import DataContext, StageContext
+from mcit.core.interfaces import DataContext, PoolContext
 from mcit.core.tensorstore import HostTensors
 from mcit.core.types import JsonDict
 
@@ -33,7 +33,7 @@ class Router:
     Config: type[RouterConfig] = RouterConfig
     state_version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Hidden states that `learn` reads (``hidden:<layer>``)."""
+    """Hidden states that `learn` reads (``hidden:<layer>``), and ``members`` if it reads under earlier adapters."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -43,7 +43,7 @@ class Router:
         """The member that the coming stage goes on training; None is a new one. A function of state, settings and rows."""
         return None
 
-    def learn(self, member: str, ctx: StageContext) -> None:
+    def learn(self, member: str, ctx: PoolContext) -> None:
         """At the end of a stage that trained `member`: take in what choosing needs. Every rank calls it."""
 
     @staticmethod

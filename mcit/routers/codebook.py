@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcit.core.config import Field
-from mcit.core.interfaces import DataContext, StageContext
+from mcit.core.interfaces import DataContext, PoolContext
 from mcit.core.optional import needed
 from mcit.core.types import JsonDict
 from mcit.routers.base import Router, RouterConfig, States
@@ -51,7 +51,7 @@ class Codebook(Router):
         best = max(scores, key=lambda member: scores[member], default=None)
         return best if best is not None and scores[best] >= self.config.threshold else None
 
-    def learn(self, member: str, ctx: StageContext) -> None:
+    def learn(self, member: str, ctx: PoolContext) -> None:
         """Put the stage's instructions into the group's codebook."""
         known = self._codebook.setdefault(member, [])
         known += [string for string in self._own(ctx.data) if string not in known]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mcit.core.interfaces import StageContext
+from mcit.core.interfaces import PoolContext
 from mcit.core.types import JsonDict
 from mcit.routers.base import Router, States
 
@@ -23,7 +23,7 @@ class Oracle(Router):
         super().__init__(config)
         self._tasks: dict[str, str] = {}
 
-    def learn(self, member: str, ctx: StageContext) -> None:
+    def learn(self, member: str, ctx: PoolContext) -> None:
         """Note the tasks of the stage."""
         self._tasks.update({task.name: member for task in ctx.stage.tasks})
 

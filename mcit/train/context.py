@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Gradients, RowLoss
 from mcit.core.seeds import seed_for
-from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Row, Stage
+from mcit.core.types import Batch, Counts, JsonDict, ModelOutput, Row, Stage, WeightUnit
 from mcit.data.rowbook import RowBook
 from mcit.data.streams import StageStreams, Stream
 from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.engine.layers import layers_of
 from mcit.engine.optim import lr_factor
+from mcit.models.lineage import Delta
 from mcit.train.basemodel import BATCH, BaseModel
 from mcit.train.blobs import Blobs, StoredBlob
 from mcit.train.objective import normalised, token_loss
@@ -42,8 +44,9 @@ class Context:
         base: BaseModel | None = None,
         at_base: bool = False,
         blobs: Blobs | None = None,
+        members: Mapping[str, Delta] | None = None,
     ) -> None:
-        """`at_base`: before its first step the stage's model is the base."""
+        """`at_base`: before its first step the stage's model is the base. `members` are those of the pool below."""
         self.stage = stage
         self.seed = stage.seed
         self.data = data
@@ -55,6 +58,7 @@ class Context:
         self.streams = streams
         self._needs = needs
         self._base, self._at_base, self._blobs = base, at_base, blobs
+        self._members = members or {}
         self.counts = Counts({}, {})
         self.again = False
         self.ended: str | None = None
@@ -218,6 +222,17 @@ class Context:
                 engine.discard()
             done += len(whole.rows)
             self.watch(done, total)
+
+    def as_member(self, member: str) -> AbstractContextManager[None]:
+        """A block in which the adapter in training has the values of an earlier member of the pool, and back bit for bit."""
+        pairs = self._members[member].read().lora
+
+        def put(unit: WeightUnit, tensors: dict[str, Tensor]) -> None:
+            pair = pairs[unit.name]
+            tensors["A"].copy_(pair.A_RI)
+            tensors["B"].copy_(pair.B_OR * (pair.scale / unit.scale))
+
+        return self._engine.moved(put)
 
     def _refuse_in_step(self, what: str) -> None:
         if self.phase == "step":

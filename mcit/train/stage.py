@@ -105,6 +105,7 @@ def build_stage(
         base=base_model(plan, material, device=getattr(engine, "device", None) or next(model.parameters()).device),
         at_base=not material.lineage.deltas,
         blobs=Blobs(material.blobs) if material.blobs else None,
+        members=below,
     )
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 LORA = {"kind": "lora", "rank": 8, "alpha": 16, "also_train": ["projector"], "carry": "merge"}
+POOL = {**LORA, "also_train": [], "carry": "pool"}
 FULL = {"kind": "none", "also_train": ["projector"]}
 WITH_EMBEDDINGS = {"kind": "none", "also_train": ["projector", "embeddings"]}
 
@@ -74,6 +75,7 @@ def cases() -> list[Case]:
         Case(
             "reglora-gere-growth", stage([*REG, {"use": "gere"}]), stage([*REG, {"use": "gere"}]), 1.08, stages=(2, 8)
         ),
+        Case("mos", stage([], POOL), stage([{"use": "mos"}], POOL), 1.05),
         Case("hft", stage([], FULL), stage([{"use": "hft"}], FULL), 0.90),
         Case(
             "hft-checkpointing", stage([], FULL), stage([{"use": "hft"}], FULL), None, {"gradient_checkpointing": True}
@@ -110,6 +112,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
             "stages": [*earlier, last],
             "eval": {"tasks": "none"},
             "checkpoint": {"every": 0},
+            **({"router": {"use": "oracle"}} if last["adapter"]["carry"] == "pool" else {}),
         }
     )
     if config is None or problems:

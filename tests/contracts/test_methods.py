@@ -14,7 +14,15 @@ from mcit.core.tensorstore import HostTensors
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet
 from tests.fakes.bench import plan_of, run_plan, tensors_of
-from tests.fakes.method_plans import NAMES, claims_of, cls_of, plan_with, shipped_settings, stage_settings
+from tests.fakes.method_plans import (
+    NAMES,
+    claims_of,
+    cls_of,
+    kept_settings,
+    plan_with,
+    shipped_settings,
+    stage_settings,
+)
 from tests.fakes.sharded import ShardedEngine
 from tests.fakes.syncs import counted
 
@@ -79,6 +87,18 @@ def test_2_interrupted_and_resumed_equals_straight_bitwise(name, straight, tmp_p
     assert tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 2))) == files
 
 
+KEPT = [name for name in NAMES if kept_settings(name).get("carry") == "keep"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KEPT)
+def test_2_the_same_on_an_adapter_that_goes_on_training(name, tmp_path):
+    """``carry: keep``: stage 2 begins with stage 1's adapter under the same names, from memory and from disk."""
+    plan = plan_with(name, adapter=kept_settings(name), optim={"batch": 8, "lr": 5e-3, "warmup": 0})
+    straight = run_plan(plan, tmp_path / "straight")
+    assert tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(2, 1))) == tensors_of(straight)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_3_plain_engine_equals_sharded_fake_bitwise(name, straight, tmp_path):
     plan, _, files, _ = straight(name)
@@ -87,12 +107,12 @@ def test_3_plain_engine_equals_sharded_fake_bitwise(name, straight, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_4_order_of_listing_does_not_matter(name, tmp_path):
-    """Beside two other methods, in both orders: the same weights up to the order of floating-point sums."""
+    """Beside two other methods, in both orders, on an adapter that stays: the same weights up to the order of sums."""
     others = [n for n in ("l2", "lwf", "replay") if n != name][:2]
     orders = [[name, *others], [*reversed(others), name]]
     values = []
     for i, order in enumerate(orders):
-        result = run_plan(plan_with(*order, adapter=stage_settings(name)), tmp_path / str(i))
+        result = run_plan(plan_with(*order, adapter=kept_settings(name)), tmp_path / str(i))
         values.append({n: p.detach().clone() for n, p in result["model"].named_parameters()})
     moved = 0
     for parameter, value in values[0].items():

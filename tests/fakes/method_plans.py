@@ -10,6 +10,9 @@ from tests.fakes.bench import plan_of
 NAMES = lookup.known("methods")
 FULL = {"kind": "none", "also_train": ["projector"]}
 KEEP = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
+POOL = {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}
+ROUTER = {"use": "self_refined", "rows": 6, "samples": 8, "align_epochs": 2}
+"""Of a pool, with little to learn."""
 VARIANTS = {
     "passes outside steps": ("tests.fakes.small:RowFisher", {}, KEEP),
     "passes of a step": ("tests.fakes.small:TwoPass", {}, KEEP),
@@ -27,6 +30,7 @@ VARIANTS = {
         {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"},
     ),
     "lcia, released rule": ("lcia", {"role": "new", "quotient": False, "factor": 2.0, "fallback": 0.01}, None),
+    "mos, as released": ("mos", {"authors_compat": True}, None),
     "gere, dynamic weight": ("gere", {"weight": "dynamic", "combine": "halves"}, None),
     "gere, features": ("gere", {"variant": "l2", "weight": 1.0}, None),
     "gere, logits, natural mixing": ("gere", {"variant": "kl", "weight": 1.0, "mix": "natural"}, None),
@@ -65,7 +69,16 @@ def stage_settings(name):
         adapter["carry"] = "keep"
     if "carry:stack" in needs:
         adapter["carry"] = "stack"
+    if "carry:pool" in needs:
+        adapter = POOL
     return adapter
+
+
+def kept_settings(name):
+    """The same with an adapter that the next stage trains on, where the method allows it."""
+    adapter, needs = stage_settings(name), claims_of(name).needs
+    fixed = adapter.get("kind") == "none" or any(need.startswith("carry:") for need in needs)
+    return adapter if fixed else {**adapter, "carry": "keep"}
 
 
 def bench_settings(name):
@@ -83,6 +96,7 @@ def plan_with(*names, changes=None, adapter=None, optim=None, **top):
     methods = [{"name": n, **bench_settings(n), **(changes or {}).get(n, {})} for n in names]
     methods += [{"name": n, **bench_settings(n)} for n in companions(methods)]
     adapter = adapter or (stage_settings(names[0]) if names else None)
+    top = {"router": ROUTER, **top} if adapter == POOL else top
     views = [method["views"] for method in methods if "views" in method]  # every view takes an epoch
     given = {"methods": methods, "adapter": adapter, "optim": optim, "epochs": max(views, default=None)}
     return plan_of(**data_of(*names), **top, defaults={key: value for key, value in given.items() if value is not None})

@@ -20,8 +20,8 @@ POOL = {"adapter": {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}, "
 STAGES = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno"}, {"recipe": "tiny/letter", "name": "again"}]
 
 
-def pool_plan(router=NEAREST, stages=STAGES, **top):
-    return plan_of(defaults=POOL, stages=stages, router=router, **top)
+def pool_plan(router=NEAREST, stages=STAGES, defaults=POOL, **top):
+    return plan_of(defaults=defaults, stages=stages, router=router, **top)
 
 
 @pytest.fixture(scope="module")

@@ -33,3 +33,11 @@ def within_unit(share: Tensor, fallback: float) -> tuple[Tensor, Tensor]:
     """The share where it lies between 0 and 1, else `fallback`; and whether it had to fall back (a boolean scalar)."""
     bad = ~((share > 0) & (share < 1))  # NaN is bad too
     return torch.where(bad, torch.full_like(share, fallback), share), bad
+
+
+def towards_mean(now: Tensor, total: Tensor, count: int, share: float, times: int = 1) -> Tensor:
+    """``(1 - share) now + share total / count``, taken `times` times: the rest of what `now` adds to the mean shrinks.
+
+    MOS (arXiv:2412.09441), progressive merging. Exactly `now` for `share` 0 or no times.
+    """
+    return torch.lerp(now, total / count, 1 - (1 - share) ** times)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcit.methods.formulas.averaging import dynamic_share, moving_average, within_unit
+from mcit.methods.formulas.averaging import dynamic_share, moving_average, towards_mean, within_unit
 
 
 def t(*values):
@@ -57,3 +57,13 @@ def test_what_did_not_move_has_no_share():
     """0 / 0 and x / 0."""
     assert dynamic_share(t(1.0), t(1.0), t(1.0), t(1.0), before=t(1.0)).isnan()
     assert dynamic_share(t(1.0), t(1.0), t(1.0), t(2.0), before=t(0.0)).isinf()
+
+
+def test_towards_the_mean_once_and_often():
+    """0.9 * 2 + 0.1 * (1 + 0) / 2 = 1.85; thirteen times towards 0 leave 0.9 ** 13; no share changes no bit."""
+    one = torch.tensor([2.0])
+    assert towards_mean(one, torch.tensor([1.0]), 2, 0.1).item() == pytest.approx(1.85)
+    assert towards_mean(one, torch.zeros(1), 3, 0.1, times=13).item() == pytest.approx(2 * 0.9**13)
+    odd = torch.tensor([0.1, 1e-30, -7.3])
+    assert torch.equal(towards_mean(odd, torch.ones(3), 1, 0.0), odd)
+    assert torch.equal(towards_mean(odd, torch.ones(3), 1, 0.5, times=0), odd)

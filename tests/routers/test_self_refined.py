@@ -1,0 +1,203 @@
+"""Guess under the first adapter, read under the guessed ones, answer by both."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mcit.core.errors import McitError
+from mcit.core.files import read_json, sha256_file
+from mcit.core.interfaces import Silent
+from mcit.core.tensorfile import load_tensors
+from mcit.data.folder import DataFolder
+from mcit.evals.generate import greedy
+from mcit.evals.pooled import PooledAnswerer
+from mcit.routers.self_refined import OTHER, SelfRefined
+from mcit.train.routing import pooled
+from mcit.train.sequence import Session, run_sequence
+from tests.fakes.method_plans import POOL, ROUTER
+from tests.fakes.rows import row
+from tests.train.test_routing import pool_plan
+from tests.train.test_sequence import opened
+
+K = 3
+EYE = torch.eye(K)
+MEMBERS = ["m0", "m1", "m2"]
+
+
+def routed(guess, jumps, *, reads=4, ensemble=False, first=EYE):
+    """The member chosen for one row, and the members that read it. Features are one-hot: class `guess` at first, then
+    `jumps[m]` under member m. Member 0 reads nothing anew, for the first guess was made under it."""
+    calls = []
+
+    def states(rows, member):
+        calls.append(member)
+        number = MEMBERS.index(member)
+        return (first[guess] if number == 0 else EYE[jumps[number]]).expand(len(rows), K)
+
+    head = {
+        "head|weight": 9 * EYE,
+        "head|bias": torch.zeros(K),
+        "head|shift": torch.zeros(K),
+        "head|scale": torch.ones(K),
+    }
+    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+    state = {"classes": [[m, ""] for m in MEMBERS], "reads": reads, "ensemble": ensemble}
+    (chosen,) = SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, states)
+    return chosen, calls
+
+
+def test_a_loop_that_settles_stops_there():
+    """The guess is 2, which says 1, which says 1: two reads. (The numbers of the card shifted by one.)"""
+    assert routed(2, {2: 1, 1: 1}) == ("m1", ["m0", "m2", "m1"])
+    assert routed(2, {2: 2}) == ("m2", ["m0", "m2"])
+
+
+@pytest.mark.parametrize(("reads", "chosen"), [(1, "m2"), (2, "m1"), (3, "m2"), (4, "m1"), (5, "m2")])
+def test_a_loop_that_does_not_settle_stops_after_so_many_reads(reads, chosen):
+    """1 says 2 and 2 says 1; a row is not passed through an adapter twice."""
+    assert routed(1, {1: 2, 2: 1}, reads=reads)[0] == chosen
+    assert routed(1, {1: 2, 2: 1}, reads=reads)[1] == ["m0", "m1", "m2"][: 1 + min(reads, 2)]
+
+
+def test_the_ensemble_weighs_the_first_guess_by_the_number_of_adapters():
+    """Refined logits 9 for class 1 are certain; cosines are within [-1, 1], times 3 adapters: the refined class wins. With
+    equal refined logits the guess decides."""
+    assert routed(2, {2: 1, 1: 1}, ensemble=True)[0] == "m1"
+    state = {"classes": [[m, ""] for m in MEMBERS], "reads": 4, "ensemble": True}
+    head = {
+        "head|weight": 0.01 * EYE,
+        "head|bias": torch.zeros(K),
+        "head|shift": torch.zeros(K),
+        "head|scale": torch.ones(K),
+    }
+    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+
+    def states(rows, member):
+        return EYE[{"m0": 2, "m1": 1, "m2": 1}[member]].expand(len(rows), K)
+
+    assert SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, states) == ["m2"]
+    assert SelfRefined.route([{"id": "r"}], MEMBERS, {**state, "ensemble": False}, tensors, states) == ["m1"]
+
+
+def test_rows_are_read_together_and_alone_alike():
+    head = {
+        "head|weight": 9 * EYE,
+        "head|bias": torch.zeros(K),
+        "head|shift": torch.zeros(K),
+        "head|scale": torch.ones(K),
+    }
+    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+    state = {"classes": [[m, ""] for m in MEMBERS], "reads": 4, "ensemble": True}
+    jumps = {"a": (0, 0, 0), "b": (1, 2, 1), "c": (2, 0, 2), "d": (0, 1, 1)}
+    calls = []
+
+    def states(rows, member):
+        calls.append((member, [r["id"] for r in rows]))
+        return torch.stack([EYE[jumps[r["id"]][MEMBERS.index(member)]] for r in rows])
+
+    rows = [{"id": name} for name in jumps]
+    together = SelfRefined.route(rows, MEMBERS, state, tensors, states)
+    assert together == [SelfRefined.route([r], MEMBERS, state, tensors, states)[0] for r in rows]
+    assert calls[0] == ("m0", ["a", "b", "c", "d"]) and calls[1] == ("m1", ["b"])
+
+
+def test_labels():
+    given = [row("q", a, id=str(k)) for k, a in enumerate(["x", "y", "x", "z"])]
+    assert SelfRefined(SelfRefined.Config())._labels(given) == ["", "", "", ""]
+    assert SelfRefined(SelfRefined.Config(classes="task"))._labels(given) == [r.task for r in given]
+    assert SelfRefined(SelfRefined.Config(classes="answer", most=2))._labels(given) == ["x", "y", "x", OTHER]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, cache):
+    """Three stages with mos; `classes: answer`, `diagonal` for the smallest path beside the contract suite's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        stages = [{"recipe": f"tiny/{name}"} for name in ("letter", "yesno", "word")]
+        defaults = {"adapter": POOL, "max_steps": 3, "methods": [{"name": "mos"}]}
+        router = {**ROUTER, "rows": 12}
+        plan = pool_plan(router, stages, eval={"tasks": "seen", "rows": 2, "batch": 4}, defaults=defaults)
+        run = opened(plan, tmp_path_factory.mktemp("runs"))
+        with run.locked():
+            run_sequence(plan, run, reporter=Silent())
+    return plan, run
+
+
+def rows_of(plan, count):
+    return [r for task in plan.tasks for r in DataFolder.open(task.folder).rows("test")[:count]]
+
+
+def test_statistics_are_of_the_states_that_routing_sees(done):
+    """The mean of a stage's rows under its own adapter and under the first, from training passes and from prompts."""
+    plan, run = done
+    session = Session(plan, run, Silent())
+    tensors = load_tensors(run.stage("03-word") / "router" / "tensors.safetensors")
+    state = read_json(run.stage("03-word") / "router" / "state.json")["state"]
+    assert state["classes"] == [["01-letter", ""], ["02-yesno", ""], ["03-word", ""]]
+    from mcit.routers.self_refined import _drawn
+
+    with pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool:
+        for k, stage in enumerate(plan.stages):
+            drawn = _drawn(DataFolder.open(stage.tasks[0].folder).rows("train"), 12, stage.seed)
+            for kind, member in (("mean", stage.folder), ("prototype", "01-letter")):
+                expected = pool._states(drawn, member).mean(0)
+                assert torch.allclose(tensors[f"{kind}|{k:06d}"], expected, atol=1e-4), (kind, k)
+        assert not torch.allclose(tensors["mean|000002"], tensors["prototype|000002"], atol=1e-3)
+
+
+def test_evaluating_twice_gives_the_same_weights_and_answers(done):
+    """The released code changes stored adapters in every batch it evaluates."""
+    plan, run = done
+    session = Session(plan, run, Silent())
+    given = rows_of(plan, 3)
+
+    def weights():
+        return {str(p): sha256_file(p) for p in sorted((run.layout.root / "stages").rglob("*.safetensors"))}
+
+    before, found = weights(), []
+    with (
+        pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool,
+        greedy(pool._model, session.encoder, max_new_tokens=4) as generator,
+    ):
+        live = {n: p.detach().clone() for n, p in pool._model.named_parameters()}
+        for _ in range(2):
+            found.append(PooledAnswerer(generator, pool).answer(given, device="cpu"))
+        assert all(torch.equal(live[n], p) for n, p in pool._model.named_parameters())
+    assert found[0] == found[1] and weights() == before
+
+
+def test_state_comes_back(done):
+    _, run = done
+    state = read_json(run.stage("03-word") / "router" / "state.json")["state"]
+    again = SelfRefined(SelfRefined.Config(**{k: v for k, v in ROUTER.items() if k in ("rows", "samples")}))
+    again.load_state_dict(state)
+    assert [list(c) for c in again.state_dict()["classes"]] == state["classes"]
+
+
+def test_a_class_per_answer_and_diagonal_covariance():
+    """Learning by hand: two answers in a stage are two classes of one member."""
+    router = SelfRefined(SelfRefined.Config(classes="answer", covariance="diagonal", align_epochs=0))
+    hidden = {"a": 0.0, "b": 5.0}
+    given = [row("q", "ab"[k % 2], id=str(k)) for k in range(6)]
+
+    def forward_pass(rows):
+        for r in rows:
+            answer = torch.tensor([[False, False, True, True]])
+            state = torch.full((1, 4, 2), 99.0)
+            state[0, 1] = hidden[r.answer] + 0.1 * int(r.id)
+            yield SimpleNamespace(answer_BT=answer), SimpleNamespace(hidden={"last": state})
+
+    ctx = SimpleNamespace(data=SimpleNamespace(stage_rows=lambda: given), seed=1, forward_pass=forward_pass)
+    router.learn("01", ctx)
+    assert router.state_dict()["classes"] == [("01", "a"), ("01", "b")]
+    assert router.tensors.require("mean", "000001").tolist() == pytest.approx([5.3, 5.3])
+    assert router.tensors.require("covariance", "000000").shape == (2,)
+
+
+def test_adapters_that_do_not_fit_are_refused_before_weights_load():
+    stages = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "adapter": {**POOL, "rank": 8}}]
+    with pytest.raises(McitError, match="reads rows under earlier adapters"):
+        pool_plan(ROUTER, stages)
+    with pytest.raises(McitError, match="hft.*freezes parts of the adapter"):
+        pool_plan(ROUTER, defaults={"adapter": POOL, "methods": [{"name": "hft"}]})
