@@ -232,7 +232,7 @@ class Context:
             tensors["A"].copy_(pair.A_RI)
             tensors["B"].copy_(pair.B_OR * (pair.scale / unit.scale))
 
-        return self._engine.moved(put)
+        return self.engine.moved(put)
 
     def _refuse_in_step(self, what: str) -> None:
         if self.phase == "step":
