@@ -20,7 +20,7 @@ from mcit.core.errors import ConfigError, McitError, Problem
 from mcit.core.files import sha256_bytes, sha256_file
 
 _ROOT = Path(mcit.__file__).parent
-_HIDDEN = {"__init__", "base", "check", "claimed", "compose", "flow"}
+_HIDDEN = {"__init__", "base", "check", "claimed", "compose", "flow", "objective"}
 
 
 def known(package: str) -> list[str]:

@@ -44,6 +44,7 @@ from mcit.methods.formulas.forgetting import (
     token_bound,
     without_pictures,
 )
+from mcit.methods.objective import unloadable
 
 
 class BoundedForget(Method):
@@ -75,10 +76,7 @@ class BoundedForget(Method):
 
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
         """Settings that cannot act, or that act otherwise than meant."""
-        where, c, out = f"stage {stage.name}, method {self.name}", self.config, []
-        if stage.adapter.kind == "lora" and stage.adapter.carry != "merge":
-            what = f"adapter.carry is {stage.adapter.carry}: an adapter that can be unloaded has forgotten nothing"
-            out.append(Problem(where, what, "set adapter.carry: merge in this stage"))
+        where, c, out = f"stage {stage.name}, method {self.name}", self.config, unloadable(stage, self.name)
         size = plan.config.engine.micro_batch
         if c.reduction == "authors" and c.bound == "ignorance":
             what = "reduction: authors has one bound for the whole batch, ignorance has one per row"

@@ -11,7 +11,7 @@ from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet, make
 from mcit.methods.flow import stream_problems
 
-FORGETS = frozenset({"forget", "refusal"})
+FORGETS = frozenset({"forget", "refusal", "pair"})
 """Streams of the rows of a stage's ``forget``."""
 
 

@@ -1,14 +1,17 @@
 """Run short plans on the tiny model without a run directory: what contract tests compare."""
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
+from unittest import mock
 
 from mcit.core.files import sha256_file, write_json
 from mcit.core.interfaces import Silent
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
 from mcit.models.load import load_base
+from mcit.plan import preflight
 from mcit.plan.plan import make_plan, parse_run
 from mcit.plan.preflight import make_encoder
 from mcit.train.loop import train_stage
@@ -40,7 +43,34 @@ def plan_of(**changes):
     """The plan of that config."""
     config, problems = parse_run(config_of(**changes))
     assert config is not None and not problems, problems
-    return make_plan(config)
+    with mock.patch.object(preflight, "make_encoder", remembering):
+        return make_plan(config)
+
+
+class Remembering:
+    """An encoder that encodes each row once: equal rows give equal samples."""
+
+    def __init__(self, encoder, known):
+        self._encoder, self._known = encoder, known
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def encode(self, row):
+        key = (row.root, row.images, row.turns, row.encoding)
+        if key not in self._known:
+            self._known[key] = self._encoder.encode(row)
+        return dataclasses.replace(self._known[key], row=row)
+
+
+def remembering(plan):
+    """The encoder of a plan with what it has encoded so far."""
+    base = plan.config.base
+    return Remembering(make_encoder(plan), ENCODED.setdefault((str(plan.model_path), base.chat_template), {}))
+
+
+ENCODED = {}
+"""Encoded rows by model and template."""
 
 
 class Draft:
@@ -85,7 +115,7 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
     """
     folder = Path(folder)
     sha = base_digest(plan.model_path)
-    encoder = make_encoder(plan)
+    encoder = remembering(plan)
     out, inherited = {}, {}
     model, lineage = load_base(plan.model_path, dtype=plan.config.base.dtype), Lineage(str(plan.model_path), sha)
     for stage in plan.stages[:only]:

@@ -38,6 +38,8 @@ VARIANTS = {
 """Settings that take other paths than the shipped ones: method, settings, adapter."""
 
 
+SMALL = {"ga": {"ceiling": "none", "retain_rise": 100.0}}
+"""Settings of benches by method: an untrained model knows nothing, where ascent would stop at once."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
 """Methods of the sample package in tests/fakes/outside."""
 
@@ -88,7 +90,7 @@ def bench_settings(name):
     small |= {"visits": {"tiny/word": 3}} if "visits" in fields else {}
     for setting, few in (("rows", 16), ("steps", 3)):  # rows of a pass, steps of an inner fine-tuning
         small |= {setting: few} if setting in fields and fields[setting].annotation is int else {}
-    return {**shipped_settings(name), **small}
+    return {**shipped_settings(name), **small, **SMALL.get(name, {})}
 
 
 def plan_with(*names, changes=None, adapter=None, optim=None, **top):

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from mcit.core.errors import DataError, PlanError, StateError
-from mcit.methods.refusal import Refusal, refused_row
+from mcit.core.types import Counts
+from mcit.methods.formulas.refusals import refused_row
+from mcit.methods.refusal import Refusal
 from tests.fakes import steps
 from tests.fakes.bench import plan_of, tensors_of
 from tests.fakes.forgetting import STAGES, answered, batch_of, output, stage, started, step_context, trained
@@ -120,3 +122,33 @@ def test_both_targets_resume_and_shard_bitwise(tmp_path, methods):
     _, resumed = trained(tmp_path / "b", *methods, stop_at=(2, 2))
     _, sharded = trained(tmp_path / "c", *methods, engine=ShardedEngine)
     assert tensors_of(straight) == tensors_of(resumed) == tensors_of(sharded)
+
+
+def test_one_mean_over_retained_and_refused_rows():
+    """Retained losses 1, 2, 3 and refused 5: 11 / 4 as one batch, whatever the counts of the two; it is the task's loss."""
+    given = method(mean="joint", omega=1.0)
+    ctx = step_context()
+    ctx.counts = Counts({"task": 3, "refusal": 1}, {"task": 1, "refusal": 1})
+    task = given.loss_term(output([1.0, 2.0, 3.0]), batch_of(1, "task"), ctx)
+    refused = given.loss_term(output([5.0]), batch_of(1, "refusal"), ctx)
+    assert task.per == refused.per == "tokens"
+    assert task.sum.item() / 3 + refused.sum.item() / 1 == pytest.approx(11 / 4)
+    assert given.claims.slots == {"objective:task"} and given.claims.streams == {"refusal"}
+    assert method().loss_term(output([1.0]), batch_of(1, "task"), ctx) is None
+
+
+def test_alternate_answers_are_said():
+    ctx = SimpleNamespace(forget_rows=lambda: steps.rows("t", 1), alternate_rows=lambda: ["other"], seed=5)
+    assert method(say="alternate").streams(ctx)["refusal"].rows == ["other"]
+    assert method(say="alternate").check(stage_with_forget(), None) == []
+
+
+def test_a_divergence_has_no_joint_mean():
+    (problem,) = method(say="blind", mean="joint").check(stage_with_forget(), None)
+    assert problem.fix == "set mean: own"
+
+
+def stage_with_forget():
+    made = stage()
+    made.forget = ("something",)
+    return made
