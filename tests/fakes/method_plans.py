@@ -77,9 +77,9 @@ def stage_settings(name):
 
 
 def kept_settings(name):
-    """The same with an adapter that the next stage trains on, where the method allows it."""
+    """The same with an adapter that the next stage trains on, where the method allows it: none that forgets does."""
     adapter, needs = stage_settings(name), claims_of(name).needs
-    fixed = adapter.get("kind") == "none" or any(need.startswith("carry:") for need in needs)
+    fixed = adapter.get("kind") == "none" or any(need.startswith("carry:") for need in needs) or forgets(name)
     return adapter if fixed else {**adapter, "carry": "keep"}
 
 
@@ -113,9 +113,14 @@ def companions(methods):
     return ["bounded_forget"] if needed else []
 
 
+def forgets(name):
+    """Whether a method reads rows to forget."""
+    return bool(FORGETS & claims_of(name).streams) or "stream:forget" in claims_of(name).needs
+
+
 def data_of(*names):
     """Stages with something to forget where a method needs it."""
-    if any(FORGETS & claims_of(n).streams or "stream:forget" in claims_of(n).needs for n in names):
+    if any(map(forgets, names)):
         return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
     return {}
 
