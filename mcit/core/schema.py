@@ -51,6 +51,9 @@ class EngineConfig(Config):
     """Seconds after which a collective that does not come back is an error."""
     micro_batch: int = Field(4, ge=1)
     """Rows per forward pass and rank."""
+    packs: bool = True
+    """Lay the rows of a micro-batch out in one sequence, without padding and with a picture that several rows show once,
+    where the model's attention allows it; see docs/performance.md. Loss and gradients are the same up to rounding."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -103,6 +106,9 @@ class OptimConfig(Config):
     """torch's AdamW, or bitsandbytes' with 8-bit moments, paged to host memory, or both."""
     batch: int = Field(16, ge=1)
     """Rows per optimiser step, over all ranks and micro-batches."""
+    rows_per_image: int = Field(8, ge=1)
+    """At most so many rows of one picture follow each other in an epoch's order, so that they share a forward pass; 1 is a
+    plain shuffle of rows. Data with one row per picture has the same order either way."""
     lr: float = Field(2e-4, ge=0)
     """Learning rate at the top of the schedule."""
     lr_projector: float | None = Field(None, ge=0)

@@ -139,6 +139,8 @@ class Batch:
     """Which view each row is; 0 is the row itself. Empty where a batch was made by hand."""
     until: str = ""
     """The layer that the forward pass ends after; empty is a whole one."""
+    row_keys: frozenset[str] = frozenset()
+    """Names in `pixels` whose first axis is B."""
 
     @property
     def row_ids(self) -> tuple[str, ...]:

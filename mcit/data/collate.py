@@ -43,6 +43,7 @@ def collate(samples: Sequence[Sample], *, stream: str, pad_id: int, side: Litera
         target_count=int((labels[:, 1:] != IGNORE).sum()),
         image_BT=image,
         views=tuple(s.view for s in samples),
+        row_keys=frozenset().union(*(s.row_keys for s in samples)),
     )
 
 

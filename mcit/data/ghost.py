@@ -53,6 +53,7 @@ class Ghost:
             attention_BT=_below(batch.attention_BT, torch.ones_like(ids_T), 0),
             pixels=extra,
             image_BT=None,
+            row_keys=sample.row_keys,
         )
 
 

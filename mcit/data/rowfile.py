@@ -77,6 +77,17 @@ class StoredRows(Sequence[Row]):
             block = self._file.read(low, high - low)
             yield from (block[a - low : a - low + n] for a, n in zip(starts, sizes, strict=True))
 
+    def image_names(self) -> Iterator[bytes]:
+        """What pictures each row shows, in bytes that are equal where they are the same; empty for a row without any.
+
+        Read off the line (keys are sorted, and a quote inside a text is escaped) without parsing it.
+        """
+        for line in self.lines():
+            start, end = line.index(b'"images": [') + 11, line.index(b'], "meta": ')
+            root = line.rindex(b'"root": ')
+            names = line[start:end]
+            yield line[root : line.index(b', "source": ', root)] + names if names else b""
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Of each row, its characters and its pictures at `IMAGE_LENGTH` each."""

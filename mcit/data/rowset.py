@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
@@ -94,3 +95,26 @@ def longest(rows: Sequence[Row], count: int) -> list[Row]:
     """The longest rows by `row_length`, the longest first, the first of equal ones first."""
     order = np.argsort(-lengths(rows), kind="stable")[:count]
     return [rows[int(place)] for place in order]
+
+
+def image_keys(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """A number per row, equal for rows that show the same pictures; a row without pictures has one of its own."""
+    found = np.concatenate([np.empty(0, np.int64), *(_keys_of(part) for part in parts_of(rows))])
+    alone = found == 0
+    found[alone] = -1 - np.flatnonzero(alone)
+    return found
+
+
+def _keys_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Positive numbers, and 0 for a row without pictures."""
+    names = rows.image_names() if isinstance(rows, StoredRows) else (image_name(row) for row in rows)
+    return np.fromiter((_number(name) if name else 0 for name in names), np.int64, len(rows))
+
+
+def _number(name: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 2 | 1
+
+
+def image_name(row: Row) -> bytes:
+    """What pictures a row shows, whatever is done with them; empty when it has none."""
+    return "\0".join([row.root, *row.images]).encode() if row.images else b""

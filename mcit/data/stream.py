@@ -12,6 +12,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcit.core.errors import DataError, TrainingError
 from mcit.core.seeds import seed_for
 from mcit.core.types import Draw, Row
@@ -38,6 +41,41 @@ def epoch_order(seed: int, epoch: int, count: int) -> array[int]:
     return order
 
 
+class Shuffle:
+    """The order of each epoch of `count` rows: a permutation that depends on the seed, the epoch and which rows go together.
+
+    With `images` (a number per row, equal for rows of one picture) the next rows of a picture, up to `most` of them, follow
+    the first of them that the plain permutation brings. With one row per picture nothing moves.
+    """
+
+    def __init__(self, seed: int, count: int, *, images: NDArray[np.int64] | None = None, most: int = 1) -> None:
+        self._seed, self._count, self._images, self._most = seed, count, images, most
+        self._epochs: dict[int, Sequence[int]] = {}
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Row numbers of an epoch; those of this epoch and the one before are kept."""
+        if self._images is None or self._most == 1:
+            return epoch_order(self._seed, epoch, self._count)
+        if epoch not in self._epochs:
+            found = together(epoch_order(self._seed, epoch, self._count), self._images, self._most)
+            self._epochs = {e: order for e, order in self._epochs.items() if e == epoch - 1} | {epoch: found}
+        return self._epochs[epoch]
+
+
+def together(order: Sequence[int], images: NDArray[np.int64], most: int) -> array[int]:
+    """An order of rows in which rows of one picture follow the first of them, up to `most` at a time."""
+    rows = np.asarray(order, dtype=np.int64)
+    by_image = np.argsort(images[rows], kind="stable")
+    places = np.arange(len(rows))
+    starts = np.ones(len(rows), dtype=bool)
+    starts[1:] = images[rows][by_image][1:] != images[rows][by_image][:-1]
+    since = places - np.maximum.accumulate(np.where(starts, places, 0))
+    leader = np.maximum.accumulate(np.where(since % most == 0, places, 0))
+    moved_to = np.empty_like(places)
+    moved_to[by_image] = by_image[leader]
+    return array("i", rows[np.argsort(moved_to, kind="stable")].tolist())
+
+
 class Stream:
     """A named, endless or bounded sequence of rows: one epoch after the other."""
 
@@ -56,10 +94,11 @@ class Stream:
         until: str = "",
         order: Order | None = None,
         show: Show | None = None,
+        shuffle: Shuffle | None = None,
     ) -> None:
         """`per_step` rows make a step; after `total` rows the stream is empty (never, when it is None).
 
-        `group` rows that follow each other stay together. Without `order` every epoch is a new permutation.
+        `group` rows that follow each other stay together. Without `order` every epoch is a new permutation, or `shuffle`'s.
         """
         if not rows and total != 0:
             raise DataError("the stream has no rows", where=f"stream {name}", fix="check the recipe's train split")
@@ -69,13 +108,14 @@ class Stream:
         self.name, self.rows, self.per_step, self.seed, self.total = name, rows, per_step, seed, total
         self.group, self.until = group, until
         self._order, self._show = order, show
+        self._shuffle = shuffle or Shuffle(seed, len(rows))
         self._epochs: dict[int, Sequence[Draw]] = {}
 
     def draw(self, position: int) -> Draw:
         """Row and view at a position of the endless order. Raises TrainingError for an order that names no such row."""
         epoch, index = divmod(position, len(self.rows))
         if self._order is None:
-            return epoch_order(self.seed, epoch, len(self.rows))[index], 0
+            return self._shuffle.order(epoch)[index], 0
         if epoch not in self._epochs:
             draws = self._checked(self._order(epoch, len(self.rows), self.seed), len(self.rows))
             self._epochs = {e: d for e, d in self._epochs.items() if e == epoch - 1} | {epoch: draws}
@@ -145,15 +185,24 @@ class MixedStream(Stream):
     """
 
     def __init__(
-        self, name: str, rows: Sequence[Row], *, first: int, count: int, per_step: int, seed: int, total: int
+        self,
+        name: str,
+        rows: Sequence[Row],
+        *,
+        first: int,
+        count: int,
+        per_step: int,
+        seed: int,
+        total: int,
+        shuffle: Shuffle | None = None,
     ) -> None:
         """Its rows are numbers ``first, first + 1, …`` of the `count` rows that are shuffled."""
-        super().__init__(name, rows, per_step=per_step, seed=seed, total=total)
+        super().__init__(name, rows, per_step=per_step, seed=seed, total=total, shuffle=shuffle or Shuffle(seed, count))
         self.first, self.count = first, count
 
     def _number(self, position: int) -> int:
         epoch, index = divmod(position, self.count)
-        return epoch_order(self.seed, epoch, self.count)[index] - self.first
+        return self._shuffle.order(epoch)[index] - self.first
 
     def draw(self, position: int) -> Draw:
         """The row at a position of the shared order, which must be a member."""
@@ -164,11 +213,19 @@ class MixedStream(Stream):
         return [position for position in positions if 0 <= self._number(position) < len(self.rows)]
 
 
-def mix(parts: Sequence[tuple[str, Sequence[Row]]], *, per_step: int, seed: int, total: int) -> list[Stream]:
-    """Streams of named rows that are shuffled together."""
+def mix(
+    parts: Sequence[tuple[str, Sequence[Row]]],
+    *,
+    per_step: int,
+    seed: int,
+    total: int,
+    shuffle: Shuffle | None = None,
+) -> list[Stream]:
+    """Streams of named rows that are shuffled together, by `shuffle` over all of them."""
     count = sum(len(rows) for _, rows in parts)
+    shuffle = shuffle or Shuffle(seed, count)
     firsts = [sum(len(rows) for _, rows in parts[:k]) for k in range(len(parts))]
     return [
-        MixedStream(name, rows, first=first, count=count, per_step=per_step, seed=seed, total=total)
+        MixedStream(name, rows, first=first, count=count, per_step=per_step, seed=seed, total=total, shuffle=shuffle)
         for first, (name, rows) in zip(firsts, parts, strict=True)
     ]

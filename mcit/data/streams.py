@@ -15,8 +15,11 @@ from mcit.core.errors import DataError, StateError
 from mcit.core.types import Batch, Draw, Row, Sample
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
-from mcit.data.rowset import longest, row_length
+from mcit.data.rowset import image_name, longest, row_length
 from mcit.data.stream import ChosenStream, Stream
+
+_PROBED = 64
+"""Rows that are looked at for one with pictures."""
 
 
 class StageStreams:
@@ -31,8 +34,12 @@ class StageStreams:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        packs: bool = False,
     ) -> None:
-        """`workers` threads encode the rows of the coming step; results do not depend on them."""
+        """`workers` threads encode the rows of the coming step; results do not depend on them.
+
+        With `packs` rows of a step that show the same pictures come into one micro-batch where they fit.
+        """
         self.streams = {stream.name: stream for stream in streams}
         if len(self.streams) != len(streams):
             raise DataError("two streams have one name", where=", ".join(s.name for s in streams))
@@ -42,6 +49,7 @@ class StageStreams:
                 fix = f"set engine.micro_batch to {stream.group} or more"
                 raise DataError(what, where=f"stream {stream.name}", fix=fix)
         self.encoder, self.micro_batch, self.rank, self.world = encoder, micro_batch, rank, world
+        self._packs = packs
         self._cursors = dict.fromkeys(self.streams, 0)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rows") if workers else None
         self._ahead: dict[tuple[str, int], Future[Sample]] = {}
@@ -51,9 +59,8 @@ class StageStreams:
 
     def over(self, streams: Sequence[Stream]) -> StageStreams:
         """Other streams for the same ranks and micro-batches, at their beginning; no threads."""
-        return StageStreams(
-            streams, self.encoder, micro_batch=self.micro_batch, rank=self.rank, world=self.world, workers=0
-        )
+        given = {"micro_batch": self.micro_batch, "rank": self.rank, "world": self.world}
+        return StageStreams(streams, self.encoder, **given, packs=self._packs)
 
     def choose_by(self, choose: Callable[[str, int, int], Sequence[Draw]]) -> None:
         """Who names the rows of a step (stream, rows, size) of the streams whose rows are chosen."""
@@ -112,6 +119,14 @@ class StageStreams:
             raise DataError("the stage has no stream", where="streams")
         return best
 
+    def probe(self) -> Batch | None:
+        """Two rows, with pictures if the first ones of a stream have any, to try a layout on; None without rows."""
+        first = next((stream for stream in self.streams.values() if stream.rows), None)
+        if first is None:
+            return None
+        rows = sorted(first.rows[:_PROBED], key=lambda row: (not row.images, row_length(row)))[:2]
+        return collate([self.encoder.encode(row) for row in rows], stream=first.name, pad_id=self.encoder.pad_id)
+
     def rows_of(self, source: str | Sequence[Row], *, limit: int | None = None) -> Sequence[Row]:
         """Rows of a stream in stored order, or the given rows; at most `limit`. Raises DataError for an unknown stream."""
         if isinstance(source, str) and source not in self.streams:
@@ -161,6 +176,12 @@ class StageStreams:
         ordered = sorted(groups, key=lambda group: (-max(lengths[group[0]]), group[0]))
         size = self.micro_batch // stream.group
         count = -(-len(ordered) // (self.world * size))
+        if self._packs and stream.group == 1:
+            rows = [image_name(stream.at(group[0])) for group in ordered]
+            clusters = grouped([group[0] for group in ordered], rows)
+            if len(clusters) < len(ordered):
+                dealt = deal(clusters, bins=self.world * count, size=size)
+                return dealt[self.rank * count : (self.rank + 1) * count]
         chunks = even_chunks([sum(lengths[group[0]]) for group in ordered], self.world)
         mine = [ordered[index] for index in chunks[self.rank]]
         return [[p for group in mine[k * size : (k + 1) * size] for p in group] for k in range(count)]
@@ -206,6 +227,28 @@ class StageStreams:
 def unsupervised(sample: Sample) -> Sample:
     """The same row with nothing to learn from it."""
     return replace(sample, labels_T=torch.full_like(sample.labels_T, IGNORE))
+
+
+def grouped(positions: Sequence[int], keys: Sequence[bytes]) -> list[list[int]]:
+    """Positions with one key together, in order of first appearance; an empty key is shared with nobody."""
+    clusters: dict[bytes | int, list[int]] = {}
+    for position, key in zip(positions, keys, strict=True):
+        clusters.setdefault(key or position, []).append(position)
+    return list(clusters.values())
+
+
+def deal(clusters: Sequence[Sequence[int]], *, bins: int, size: int) -> list[list[int]]:
+    """Put clusters into `bins` of at most `size`, the largest first, each where most room is; what does not fit is cut."""
+    out: list[list[int]] = [[] for _ in range(bins)]
+    waiting = sorted((list(cluster) for cluster in clusters), key=lambda cluster: -len(cluster))
+    while waiting:
+        cluster = waiting.pop(0)
+        target = min(out, key=len)
+        room = size - len(target)
+        target += cluster[:room]
+        if cluster[room:]:
+            waiting.insert(0, cluster[room:])
+    return out
 
 
 def even_chunks(lengths: Sequence[int], count: int) -> list[list[int]]:

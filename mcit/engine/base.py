@@ -72,6 +72,11 @@ class Engine(Protocol):
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Move the batch, run the model, keep logits only where a supervised token is predicted."""
 
+    def use_packs(self, probe: Batch) -> None:
+        """Lay rows out without padding and shared pictures once, in every pass from here on, if the model gives the same
+        outputs of `probe` so; if not, a note says why. Outputs stay those of rows. Every rank calls it alike.
+        """
+
     def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
         """Add gradients, summed over ranks in the last window of a pass. Never steps.
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mcit.core.types import Batch, ModelOutput
+from mcit.core.types import Batch, HiddenStates, ModelOutput
 from mcit.engine.layers import kept_states
+from mcit.engine.pack import Pack
+from mcit.engine.segments import Segments
 
 
 def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
@@ -38,27 +40,58 @@ def run_model(
     device: torch.device,
     layers: Collection[str] = (),
     call: Callable[..., Any] | None = None,
+    pack: Pack | None = None,
 ) -> ModelOutput:
     """Forward pass with the head applied to predicting positions only; `call` is the model in an engine's wrapper.
 
     Position t predicts token t + 1, so the mask of kept positions is the supervised mask shifted by one. Hidden states
-    are kept of `layers`. A batch that ends after a layer (``batch.until``) has no logits: N is 0.
+    are kept of `layers`. A batch that ends after a layer (``batch.until``) has no logits: N is 0. With the batch's `pack`
+    the model sees that; outputs are those of the rows, with zeros for hidden states of padding.
     """
-    labels_BT = batch.labels_BT.to(device)
-    keep_BT = torch.zeros_like(labels_BT, dtype=torch.bool)
-    if not batch.until:
-        keep_BT[:, :-1] = labels_BT[:, 1:] != -100
+    predicts_BT = torch.zeros_like(batch.answer_BT) if batch.until else batch.predicts_BT
+    inputs = _padded(batch, predicts_BT) if pack is None else _packed(pack, predicts_BT)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    extra = {} if pack is None else {"segments": Segments(pack.runs, device, half=_in_half(model, device))}
     with kept_states(model, layers, until=batch.until) as hidden:
-        logits = (call or model)(
-            input_ids=batch.input_ids_BT.to(device),
-            attention_mask=batch.attention_BT.to(device),
-            logits_to_keep=keep_BT,
-            use_cache=False,
-            **{name: value.to(device) for name, value in batch.pixels.items()},
-        ).logits
-    logits_NV = logits if logits.ndim == 2 else logits[keep_BT]
-    targets_N = labels_BT[:, 1:][keep_BT[:, :-1]]
-    row_N = torch.arange(len(labels_BT), device=device)[:, None].expand_as(keep_BT)[keep_BT]
+        logits = (call or model)(**inputs, use_cache=False, **extra).logits
+    if pack is not None:
+        place_BT = pack.place_BT.to(device)
+        hidden = HiddenStates({name: _as_rows(states[0], place_BT) for name, states in hidden.items()})
+        logits_NV = logits[0]
+    else:
+        logits_NV = logits if logits.ndim == 2 else logits[inputs["logits_to_keep"]]
+    targets_N = batch.labels_BT.roll(-1, 1)[predicts_BT].to(device)
+    row_N = predicts_BT.nonzero()[:, 0].to(device)
     nll_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
-    real = tuple((batch.labels_BT[:, 1:] != -100).any(1).nonzero().flatten().tolist())  # labels lie in host memory
+    real = tuple(batch.predicts_BT.any(1).nonzero().flatten().tolist())  # labels lie in host memory
     return ModelOutput(logits_NV, targets_N, row_N, nll_N, hidden, real)
+
+
+def _padded(batch: Batch, predicts_BT: Tensor) -> dict[str, Tensor]:
+    return {
+        "input_ids": batch.input_ids_BT,
+        "attention_mask": batch.attention_BT,
+        "logits_to_keep": predicts_BT,
+        **batch.pixels,
+    }
+
+
+def _packed(pack: Pack, predicts_BT: Tensor) -> dict[str, Tensor]:
+    """One sequence; a mask of four dimensions is one that is made already, which keeps the model from making its own."""
+    return {
+        "input_ids": pack.input_ids_P[None],
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),
+        "position_ids": pack.positions_P[None],
+        "logits_to_keep": pack.place_BT[predicts_BT],
+        **pack.pixels,
+    }
+
+
+def _in_half(model: nn.Module, device: torch.device) -> bool:
+    return torch.is_autocast_enabled(device.type) or next(model.parameters()).dtype != torch.float32
+
+
+def _as_rows(states_PD: Tensor, place_BT: Tensor) -> Tensor:
+    """(B, T, D), zeros where a row is padded."""
+    rows = states_PD.index_select(0, place_BT.clamp(min=0).flatten()).view(*place_BT.shape, -1)
+    return rows.masked_fill((place_BT < 0)[..., None], 0.0)

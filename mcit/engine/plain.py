@@ -28,6 +28,8 @@ from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, h
 from mcit.engine.layers import layers_of
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
+from mcit.engine.pack import like_probe, pack_rows
+from mcit.engine.packing import difference, refusal, switch_off, switch_on
 from mcit.engine.penalty import stream_penalties
 from mcit.engine.tuner import Tuner
 
@@ -54,6 +56,7 @@ class PlainEngine:
         self._tokens = 0
         self._call: Callable[..., Any] | None = None
         self._traces: Traces | None = None
+        self._packs = False
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
@@ -119,8 +122,38 @@ class PlainEngine:
         return out
 
     def _run(self, batch: Batch, layers: frozenset[str]) -> ModelOutput:
-        call = self._call if torch.is_grad_enabled() else None
-        return run_model(self.model, batch, device=self.device, layers=layers, call=call)
+        return self._outputs(batch, layers, self._call if torch.is_grad_enabled() else None)
+
+    def _outputs(self, batch: Batch, layers: frozenset[str], call: Callable[..., Any] | None) -> ModelOutput:
+        pack = pack_rows(batch, whole=bool(layers or batch.until)) if self._packs else None
+        return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack)
+
+    def use_packs(self, probe: Batch) -> None:
+        """Pack rows in forward passes from here on, if the model can; if not, a note says why. Every rank calls it alike.
+
+        Outputs of `probe` as a pack are compared with those of its padded rows first.
+        """
+        reason = refusal(self.model)
+        if not reason:
+            switch_on(self.model)
+            reason = self._tried(like_probe(probe))
+        self._packs = not reason
+        if reason:
+            switch_off(self.model)
+            self.notes.append(f"rows are padded, not packed: {reason}")
+
+    def _tried(self, probe: Batch) -> str:
+        pack = pack_rows(probe, always=True)
+        if pack is None:
+            return "which picture values belong to which row is not clear"
+        given: dict[str, Any] = {"device": self.device, "call": self._call}
+        with torch.no_grad(), self.quiet(), self.autocast():
+            padded = run_model(self.model, probe, **given)
+            try:
+                packed = run_model(self.model, probe, **given, pack=pack)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return difference(padded, packed)
 
     def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
         """Add gradients; the loss and its rows are remembered until the step."""
@@ -373,5 +406,6 @@ class PlainEngine:
     def finish(self) -> None:
         """Drop the DDP wrapper with its hooks, gradients and moments; weights are in the model already."""
         self.discard()
+        switch_off(self.model)
         self._call = None
         self._optimizer.state.clear()

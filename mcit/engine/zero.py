@@ -25,7 +25,6 @@ from mcit.engine import world
 from mcit.engine.base import EngineSpec
 from mcit.engine.checkpoint import EngineState
 from mcit.engine.footprint import Footprint
-from mcit.engine.forward import run_model
 from mcit.engine.gradients import held_dot
 from mcit.engine.plain import PlainEngine
 from mcit.engine.sharded import Gatherer, HeldShards, ShardGradients, ShardWeights
@@ -80,7 +79,7 @@ class ZeroEngine(PlainEngine):
     def _run(self, batch: Batch, layers: frozenset[str]) -> ModelOutput:
         whole = self.spec.with_ghost(batch) if self.spec.with_ghost else batch
         self._ghosted = whole is not batch
-        out = run_model(self.model, whole, device=self.device, layers=layers, call=self._engine)
+        out = self._outputs(whole, layers, self._engine)
         if self._ghosted:
             rows, positions = batch.input_ids_BT.shape
             own = HiddenStates({layer: states[:rows, :positions] for layer, states in out.hidden.items()})

@@ -20,7 +20,8 @@ from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.data.ghost import Ghost
 from mcit.data.rowbook import RowBook
-from mcit.data.stream import ChosenStream, Stream, mix
+from mcit.data.rowset import image_keys, joined
+from mcit.data.stream import ChosenStream, Shuffle, Stream, mix
 from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine, EngineSpec
@@ -96,6 +97,9 @@ def build_stage(
         spec = replace(spec, with_ghost=ghost)
     make = make_engine or functools.partial(default_engine, config=plan.config.engine)
     engine = make(model, spec)
+    probe = streams.probe() if plan.config.engine.packs else None
+    if probe is not None:
+        engine.use_packs(probe)
     ctx = Context(
         stage,
         engine,
@@ -194,7 +198,11 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
     parts: list[tuple[str, Sequence[Row]]] = [("task", book.stage_rows()), *mixed]
     count = sum(len(part) for _, part in parts)
     total = min(stage.epochs * count, stage.steps * stage.optim.batch)
-    given: dict[str, Any] = {"per_step": stage.optim.batch, "seed": seed_for(stage.seed, "order"), "total": total}
+    seed = seed_for(stage.seed, "order")
+    given: dict[str, Any] = {"per_step": stage.optim.batch, "seed": seed, "total": total}
+    if stage.optim.rows_per_image > 1 and (mixed or methods.order_of("task") is None):
+        images = image_keys(joined([part for _, part in parts]))
+        given["shuffle"] = Shuffle(seed, count, images=images, most=stage.optim.rows_per_image)
     streams = mix(parts, **given) if mixed else [stream_of("task", parts[0][1], methods, **given)]
     for name, spec in opened:
         if not spec.mixed:
@@ -208,6 +216,7 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
         rank=world.rank(),
         world=world.size(),
         workers=plan.config.engine.workers,
+        packs=plan.config.engine.packs,
     )
 
 

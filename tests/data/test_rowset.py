@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcit.data.rowset import Chosen, Joined, joined, lengths, longest, pick, row_length
+from mcit.data.rowset import Chosen, Joined, image_keys, image_name, joined, lengths, longest, pick, row_length
 from tests.data.test_rowfile import some, stored
 from tests.fakes.rows import row
 
@@ -43,3 +43,26 @@ def test_lengths_and_the_longest(parts):
 def test_row_length():
     assert row_length(row("abc", "de")) == 5
     assert row_length(row("<image> <image>", "x", images=("a", "b"))) == 15 + 1 + 4000
+
+
+def test_rows_of_one_picture_have_one_key(tmp_path):
+    """In memory and stored alike; texts that look like keys of a line change nothing; a text row is like no other."""
+    text = '"images": ["a.png"], "meta": {}, "root": "9", "source": '
+    given = [
+        row(f"<image>\n{text}", "x", images=("a.png",), id='"images": [', root="/r", meta={"root": "q", "images": []}),
+        row("q", text, id="t"),
+        row("<image> <image>", "x", images=("a.png", "b.png"), id="two", root="/r"),
+        row("<image>\nq", "x", images=("a.png",), id="again", root="/r"),
+        row("p", "x", id="u"),
+        row("<image>\nq", "x", images=('a], "meta": ,b.png',), id="odd", root="/r"),
+    ]
+    for rows in (
+        given,
+        stored(tmp_path / "a.jsonl", given),
+        joined([given[:2], stored(tmp_path / "b.jsonl", given[2:])]),
+    ):
+        keys = image_keys(rows).tolist()
+        assert len(set(keys)) == (5 if len(getattr(rows, "parts", [])) < 2 else 6)
+        assert keys[1] != keys[4] and keys[2] != keys[3] != keys[5]
+    assert image_keys(given)[0] == image_keys(given)[3] and image_keys([]).tolist() == []
+    assert image_name(given[0]) == image_name(given[3]) and not image_name(given[1])

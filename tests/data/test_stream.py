@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mcit.core.errors import DataError, TrainingError
 from mcit.core.types import Turn
-from mcit.data.stream import ChosenStream, Stream, epoch_order
+from mcit.data.stream import ChosenStream, Shuffle, Stream, epoch_order, mix, together
 from tests.fakes.rows import row
 
 ROWS = [row(f"q{k}", "a", id=f"r{k}") for k in range(3)]
@@ -84,3 +85,44 @@ def test_groups_divide_a_step_and_a_passive_stream_takes_no_part():
     with pytest.raises(DataError, match="-1 rows a step"):
         Stream("s", ROWS, per_step=-1, seed=0)
     assert len(Stream("s", ROWS, per_step=0, seed=0).step(0)) == 0
+
+
+def test_rows_of_one_picture_follow_the_first_of_them():
+    """By hand: order 0 7 4 1 5 6 3 2; rows 0, 4, 6, 2 show picture 9, rows 7 and 3 picture 8, the others one each."""
+    images = np.array([9, -1, 9, 8, 9, -2, 9, 8])
+    assert together((0, 7, 4, 1, 5, 6, 3, 2), images, 8).tolist() == [0, 4, 6, 2, 7, 3, 1, 5]
+    assert together((0, 7, 4, 1, 5, 6, 3, 2), images, 3).tolist() == [0, 4, 6, 7, 3, 1, 5, 2]
+    assert together((0, 7, 4, 1, 5, 6, 3, 2), images, 1).tolist() == [0, 7, 4, 1, 5, 6, 3, 2]
+    assert together((), images[:0], 3).tolist() == []
+
+
+def test_one_row_per_picture_is_the_plain_order():
+    shuffle = Shuffle(5, 100, images=np.arange(100), most=8)
+    assert tuple(shuffle.order(3)) == tuple(epoch_order(5, 3, 100))
+
+
+def test_an_order_by_pictures_is_the_same_at_any_place_and_time():
+    """A stream asked from the middle gives what one asked from the start gives; every row once an epoch."""
+    rows = [row(f"q{k}", "a", id=f"r{k}") for k in range(60)]
+    images = np.arange(60) % 12
+
+    def stream():
+        return Stream("task", rows, per_step=7, seed=3, shuffle=Shuffle(3, 60, images=images, most=4))
+
+    whole = [stream().draw(k)[0] for k in range(180)]
+    one = stream()
+    assert [one.draw(k)[0] for k in reversed(range(180))] == whole[::-1]
+    assert all(sorted(whole[e : e + 60]) == list(range(60)) for e in (0, 60, 120))
+    assert whole[:60] != whole[60:120]
+    runs = sum(images[a] == images[b] for a, b in zip(whole[:60], whole[1:60], strict=False))
+    assert runs >= 3 * 12
+
+
+def test_mixed_streams_share_an_order_by_pictures():
+    """Rows of one picture in two streams come in one step."""
+    rows = [row(f"q{k}", "a", id=f"r{k}") for k in range(12)]
+    shuffle = Shuffle(3, 24, images=np.concatenate([np.arange(12), np.arange(12)]), most=8)
+    first, second = mix([("task", rows), ("more", rows)], per_step=2, seed=3, total=24, shuffle=shuffle)
+    for start in range(0, 24, 2):
+        (a,), (b,) = first.members(range(start, start + 2)), second.members(range(start, start + 2))
+        assert first.at(a) == second.at(b)

@@ -13,7 +13,7 @@ from mcit.core.errors import DataError, StateError
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.rowset import row_length
 from mcit.data.stream import Stream, mix
-from mcit.data.streams import StageStreams, even_chunks
+from mcit.data.streams import StageStreams, deal, even_chunks, grouped
 from tests.fakes.processors import make_processor
 from tests.fakes.rows import picture, row
 
@@ -315,3 +315,32 @@ def test_a_step_without_a_row_of_a_stream_has_no_batch_of_it(rows, encoder):
     )
     names = [[b.stream for b in streams.next_step()] for _ in range(7)]
     assert sum("gere" in step for step in names) == 1 and all("task" in step for step in names)
+
+
+def test_clusters_stay_whole_where_they_fit():
+    assert grouped([5, 3, 8, 2], [b"a", b"", b"a", b""]) == [[5, 8], [3], [2]]
+    assert deal([[1], [2, 3, 4], [5, 6], [7, 8]], bins=2, size=4) == [[2, 3, 4, 1], [5, 6, 7, 8]]
+    assert deal([[1, 2, 3], [4, 5, 6], [7, 8]], bins=2, size=4) == [[1, 2, 3, 7], [4, 5, 6, 8]]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_rows_of_one_picture_share_a_micro_batch(rows, encoder, world, tmp_path):
+    """Four pictures with three rows each and four texts in a step of 16: four micro-batches, no picture in two of them."""
+    names = [picture(tmp_path, name=f"{k}.png") for k in range(4)]
+    given = [row(f"<image>\nq{k}", "yes", images=(names[k % 4],), root=tmp_path, id=f"p{k}") for k in range(12)]
+    given += [row("q" * k, "no", id=f"t{k}") for k in range(1, 5)]
+    every = []
+    for rank in range(world):
+        streams = [Stream("task", given, per_step=16, seed=1)]
+        made = StageStreams(streams, encoder, micro_batch=4, rank=rank, world=world, packs=True)
+        batches = made.next_step()
+        assert len(batches) == 4 // world
+        every += batches
+    assert sorted(id for batch in every for id in batch.row_ids) == sorted(r.id for r in given)
+    for name in names:
+        assert sum(any(name in r.images for r in batch.rows) for batch in every) == 1
+
+
+def test_the_probe_has_pictures(rows, encoder):
+    assert [len(r.images) for r in stage(rows[1:], encoder).probe().rows] == [1, 1]
+    assert StageStreams([], encoder, micro_batch=2).probe() is None

@@ -69,3 +69,12 @@ def test_offload_with_a_penalty_that_clips(kind, offload, trained):
     ranks = trained(kind, offload, **LARGE)
     for found, _ in ranks:
         assert farthest(found, one)[0] <= TOLERANCE, farthest(found, one)
+
+
+@pytest.mark.parametrize("kind", ["plain", "zero3"])
+def test_packs_on_two_ranks_make_the_same_weight_changes(kind, trained, tmp_path):
+    """Several questions per picture, GeRe's text rows and replay beside them; ranks have other packs than one process has."""
+    ((one, _),) = trained("plain", processes=1, questions=str(tmp_path / "one"))
+    assert all(float(t.norm()) > 0 for t in one.values())
+    for found, _ in trained(kind, questions=str(tmp_path / kind)):
+        assert farthest(found, one)[0] <= TOLERANCE, farthest(found, one)

@@ -1,9 +1,9 @@
 """Train plans with one engine: ``python -m tests.fakes.agreement_job KIND OFFLOAD FOLDER NAME=JSON…``.
 
-Each JSON holds changes to the agreement plan, ``{"method": NAME}`` for the plan of a method, or ``{"family": [FOLDER,
-RECIPE…]}`` for one of a model's folder. Every rank leaves two files per plan in a folder of its own:
-``changes.safetensors``, what each stage did to each unit (scale * B @ A for a LoRA pair, end minus start for other tensors),
-and ``steps.json``, the metrics of every step.
+Each JSON holds changes to the agreement plan, ``{"method": NAME}`` for the plan of a method, ``{"family": [FOLDER, RECIPE…]}``
+for one of a model's folder, or ``{"questions": FOLDER}`` for one of several questions per picture, made there. Every rank
+leaves two files per plan in a folder of its own: ``changes.safetensors``, what each stage did to each unit (scale * B @ A for
+a LoRA pair, end minus start for other tensors), and ``steps.json``, the metrics of every step.
 """
 
 import json
@@ -21,6 +21,7 @@ from tests.fakes import bench
 from tests.fakes.bench import TINY, config_of, plan_of, run_plan
 from tests.fakes.families.task import config as family_config
 from tests.fakes.method_plans import named_plan
+from tests.fakes.packs import question_settings
 
 CALM = {"lr": 2e-3, "lr_projector": 2e-4}
 """Learning rates at which the order of sums does not grow over 50 steps as it does at those of TINY."""
@@ -53,8 +54,12 @@ def agreement_config(kind="plain", offload="none", *, steps=12, seed=3, optim=No
     )
 
 
-def plan_for(kind, offload, *, method=None, family=None, **settings):
-    """The plan of a method, of a family's folder (a list: folder, then recipes), or the agreement plan."""
+def plan_for(kind, offload, *, method=None, family=None, questions=None, **settings):
+    """The plan of a method, of a family's folder (a list: folder, then recipes), of questions, or the agreement plan."""
+    if questions:
+        engine = {"kind": kind, "offload": offload, "micro_batch": 6, "workers": 0}
+        folder = Path(questions) / f"rank-{world.rank()}"
+        return plan_of(**question_settings(folder, **STEADY), engine=engine)
     if family:
         return plan_of(**family_config(*family, engine={"kind": kind, "offload": offload}))
     if method:

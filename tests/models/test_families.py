@@ -20,6 +20,9 @@ from mcit.core.schema import AdapterConfig
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.ghost import Ghost
+from mcit.engine import packing
+from mcit.engine.forward import run_model
+from mcit.engine.pack import like_probe, pack_rows
 from mcit.evals.generate import greedy
 from mcit.models import adapters
 from mcit.models.load import load_base, load_processor
@@ -200,6 +203,37 @@ def test_a_text_batch_with_a_ghost_keeps_its_outputs(family, name):
     assert more.target_count == text.target_count and len(more.input_ids_BT) == 2
     found = logits(one.model, more)[:1, : text.input_ids_BT.shape[1]]
     assert (found - logits(one.model, text)).abs().max() < 1e-4
+
+
+PACKED = {"llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packs_give_the_rows_losses_and_gradients(family, name):
+    """Text, one picture, several, and a second question of one: as one sequence, or the reason why not."""
+    one = family(name)
+    reason = packing.refusal(one.model)
+    assert (name in PACKED) == (not reason), reason
+    table.cell(name, "packs", reason or "equal")
+    if reason:
+        return
+    batch = like_probe(
+        collate([one.encoder.encode(row) for row in one.rows[::-1]], stream="t", pad_id=one.encoder.pad_id)
+    )
+    pack = pack_rows(batch, whole=False)
+    assert any(run.shared for run in pack.runs) and len(pack) < batch.attention_BT.sum() - len(batch.rows)
+    weight = one.model.get_input_embeddings().weight.requires_grad_(True)
+    packing.switch_on(one.model)
+    found = []
+    try:
+        for layout in (None, pack):
+            out = run_model(one.model, batch, device=CPU, pack=layout)
+            found.append((out.nll_N.detach(), torch.autograd.grad(out.nll_N.sum(), weight)[0]))
+    finally:
+        packing.switch_off(one.model)
+        weight.requires_grad_(False)
+    assert (found[0][0] - found[1][0]).abs().max() < 1e-4
+    assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[0][1].norm()
 
 
 LINEARS = {  # linear modules of the language model: layers x (attention, MLP), counted by hand from the configs

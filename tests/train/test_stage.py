@@ -1,17 +1,20 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mcit.core.errors import PlanError, TrainingError
 from mcit.core.files import read_json
+from mcit.core.tensorfile import load_tensors
 from mcit.engine import world
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, read_lineage
 from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.stage import Material, agreed_choice, build_stage, write_stage
-from tests.fakes.bench import plan_of, run_plan
+from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.packs import question_settings
 
 
 def material(plan, lineage=None):
@@ -79,3 +82,20 @@ def test_ranks_that_choose_differently_are_an_error(monkeypatch):
         else:
             with pytest.raises(TrainingError, match="ranks choose different rows of stream 'hard'"):
                 agreed_choice(methods, None, "hard", 9, 2)
+
+
+def test_packs_change_how_a_step_is_computed_and_nothing_else(tmp_path):
+    """Weights after two stages are those of padded rows up to rounding; a run stopped inside a stage ends bit for bit alike."""
+    settings = question_settings(tmp_path)
+    plans = {
+        packs: plan_of(**settings, engine={"micro_batch": 6, "workers": 0, "packs": packs}) for packs in (True, False)
+    }
+    assert plans[True].digest == plans[False].digest
+    packed, padded = (tensors_of(run_plan(plans[p], tmp_path / f"packs-{p}")) for p in (True, False))
+    assert packed != padded, "packs were not used"
+    assert packed == tensors_of(run_plan(plans[True], tmp_path / "stopped", stop_at=(2, 2)))
+    for stage in plans[True].stages:
+        file = Path(stage.folder, "adapter", "adapter_model.safetensors")
+        before, after = (load_tensors(tmp_path / f"packs-{p}" / file) for p in (False, True))
+        for name, tensor in before.items():
+            assert (after[name] - tensor).norm() <= 1e-3 * tensor.norm(), name

@@ -31,6 +31,7 @@ COLUMNS = (
     "answers",
     "padding",
     "generation",
+    "packs",
     "LoRA",
     "projector",
     "plain",

@@ -1,0 +1,61 @@
+"""Which models take packs.
+
+A pack needs plain causal attention, positions that are one number each, and a decoder that hands arguments it does not know
+down to its attention function. What a config says is looked at first (`refusal`); what it does not say shows when outputs of
+some rows as a pack are compared with those of the same rows padded, which an engine does before it packs anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcit.core.types import ModelOutput
+from mcit.engine.segments import NAME, register
+
+_CLOSE, _CLOSE_LOW = 1e-3, 0.1
+"""Most by which the loss of a token may differ, in fp32 and in lower precision."""
+
+
+def refusal(model: nn.Module) -> str:
+    """Why this model takes no packs, as far as its config says; empty when it may."""
+    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    config = decoder.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+        return "its positions are three numbers each"
+    if getattr(config, "cross_attention_layers", None):
+        return "its decoder looks at pictures by cross attention"
+    if getattr(model.config, "model_type", "") == "paligemma":
+        return "it reads prompts in both directions"
+    if kinds - {"full_attention"}:
+        return f"its decoder has layers of {' and '.join(sorted(kinds - {'full_attention'}))}"
+    if not kinds and getattr(config, "sliding_window", None):
+        return "its attention has a sliding window"
+    if config._attn_implementation not in ("sdpa", NAME):
+        return f"base.attention is {config._attn_implementation}, and packs need sdpa"
+    return "" if getattr(decoder, "_supports_attention_backend", False) else "its attention function cannot be replaced"
+
+
+def switch_on(model: nn.Module) -> None:
+    """The decoder's attention understands packs from here on; on padded rows it is SDPA as before."""
+    register()
+    model.get_decoder().config._attn_implementation = NAME  # type: ignore[operator]
+
+
+def switch_off(model: nn.Module) -> None:
+    """Plain SDPA again."""
+    config = model.get_decoder().config  # type: ignore[operator]
+    if config._attn_implementation == NAME:
+        config._attn_implementation = "sdpa"
+
+
+def difference(padded: ModelOutput, packed: ModelOutput) -> str:
+    """What is wrong with the outputs of a pack; empty when nothing is."""
+    if packed.nll_N.shape != padded.nll_N.shape:
+        return "it gives other numbers of outputs"
+    close = _CLOSE if padded.logits_NV.dtype == torch.float32 else _CLOSE_LOW
+    gap = float((packed.nll_N - padded.nll_N).abs().max()) if len(padded.nll_N) else 0.0
+    return "" if gap <= close else f"token losses would change by up to {gap:.2g}"

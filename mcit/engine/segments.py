@@ -1,0 +1,210 @@
+"""Attention over a pack, run by run, as an attention function of transformers.
+
+On a CPU a dense mask over the whole pack costs more than the padding it saves. Runs of like length are gathered into small
+batches instead: runs without a prefix need no mask at all, runs behind a prefix one of their own small size. On a GPU in half
+precision all runs go through FlashAttention's kernel for sequences of unlike length (torch's ``varlen_attn``), whose causal
+mask is aligned to the end of the keys: each run has its prefix and itself as keys.
+
+Shapes: P positions of a pack, H heads, K heads of keys and values, E width of a head, n runs of a bucket, Q their longest
+length, S their longest prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mcit.engine.pack import Run
+
+varlen_attn: Callable[..., Tensor] | None = None
+with contextlib.suppress(ImportError):  # torch 2.10 and later
+    from torch.nn.attention.varlen import varlen_attn  # type: ignore[assignment]
+
+NAME = "mcit_segments"
+_LIKE = 0.75
+"""Runs share a bucket when the shorter has at least this share of the longer one's length."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Runs that are attended to together, padded to one length."""
+
+    count: int
+    queries: Tensor
+    """(n * Q,) places in the pack; any place where a run is shorter."""
+    keys: Tensor
+    """(n * (S + Q),), or `queries` itself without prefixes."""
+    mask: Tensor | None
+    """(n or 1, 1, Q, S + Q) bool; None is causal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """Runs as sequences of unlike length."""
+
+    keys: Tensor
+    """Places of all runs' keys, one run after the other."""
+    query_ends: Tensor
+    key_ends: Tensor
+    longest: tuple[int, int]
+
+
+class Segments:
+    """How the runs of a pack are attended to, on one device."""
+
+    def __init__(self, runs: Sequence[Run], device: torch.device, *, half: bool = False) -> None:
+        """`half`: queries will be in half precision."""
+        self.flat = _flat(runs, device) if half and device.type == "cuda" and varlen_attn is not None else None
+        self.buckets: list[_Bucket] = []
+        if self.flat is None:
+            groups = _alike(runs)
+            self.buckets = [_bucket(group, device) for group in groups]
+            self.back_P = _back(groups, sum(run.length for run in runs)).to(device)
+
+    def attend(self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None) -> Tensor:
+        """Attention of every position, (P, H, E)."""
+        if self.flat is not None and varlen_attn is not None:
+            return _varlen(varlen_attn, self.flat, query_PHE, key_PKE, value_PKE, scale)
+        heads = query_PHE.shape[1] // key_PKE.shape[1]
+        parts = [_attend(bucket, query_PHE, key_PKE, value_PKE, scale, heads) for bucket in self.buckets]
+        return torch.cat(parts).index_select(0, self.back_P)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer: SDPA as ever, or with `segments` that of a pack; heads before positions in, after them out."""
+    if segments is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    query_PHE, key_PKE, value_PKE = (x[0].transpose(0, 1) for x in (query, key, value))
+    out_PHE = segments.attend(query_PHE, key_PKE, value_PKE, scaling)
+    return out_PHE.unsqueeze(0), None
+
+
+def register() -> None:
+    """Make the function known to transformers by `NAME`; without a pack its masks are those of SDPA."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+# ---- buckets --------------------------------------------------------------------------------------------------------
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of like length, and of like prefixes, in buckets."""
+    out: list[list[Run]] = []
+    for run in sorted(runs, key=lambda r: (-r.shared, -r.length, r.start)):
+        longest = out[-1][0] if out else None
+        fits = longest is not None and bool(run.shared) == bool(longest.shared)
+        if (
+            fits
+            and longest is not None
+            and run.shared >= _LIKE * longest.shared
+            and run.length >= _LIKE * longest.length
+        ):
+            out[-1].append(run)
+        else:
+            out.append([run])
+    return out
+
+
+def _bucket(runs: Sequence[Run], device: torch.device) -> _Bucket:
+    queries, prefix = max(run.length for run in runs), max(run.shared for run in runs)
+    starts, lengths = (torch.tensor([getattr(run, x) for run in runs])[:, None] for x in ("start", "length"))
+    own = starts + torch.arange(queries).clamp(max=lengths - 1)
+    if not prefix:
+        flat = own.flatten().to(device)
+        return _Bucket(len(runs), flat, flat, None)
+    before, shared = (torch.tensor([getattr(run, x) for run in runs])[:, None] for x in ("prefix", "shared"))
+    seen = before + torch.arange(prefix).clamp(max=shared - 1)
+    mask = torch.ones(len(runs), 1, queries, prefix + queries, dtype=torch.bool)
+    mask[..., :prefix] = (torch.arange(prefix) < shared)[:, None, None]
+    mask[..., prefix:] = torch.ones(queries, queries, dtype=torch.bool).tril()
+    if bool((shared == prefix).all()):
+        mask = mask[:1]
+    keys = torch.cat([seen, own], dim=1).flatten()
+    return _Bucket(len(runs), own.flatten().to(device), keys.to(device), mask.to(device))
+
+
+def _back(groups: Sequence[Sequence[Run]], positions: int) -> Tensor:
+    """(P,): where the output of a position is among those of all buckets."""
+    back_P, at = torch.empty(positions, dtype=torch.int64), 0
+    for runs in groups:
+        longest = max(run.length for run in runs)
+        for run in runs:
+            back_P[run.start : run.start + run.length] = torch.arange(at, at + run.length)
+            at += longest
+    return back_P
+
+
+def _attend(
+    bucket: _Bucket, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None, heads: int
+) -> Tensor:
+    """(n * Q, H, E)."""
+    query, key, value = (
+        _gathered(x, places, bucket.count)
+        for x, places in ((query_PHE, bucket.queries), (key_PKE, bucket.keys), (value_PKE, bucket.keys))
+    )
+    if heads > 1:
+        key, value = (x.repeat_interleave(heads, dim=1) for x in (key, value))
+    out = scaled_dot_product_attention(
+        query, key, value, attn_mask=bucket.mask, scale=scale, is_causal=bucket.mask is None
+    )
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _gathered(x_PHE: Tensor, places: Tensor, count: int) -> Tensor:
+    """(n, H, positions, E)."""
+    return x_PHE.flatten(1).index_select(0, places).view(count, -1, *x_PHE.shape[1:]).transpose(1, 2)
+
+
+# ---- sequences of unlike length -------------------------------------------------------------------------------------
+def _flat(runs: Sequence[Run], device: torch.device) -> _Flat:
+    keys, query_sizes, key_sizes = [], [0], [0]
+    for run in runs:
+        keys += [torch.arange(run.prefix, run.prefix + run.shared), torch.arange(run.start, run.start + run.length)]
+        query_sizes.append(run.length)
+        key_sizes.append(run.shared + run.length)
+
+    def ends(sizes: list[int]) -> Tensor:
+        return torch.tensor(sizes).cumsum(0).to(device, torch.int32)
+
+    return _Flat(torch.cat(keys).to(device), ends(query_sizes), ends(key_sizes), (max(query_sizes), max(key_sizes)))
+
+
+def _varlen(
+    kernel: Callable[..., Tensor],
+    flat: _Flat,
+    query_PHE: Tensor,
+    key_PKE: Tensor,
+    value_PKE: Tensor,
+    scale: float | None,
+) -> Tensor:
+    return kernel(
+        query_PHE.contiguous(),
+        key_PKE.index_select(0, flat.keys),
+        value_PKE.index_select(0, flat.keys),
+        flat.query_ends,
+        flat.key_ends,
+        *flat.longest,
+        scale=scale,
+        window_size=(-1, 0),  # causal, aligned to the end of the keys
+        enable_gqa=query_PHE.shape[1] != key_PKE.shape[1],
+    )
