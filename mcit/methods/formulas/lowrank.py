@@ -176,6 +176,8 @@ class _Order:
     """(K,), by column."""
     column_starts: Tensor
     """(I + 1,) int32, into `rows`."""
+    by_column: Tensor
+    """(K,) int32: the number that each key of `rows` has in `columns`."""
 
 
 def _kept_order(B_OR: Tensor, A_RI: Tensor, keys: Tensor, dense: bool | None) -> _Order | None:
@@ -212,34 +214,41 @@ def _order(keys: Tensor, shape: tuple[int, int]) -> _Order:
             row_starts=torch.searchsorted(rows, torch.arange(O + 1), out_int32=True),
             rows=rows[order].to(small),
             column_starts=torch.searchsorted(by_column, torch.arange(I + 1), out_int32=True),
+            by_column=order.int(),
         )
         keys._order = kept  # type: ignore[attr-defined]
     return kept
 
 
 def _kept_mean(B_OR: Tensor, A_RI: Tensor, order: _Order) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of |B A| at the keys, and its gradients for B (O, R) and A (I, R)."""
+    """Mean of |B A| at the keys, and its gradients for B (O, R) and A (I, R). The entries are worked out once, by row."""
     A_IR = A_RI.T.contiguous()
-    total, dB_OR = _one_side(order.row_starts, order.columns.int(), B_OR, A_IR)
-    _, dA_IR = _one_side(order.column_starts, order.rows.int(), A_IR, B_OR)
-    number = len(order.columns)
-    return total / number, dB_OR.div_(number), dA_IR.div_(number)
+    columns = order.columns.int()
+    signs = _entries(order.row_starts, columns, B_OR, A_IR).sign_()
+    dB_OR = _row_sums(order.row_starts, columns, signs, A_IR)
+    dA_IR = _row_sums(order.column_starts, order.rows.int(), signs.index_select(0, order.by_column), B_OR)
+    number = len(columns)
+    dB_OR, dA_IR = dB_OR.div_(number), dA_IR.div_(number)
+    return (B_OR * dB_OR).sum(), dB_OR, dA_IR  # the sum of B A * signs, over their number
 
 
-def _one_side(starts: Tensor, picked: Tensor, X_NR: Tensor, Y_MR: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of |X Y^T| at the keys, and its gradient for X: per row the sum of the picked rows of Y by their signs."""
-    entries = _entries(starts, picked, X_NR, Y_MR)
-    signs = entries.sign()
-    return entries.mul_(signs).sum(), _bag_sums(picked, Y_MR, starts[:-1], signs)
+def _row_sums(starts: Tensor, picked: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
+    """Per row of a sparse matrix the weighted sum of the vectors that it picks."""
+    if not torch.backends.mkl.is_available():  # torch multiplies CSR matrices on a CPU with MKL only
+        return _bag_sums(picked, vectors, starts[:-1], weights)
+    return _csr(starts, picked, weights, len(vectors)) @ vectors
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
+    with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(starts, columns, values, (len(starts) - 1, width), check_invariants=False)
 
 
 def _entries(row_starts: Tensor, columns: Tensor, B_TR: Tensor, A_IR: Tensor) -> Tensor:
     """Entries of B A at the keys alone, (K,)."""
-    with warnings.catch_warnings():  # torch calls its CSR layout beta, once per process
-        warnings.simplefilter("ignore", UserWarning)
-        zeros = B_TR.new_zeros(len(columns))
-        pattern = torch.sparse_csr_tensor(row_starts, columns, zeros, (len(B_TR), len(A_IR)), check_invariants=False)
-        return torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T).values()
+    pattern = _csr(row_starts, columns, B_TR.new_zeros(len(columns)), len(A_IR))
+    return torch.sparse.sampled_addmm(pattern, B_TR.contiguous(), A_IR.T).values()
 
 
 def _bag_sums(picked: Tensor, vectors: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
