@@ -159,6 +159,10 @@ class DataContext(Protocol):
         """The stage's seed."""
 
     @property
+    def stages(self) -> Sequence[Stage]:
+        """Earlier stages and this one, in order."""
+
+    @property
     def tasks(self) -> Sequence[str]:
         """Tasks of this stage and of all earlier ones, in order of first appearance."""
 
@@ -181,7 +185,7 @@ class DataContext(Protocol):
         """Rows like those to forget that are never trained on: of ``holdout`` recipes, and marked ``meta.holdout``."""
 
     def pool(self, recipe: str) -> Sequence[Row]:
-        """Training rows of a recipe that a method of the stage names in `recipes`."""
+        """Training rows of a recipe that a method of this or an earlier stage names in `recipes`."""
 
     def pool_digest(self, recipe: str) -> str:
         """Digest of such a recipe's text and sources."""
@@ -392,6 +396,12 @@ class ProbeContext(Passes, Protocol):
 
     def score(self, task: str, rows: Sequence[Row]) -> JsonDict:
         """Greedy answers to rows of a task, scored as the run scores: ``accuracy``, ``valid`` and ``truncated`` in [0, 1]."""
+
+    def continuations(self, rows: Sequence[Row]) -> list[JsonDict]:
+        """Greedy continuation of the first half of each plain text's tokens to its whole length, without an end token.
+
+        ``cue``, ``rest`` and ``text`` (what was made), and whether all tokens are those of the text (``exact``).
+        """
 
     def gradient_norms(self, rows: Sequence[Row]) -> dict[str, float]:
         """Norm over all trained tensors of the task loss's gradient on a few training rows of this stage (``plasticity``),

@@ -292,6 +292,8 @@ class StreamSpec:
     """Rows per optimiser step, over all ranks, on top of the task's; 0 is a stream that only passes read."""
     mixed: bool = False
     """Shuffle the rows into the task's order instead: a step takes ``optim.batch`` rows of both, each row once an epoch."""
+    total: int | None = None
+    """Draws of the stage after which the stream is empty; None: never."""
     until: str = ""
     """End the forward pass of these rows after this layer (see ``hidden:<layer>``): no logits, later blocks do not run."""
 

@@ -14,9 +14,11 @@ from mcit.data.rowset import joined
 class RowBook:
     """Rows of the tasks of a stage and of all earlier ones, opened when first asked for."""
 
-    def __init__(self, tasks: Sequence[TaskSpec], stage: Stage) -> None:
+    def __init__(self, tasks: Sequence[TaskSpec], stage: Stage, earlier: Sequence[Stage] = ()) -> None:
+        """`tasks` are those of `earlier` stages and of this one."""
         self._tasks = {task.name: task for task in tasks}
-        self._pools = {pool.recipe: pool for pool in stage.pools}
+        self.stages = (*earlier, stage)
+        self._pools = {pool.recipe: pool for each in self.stages for pool in each.pools}
         self._open: dict[str, DataFolder] = {}
         self.stage = stage
         self.seed = stage.seed
@@ -63,7 +65,7 @@ class RowBook:
         return joined([self._folder(task).rows("train") for task in tasks])
 
     def pool(self, recipe: str) -> Sequence[Row]:
-        """Training rows of a recipe beside the tasks. Raises DataError for one that no method of the stage names."""
+        """Training rows of a recipe beside the tasks. Raises DataError for one that no method so far names."""
         return self._folder(self._pool(recipe)).rows("train")
 
     def pool_digest(self, recipe: str) -> str:
@@ -72,7 +74,9 @@ class RowBook:
 
     def _pool(self, recipe: str) -> TaskSpec:
         if recipe not in self._pools:
-            raise DataError(f"recipe '{recipe}' is not one that a method of this stage reads", where=self.stage.name)
+            raise DataError(
+                f"recipe '{recipe}' is none that a method of this or an earlier stage reads", where=self.stage.name
+            )
         return self._pools[recipe]
 
     def _folder(self, task: TaskSpec) -> DataFolder:

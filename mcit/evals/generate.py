@@ -236,7 +236,12 @@ class _Hook(LogitsProcessor):
 
 @contextlib.contextmanager
 def greedy(
-    model: Any, encoder: PromptEncoder, *, max_new_tokens: int, state: Mapping[str, Path] | None = None
+    model: Any,
+    encoder: PromptEncoder,
+    *,
+    max_new_tokens: int,
+    min_new_tokens: int | None = None,
+    state: Mapping[str, Path] | None = None,
 ) -> Iterator[Generator]:
     """A generator in eval mode with nothing but greedy decoding set; the model's own settings come back afterwards."""
     own, modes = model.generation_config, {module: module.training for module in model.modules()}
@@ -244,6 +249,7 @@ def greedy(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
         eos_token_id=end_tokens(own, encoder),
         pad_token_id=encoder.pad_id,
         use_cache=True,

@@ -52,6 +52,7 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
         *_combination(record),
         _table(["stage", "tasks", "rows", "steps", "carry", "methods"], [_stage_row(s, config) for s in stages]),
         f"Identity of these weights: `{record['lineage']}`.",
+        *canaries(record),
         "## Data",
         _table(["recipe", "licence", "digest"], _data_rows(stages, config, plan)),
         "## Scores",
@@ -102,6 +103,15 @@ def _combination(record: JsonDict) -> list[str]:
     )
     how = f"Their adapters were combined into one by PEFT's functions: `{spec['how']}`, weights {weights}{kept}."
     return [how + " These weights were never trained together."]
+
+
+def canaries(record: JsonDict) -> list[str]:
+    """That rows were planted, if they were."""
+    count = record.get("canaries", 0)
+    if not count:
+        return []
+    text = f"{count} canary rows with made-up codes were planted in these stages, to measure what is memorised."
+    return ["## Canaries", text + " The weights may repeat these codes; they stand for nothing."]
 
 
 def _holds(record: JsonDict) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mcit.core.canaries import planted
 from mcit.core.errors import ConfigError, StateError
 from mcit.core.files import atomic_directory, canonical_json, remove_temporaries, write_text
 from mcit.core.records import ExportRecord
@@ -60,6 +61,9 @@ def export_stage(
     name = combine.name if combine else run.stage_folders()[stage - 1]
     folder = Path(out) if out is not None else run.layout.exports / f"{name}-{kind}"
     wanted = _wanted(source, kind, max_rank, combine)
+    given = dict(zip(run.stage_folders(), run.config()["stages"], strict=True))
+    canaries = planted([given[name] for name in wanted["stages"]])
+    wanted |= {"canaries": canaries} if canaries else {}
     if folder.exists():
         return Export(folder, _same(folder, wanted), made=False)
     remove_temporaries(folder.parent, of=folder.name)

@@ -121,7 +121,7 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
         reads = FORGETS & method.claims.streams or "stream:forget" in method.claims.needs
         if reads and all(task.rows.get("train") for task in stage.forget):
             try:
-                opened = method.streams(RowBook(earlier, stage))
+                opened = method.streams(RowBook(earlier, stage, plan.stages[: stage.index - 1]))
             except McitError as error:
                 problems += [Problem(f"{where}: {p.where}", p.what, p.fix, p.level) for p in error.problems]
                 continue

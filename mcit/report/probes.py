@@ -10,6 +10,7 @@ from mcit.core.files import parse_json
 from mcit.core.records import Manifest, ProgressRecord
 from mcit.core.stored import MANIFEST, listed_bytes, read_listed, read_sealed
 from mcit.core.types import JsonDict
+from mcit.evals.inference import wilson
 from mcit.evals.stability import Evaluation, gaps, stability_metrics, standard_error
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
@@ -155,3 +156,37 @@ def score_rows(probes: JsonDict, show: Any) -> list[list[str]]:
         for folder, step, tasks in lines
         for task, entry in tasks.items()
     ]
+
+
+def canary_rows(probes: JsonDict) -> list[list[str]]:
+    """Stage that planted, exposures, kind, steps since, and shares recognised and recalled with Wilson intervals."""
+    lines = [line for line in probes["lines"].get("canary", []) if "values" in line]
+    return [
+        [
+            group["stage"], str(group["exposures"]), group["kind"],
+            "before" if group["since"] is None else str(group["since"]), str(group["rows"]),
+            *(share(group[key], group["rows"]) for key in ("recognised", "recalled")),
+        ]
+        for line in lines
+        for group in line["values"]["groups"]
+    ]  # fmt: skip
+
+
+def memory_rows(probes: JsonDict, show: Any) -> list[list[str]]:
+    """Texts: task, exposures, steps since, recognised and recalled with intervals, ROUGE of the continuation and of all."""
+    lines = [line for line in probes["lines"].get("memory", []) if "values" in line]
+    return [
+        [
+            task, str(entry["exposures"]), str(entry["since"]), str(entry["rows"]),
+            *(share(entry[key], entry["rows"]) for key in ("recognised", "exact")),
+            show(entry["rouge_l"]), show(entry["full_rouge_1"]),
+        ]
+        for line in lines
+        for task, entry in line["values"].items()
+    ]  # fmt: skip
+
+
+def share(count: int, of: int) -> str:
+    """A share with its 95 % Wilson interval."""
+    low, high = wilson(count, of)
+    return f"{count / of:.3f} ({low:.3f} to {high:.3f})"

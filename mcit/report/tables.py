@@ -18,7 +18,16 @@ from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
 from mcit.report.matrix import read_matrix, read_plan
-from mcit.report.probes import gap_rows, metric_rows, read_probes, rho, score_rows, share_rows
+from mcit.report.probes import (
+    canary_rows,
+    gap_rows,
+    memory_rows,
+    metric_rows,
+    read_probes,
+    rho,
+    score_rows,
+    share_rows,
+)
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import home
 
@@ -179,6 +188,26 @@ def _probe_parts(report: JsonDict) -> list[str]:
     if scores:
         head = ["stage", "step", "task", "accuracy", "in the right form", "rows"]
         parts += ["## Generated answers inside the stages", "In [0, 1].", _table(head, scores)]
+    if "canary" in probes["lines"]:
+        head = ["planted in", "exposures", "kind", "steps since", "rows", "recognised", "recalled"]
+        text = "Shares with 95 % intervals; recognised by chance: 0.5. Recognised and not recalled may be a matter of form."
+        parts += ["## Canaries", text, _table(head, canary_rows(probes))]
+    if "memory" in probes["lines"]:
+        head = [
+            "texts",
+            "exposures",
+            "steps since",
+            "rows",
+            "recognised",
+            "recalled",
+            "ROUGE-L",
+            "ROUGE-1, cue included",
+        ]
+        parts += [
+            "## Texts studied",
+            "Recalled: every token of the second half.",
+            _table(head, memory_rows(probes, _share)),
+        ]
     head = ["stage", "probe", "measured", "left out", "seconds", "share of step time"]
     return [*parts, "## What probes took", _table(head, share_rows(probes, _share))]
 

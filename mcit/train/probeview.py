@@ -10,13 +10,16 @@ from typing import Protocol
 import torch
 
 from mcit.core.interfaces import Gradients
-from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Row, RowFit
+from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Row, RowFit, Sample
+from mcit.data.collate import collate
+from mcit.data.encode import IGNORE
 from mcit.engine import world
 from mcit.evals.generate import greedy
 from mcit.evals.predictions import batches, gold_of
 from mcit.evals.score import score_predictions
 from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
+from mcit.probes.formulas.recollection import cue_length
 from mcit.train.context import Context
 
 _BATCH = 16
@@ -90,6 +93,29 @@ class ProbeView:
             out = {place: answer for part in found for place, answer in part}
         return [out[k] for k in range(len(rows))]
 
+    def continuations(self, rows: Sequence[Row]) -> list[JsonDict]:
+        """Every rank goes over all rows."""
+        encoder = self._streams.encoder
+        tokenizer, out = encoder.processor.tokenizer, dict[int, JsonDict]()
+        with self._engine.answering() as (model, _):
+            device = next(model.parameters()).device
+            for group in batches(rows, _BATCH):
+                texts = [encoder.encode(rows[k]) for k in group]
+                ids = [text.input_ids_T.tolist() for text in texts]
+                cues = [_cut(text, cue_length(len(own))) for text, own in zip(texts, ids, strict=True)]
+                batch = collate(cues, stream="recall", pad_id=encoder.pad_id, side="left")
+                length = max(len(own) - cue_length(len(own)) for own in ids)
+                with greedy(model, encoder, max_new_tokens=length, min_new_tokens=length):
+                    made = model.generate(  # type: ignore[operator]
+                        input_ids=batch.input_ids_BT.to(device), attention_mask=batch.attention_BT.to(device)
+                    )[:, batch.input_ids_BT.shape[1] :].tolist()
+                for k, own, new in zip(group, ids, made, strict=True):
+                    half = cue_length(len(own))
+                    parts = {"cue": own[:half], "rest": own[half:], "text": new[: len(own) - half]}
+                    exact = parts["rest"] == parts["text"]
+                    out[k] = {name: tokenizer.decode(part) for name, part in parts.items()} | {"exact": exact}
+        return [out[k] for k in range(len(rows))]
+
     def score(self, task: str, rows: Sequence[Row]) -> JsonDict:
         """By the task's scorer, under the mode of the run."""
         spec = self.data.spec(task)
@@ -156,6 +182,12 @@ class ProbeView:
 
         (found,) = [_norm_of(g) for _, g in self.gradient_pass(rows, rows=len(rows), loss=of_stream)]
         return found
+
+
+def _cut(sample: Sample, length: int) -> Sample:
+    """The first tokens of a plain text, nothing supervised."""
+    ids_T = sample.input_ids_T[:length]
+    return replace(sample, input_ids_T=ids_T, labels_T=torch.full_like(ids_T, IGNORE))
 
 
 def _norm_of(gradients: Gradients) -> float:

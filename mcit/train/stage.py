@@ -70,7 +70,7 @@ def build_stage(
     plan, model = material.plan, material.model
     methods = MethodSet.build(stage, inherited)
     earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
-    book = RowBook(earlier, stage)
+    book = RowBook(earlier, stage, plan.stages[: stage.index - 1])
     router = routing.build(plan.router, material.lineage) if plan.router else None
     below = members_of(material.lineage)
     joined = router.join(list(below), book) if router and below else None
@@ -207,7 +207,7 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
     for name, spec in opened:
         if not spec.mixed:
             seed = seed_for(stage.seed, "order", name)
-            given = {"per_step": spec.per_step, "seed": seed, "until": spec.until}
+            given = {"per_step": spec.per_step, "seed": seed, "until": spec.until, "total": spec.total}
             streams.append(stream_of(name, spec.rows, methods, **given))
     return StageStreams(
         streams,

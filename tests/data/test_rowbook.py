@@ -22,7 +22,7 @@ def test_a_stage_reads_its_own_and_earlier_tasks_and_what_it_forgets():
         "letter"
     }
     assert not RowBook(plan.tasks, plan.stages[0]).forget_rows()
-    with pytest.raises(DataError, match="not one that a method of this stage reads"):
+    with pytest.raises(DataError, match="none that a method of this or an earlier stage reads"):
         book.pool("tiny/letter")
     with pytest.raises(DataError, match="'word' is not in this or an earlier stage"):
         book.rows("word")

@@ -8,7 +8,7 @@ import yaml
 
 from mcit.core.files import read_json, write_text
 from mcit.evals.score import score_predictions, write_score
-from mcit.export.card import base_licence, card, loading
+from mcit.export.card import base_licence, canaries, card, loading
 from mcit.export.export import export_stage
 from tests.fakes.models import tiny_path
 from tests.fakes.trained_run import make_run
@@ -106,3 +106,8 @@ def test_licence_and_hub_id_of_the_base(exported, tmp_path):
     for odd in ("---\n[\n---\n", "---\nlicense: [a]\n---\n", "no front matter"):
         write_text(tmp_path / "README.md", odd)
         assert base_licence(tmp_path)["id"] == ""
+
+
+def test_planted_canaries_are_told():
+    assert canaries({}) == [] and canaries({"canaries": 0}) == []
+    assert "128 canary rows" in canaries({"canaries": 128})[1]

@@ -86,7 +86,7 @@ def kept_settings(name):
 def bench_settings(name):
     """The shipped settings; a method with pools of its own (``recipe``, or ``visits`` of recipes) reads small ones."""
     fields = cls_of(name).Config.model_fields
-    small = {"recipe": "general/tiny"} if "recipe" in fields else {}
+    small = {"recipe": "general/tiny"} if "recipe" in fields and name != "canary" else {}
     small |= {"visits": {"tiny/word": 3}} if "visits" in fields else {}
     for setting, few in (("rows", 16), ("steps", 3)):  # rows of a pass, steps of an inner fine-tuning
         small |= {setting: few} if setting in fields and fields[setting].annotation is int else {}

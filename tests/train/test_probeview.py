@@ -80,13 +80,15 @@ def test_norms_of_gradients_by_autograd(tmp_path):
 
 
 def test_probes_leave_no_trace(tmp_path):
-    """Replay and distillation, of which the probe asks terms outside of steps, answers in between, a stop between two
-    measurements, parameters that are only there in the engine's windows: the bytes of the plain run.
+    """Replay and distillation, of which the probe asks terms outside of steps, answers in between, canaries of both stages,
+    a stop between two measurements, parameters that are only there in the engine's windows: the bytes of the plain run.
     """
-    given = {"defaults": {"methods": [{"name": "replay", "keep": 8, "per_step": 2}, {"name": "lwf"}]}}
+    methods = [{"name": "replay", "keep": 8, "per_step": 2}, {"name": "lwf"}, {"name": "canary", "rows": 3}]
+    given = {"defaults": {"methods": methods}}
     plain = tensors_of(run_plan(plan_of(**given), tmp_path / "plain"))
     probe = {"use": "stability", "every": 2, "rows": 4, "answers": 2, "share": None}
-    probed = plan_of(**given, probes=[probe, {"use": "generation", "every": 3, "rows": 2, "share": None}])
+    others = [{"use": "generation", "every": 3, "rows": 2, "share": None}, {"use": "canary", "max_new_tokens": 4}]
+    probed = plan_of(**given, probes=[probe, *others])
     assert tensors_of(run_plan(probed, tmp_path / "probed", engine=ShardedEngine, stop_at=(2, 3))) == plain
 
 

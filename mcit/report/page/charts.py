@@ -121,6 +121,35 @@ def inside(lines: Sequence[JsonDict], *, path: str, title: str) -> JsonDict | No
     return _spec(values, {"layer": [rules, curves], "width": "container", "height": 240})
 
 
+def memories(lines: Sequence[JsonDict]) -> JsonDict | None:
+    """Recognition and recall of canaries over the steps since they were planted, on a logarithmic axis."""
+    values = []
+    for line in lines:
+        for group in line.get("values", {}).get("groups", []):
+            if group["since"] is not None:
+                point = {"since": group["since"] + 1, "planted": f"{group['stage']}, {group['kind']}"}
+                point["exposures"] = group["exposures"]
+                for name in ("recognised", "recalled"):
+                    values.append({**point, "measure": name, "share": group[name] / group["rows"]})
+    if not values:
+        return None
+    encoding = {
+        "x": {
+            "field": "since",
+            "type": "quantitative",
+            "scale": {"type": "log"},
+            "title": "steps since it was planted, plus 1",
+        },
+        "y": {"field": "share", "type": "quantitative", "scale": {"domain": [0, 1]}, "title": "share of rows"},
+        "color": {"field": "exposures", "type": "nominal"},
+        "strokeDash": {"field": "measure", "type": "nominal"},
+        "detail": {"field": "planted"},
+        "tooltip": [{"field": f} for f in ("planted", "exposures", "measure", "since", "share")],
+    }
+    mark = {"type": "line", "point": {"size": 14}}
+    return _spec(values, {"mark": mark, "width": "container", "height": 240, "encoding": encoding})
+
+
 def norms(lines: Sequence[JsonDict]) -> JsonDict | None:
     """Norms of the gradients of the task and of what methods add, over the first steps of each stage."""
     values = [

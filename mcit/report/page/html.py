@@ -130,6 +130,7 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
         title = "rows answered exactly (teacher-forced)"
         drawn["stability"] = charts.inside(lines.get("stability", []), path="tasks", title=title)
         drawn["norms"] = charts.norms(lines.get("stability", []))
+        drawn["memories"] = charts.memories(lines.get("canary", []))
         drawn["generation"] = charts.inside(lines.get("generation", []), path="", title="accuracy of answers")
         drawn |= {
             f"training-{name.replace('/', '-')}": spec for name, spec in charts.training(_metrics(runs[0])).items()
