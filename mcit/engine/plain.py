@@ -26,6 +26,7 @@ from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, held_dot
 from mcit.engine.layers import layers_of
+from mcit.engine.loralinear import fuse, unfuse
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.pack import like_probe, pack_rows
@@ -56,7 +57,8 @@ class PlainEngine:
         self._tokens = 0
         self._call: Callable[..., Any] | None = None
         self._traces: Traces | None = None
-        self._packs = False
+        self._packs = self._trial = False
+        self._fused: list[Any] = []
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
@@ -67,6 +69,7 @@ class PlainEngine:
 
     def _setup(self) -> None:
         self.weights = LocalWeights(self._named, self._units, self._optimizer.state)
+        self._fused = fuse(self.model)
         self._call = wrapped(self.model) if world.size() > 1 and self._named else None
 
     def _copy_start(self) -> dict[str, Tensor]:
@@ -125,7 +128,8 @@ class PlainEngine:
         return self._outputs(batch, layers, self._call if torch.is_grad_enabled() else None)
 
     def _outputs(self, batch: Batch, layers: frozenset[str], call: Callable[..., Any] | None) -> ModelOutput:
-        pack = pack_rows(batch, whole=bool(layers or batch.until)) if self._packs else None
+        whole = bool(layers or batch.until)
+        pack = pack_rows(batch, whole=whole, always=self._trial) if self._packs else None
         return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack)
 
     def use_packs(self, probe: Batch) -> None:
@@ -137,22 +141,23 @@ class PlainEngine:
         if not reason:
             switch_on(self.model)
             reason = self._tried(like_probe(probe))
-        self._packs = not reason
         if reason:
+            self._packs = False
             switch_off(self.model)
             self.notes.append(f"rows are padded, not packed: {reason}")
 
     def _tried(self, probe: Batch) -> str:
-        pack = pack_rows(probe, always=True)
-        if pack is None:
+        if pack_rows(probe, always=True) is None:
             return "which picture values belong to which row is not clear"
-        given: dict[str, Any] = {"device": self.device, "call": self._call}
-        with torch.no_grad(), self.quiet(), self.autocast():
-            padded = run_model(self.model, probe, **given)
+        with torch.no_grad(), self.quiet():
+            padded = self.forward(probe)
+            self._packs = self._trial = True
             try:
-                packed = run_model(self.model, probe, **given, pack=pack)
+                packed = self.forward(probe)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            finally:
+                self._trial = False
         return difference(padded, packed)
 
     def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:
@@ -407,5 +412,6 @@ class PlainEngine:
         """Drop the DDP wrapper with its hooks, gradients and moments; weights are in the model already."""
         self.discard()
         switch_off(self.model)
+        unfuse(self._fused)
         self._call = None
         self._optimizer.state.clear()
