@@ -347,6 +347,30 @@ class Likelihood(Record):
     body: Count
 
 
+class KitRecord(Record):
+    """``kit.json``: what the forgetting kit found of one stage under one model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what = "what the forgetting kit found"
+    fix = "remove it: it is measured again"
+    settings: Sha256
+    lineage: str
+    forget: dict[str, Any]
+    truth: list[float]
+    membership: dict[str, float]
+    near: dict[str, dict[str, Any]]
+    probability: dict[str, float]
+
+
+class Verdict(Record):
+    """A line of ``verdicts.jsonl``: what a judge said of a question with its answer, by their digest."""
+
+    what = "a verdict"
+    key: Sha256
+    kind: Literal["refusal", "gibberish", "unsafe", "normal"]
+
+
 class PartHead(Record):
     """The first line of ``predictions.part.jsonl``."""
 

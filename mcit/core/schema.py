@@ -197,6 +197,39 @@ class VllmConfig(Config):
     """Rows per task that are answered by the own backend too; how many answers differ is recorded."""
 
 
+class JudgeConfig(Config):
+    """A model that judges answers, behind an endpoint that speaks OpenAI's chat completions."""
+
+    url: str
+    """Address up to and including ``/v1``."""
+    model: str
+    """The model's name there."""
+    key_env: str = ""
+    """Environment variable that holds the key; nothing of it is written anywhere."""
+
+
+class KitConfig(Config):
+    """What is measured of a forget stage beside accuracy, before and after it and after every later stage."""
+
+    rows: int = Field(64, ge=2)
+    """At most so many rows per set, drawn by the run's seed."""
+    perturbed: int = Field(3, ge=1)
+    """Wrong answers per row that the truth ratio compares with, where the data has none."""
+    membership: list[Literal["loss", "zlib", "min_k", "min_k_plus", "reference", "gradnorm"]] = [
+        "loss",
+        "zlib",
+        "min_k",
+        "min_k_plus",
+        "reference",
+    ]
+    """Attacks that tell trained rows from the stage's holdout; ``reference`` loads the base too, ``gradnorm`` runs one
+    backward pass per row."""
+    four_bit: bool = False
+    """Measure once more with the language model's linears rounded to nf4 and back."""
+    judge: JudgeConfig | None = None
+    """Judges answers beside the rules."""
+
+
 class EvalConfig(Config):
     """What is scored after each stage."""
 
@@ -218,6 +251,8 @@ class EvalConfig(Config):
     """What makes the answers: the model of the run itself, or vLLM (extra ``vllm``, one process, a GPU)."""
     vllm: VllmConfig = VllmConfig()
     """Settings of ``backend: vllm``."""
+    kit: KitConfig | None = None
+    """Measure forget stages more closely than by accuracy; `mcit eval RUN --kit` does so later. See docs/forgetting.md."""
     validate_every: int = Field(0, ge=0)
     """Score the validation split every so many steps inside a stage; 0 is never."""
 

@@ -121,7 +121,7 @@ def _measure(
 
 def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> list[JsonDict]:
     """What a line holds of the answer tokens of each row."""
-    samples = [_last_answer(encoder.encode(row)) for row in rows]
+    samples = [last_answer(encoder.encode(row)) for row in rows]
     if not all(bool((sample.labels_T != IGNORE).any()) for sample in samples):
         raise StateError("a row has no answer to score", where=rows[0].where, fix="give each row an answer")
     batch = collate(samples, stream="likelihood", pad_id=encoder.pad_id)
@@ -164,7 +164,7 @@ def moments(logits_NV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(means).cpu(), torch.cat(variances).cpu()
 
 
-def _last_answer(sample: Sample) -> Sample:
+def last_answer(sample: Sample) -> Sample:
     """Only the last run of supervised tokens: earlier answers of a conversation are given."""
     labels = sample.labels_T.clone()
     places = (labels != IGNORE).nonzero().flatten().tolist()

@@ -11,7 +11,9 @@ Shapes: B… leading axes, O out features, I in features.
 
 from __future__ import annotations
 
+import contextlib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,27 @@ def stored_bytes(module: nn.Module) -> int:
     if state.nested:
         tensors += [state.offset, state.state2.absmax, state.state2.code]
     return sum(int(t.nbytes) for t in tensors)
+
+
+@contextlib.contextmanager
+def rounded_to_4bit(model: nn.Module) -> Iterator[None]:
+    """A block in which the language model's linears hold what nf4 leaves of their weights; bit for bit back afterwards.
+
+    Modules that are quantised already stay as they are.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    chosen = [n for n in language_linears(model)]
+    modules = {n: getattr(model.get_submodule(n), "base_layer", model.get_submodule(n)) for n in chosen}
+    plain = {n: m for n, m in modules.items() if not _kind(m)}
+    kept = {n: m.weight.detach().clone() for n, m in plain.items()}
+    try:
+        with torch.no_grad():
+            for module in plain.values():
+                packed, state = quantize_4bit(module.weight.detach(), quant_type="nf4")
+                module.weight.copy_(dequantize_4bit(packed, state))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, module in plain.items():
+                module.weight.copy_(kept[name])

@@ -92,6 +92,22 @@ class RunLayout:
         """Predictions and scores after so many stages; 0 is the base."""
         return self.root / "evals" / (f"after-{after:02d}" if after else "base")
 
+    def kit(self, after: int, folder: str) -> Path:
+        """What the forgetting kit found of a forget stage after so many stages; 0 is the base."""
+        return self.kits(after) / _checked(folder)
+
+    def kits(self, after: int) -> Path:
+        """Parent of what the kit found after so many stages."""
+        return self.root / "kit" / (f"after-{after:02d}" if after else "base")
+
+    def gold(self, folder: str) -> Path:
+        """What the kit found of a forget stage under a gold run's model."""
+        return self.root / "kit" / "gold" / _checked(folder)
+
+    def attacks(self, folder: str) -> Path:
+        """Attacks on a forget stage: answers of each, and what came of them."""
+        return self.root / "attacks" / _checked(folder)
+
     def elsewhere(self, name: str) -> Path:
         """Answers made outside the run and their scores, by the name of their file."""
         return self.root / "evals" / "elsewhere" / (re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "answers")

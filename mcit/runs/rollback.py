@@ -58,6 +58,8 @@ def removed_by(run: Run, to_stage: int) -> list[Path]:
     later = folders[to_stage:]
     exports = [p for p in _children(layout.exports) if _last_stage(p, folders) > to_stage]
     scores = [layout.evals(k) for k in range(len(folders), to_stage, -1)]
+    scores += [layout.kits(k) for k in range(len(folders), to_stage, -1)]
+    scores += [path for folder in later for path in (layout.gold(folder), layout.attacks(folder))]
     scores += [p for p in _children(layout.combinations) if _last_combined(p) > to_stage]
     drafts = [layout.draft(folder) for folder in reversed(folders)]
     stages = [path for folder in reversed(later) for path in (layout.stage(folder), layout.reference(folder))]
