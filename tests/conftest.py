@@ -25,3 +25,13 @@ def _own_cache(request, monkeypatch, cache):
             monkeypatch.setenv("MCIT_CACHE", _REAL_CACHE)
         return
     monkeypatch.setenv("MCIT_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def forgetful(tmp_path_factory, cache):
+    """A run that learns, forgets a colour and learns again, with the forgetting kit; only read it, or add beside it."""
+    from tests.fakes.forgetful import forgetful_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        return forgetful_run(tmp_path_factory.mktemp("forgetful"))

@@ -15,6 +15,8 @@ from mcit.core.interfaces import Reporter
 from mcit.core.ranks import agreed, on_first
 
 if TYPE_CHECKING:
+    from mcit.core.schema import KitConfig
+    from mcit.core.types import Plan
     from mcit.models.combine import Combination
     from mcit.runs.run import Run
 
@@ -33,6 +35,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--predictions", metavar="FILE", help="score answers made elsewhere (JSON or JSONL) to the rows of one --task"
     )
+    parser.add_argument(
+        "--kit", nargs="*", metavar="KEY=VALUE", help="measure forget stages with the forgetting kit (eval.kit's settings)"
+    )
+    parser.add_argument("--gold", metavar="RUN", help="a run of mcit gold: measure the forget stages under its model too")
     combine_arguments(parser, "--combined")
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -47,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if args.combine and (args.predictions or args.rescore or args.after is not None):
         what = "goes with none of --after, --rescore and --predictions"
         raise ConfigError(what, where="--combined", fix="choose the stages with --stages")
+    if (args.kit is not None or args.gold) and (args.predictions or args.rescore or args.combine):
+        what = "goes with none of --predictions, --rescore and --combined"
+        raise ConfigError(what, where="--kit", fix="measure stages of the run with it")
     if args.predictions:
         return _elsewhere(args, found)
     from mcit.cli.run import finish, show
@@ -74,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         team.same_run(ranks, lambda: found)
         found.share(ranks)
         with found.locked():
-            generate(found, after=args.after, tasks=args.task, reporter=Lines(), stop=stop, combination=combination)
+            asked = {"combination": combination, "kit": args.kit, "gold": args.gold}
+            generate(found, after=args.after, tasks=args.task, reporter=Lines(), stop=stop, **asked)
             paths = on_first(ranks, lambda: finish(found.layout.root))
     if ranks.rank() == 0:
         show(found.layout.root, paths, as_json=args.json)
@@ -110,13 +120,21 @@ def generate(
     reporter: Reporter,
     stop: Callable[[], bool],
     combination: Combination | None = None,
+    kit: Sequence[str] | None = None,
+    gold: str | None = None,
 ) -> None:
     """Score stages of a run that is locked: one or all, tasks that are due or those named; or a combination of stages.
 
+    With settings of the forgetting `kit` (``KEY=VALUE``) forget stages are measured with it too, with `gold` under that run's
+    model as well.
+
     Raises ConfigError for a stage that is not committed or a task that the run does not have.
     """
-    from mcit.cli.common import plan_of_run
+    from mcit.cli.common import config_of_run, plan_of_run
     from mcit.cli.team import same_plan
+    from mcit.plan.gold import check_gold
+    from mcit.runs.run import open_existing
+    from mcit.train.kit import measure_gold, measure_kit
     from mcit.train.sequence import Session, due, score, score_combined
 
     plan = same_plan(found.ranks, lambda: plan_of_run(found))
@@ -132,5 +150,34 @@ def generate(
         due_then = wanted or due(plan, max(combination.stages))
         score_combined(session, combination, reporter=reporter, tasks=due_then, stop=stop)
         return
+    measured = _kit(plan, kit, gold)
+    if measured is not None:
+        measure_kit(session, 0, measured, reporter=reporter, stop=stop)
     for stage in [after] if after is not None else [s.index for s in committed]:
         score(session, stage, reporter=reporter, tasks=wanted or due(plan, stage), stop=stop)
+        if measured is not None:
+            measure_kit(session, stage, measured, reporter=reporter, stop=stop)
+    if measured is not None and gold:
+        other = open_existing(Path(gold))
+        check_gold(plan, config_of_run(other), where=gold)
+        under = Session(same_plan(found.ranks, lambda: plan_of_run(other)), other, reporter)
+        measure_gold(session, under, measured, reporter=reporter, stop=stop)
+
+
+def _kit(plan: Plan, given: Sequence[str] | None, gold: str | None) -> KitConfig | None:
+    """Settings of the kit: the run's, with those given; None where it is not asked for."""
+    from mcit.core.config import apply_overrides, parse
+    from mcit.core.errors import PlanError
+    from mcit.core.schema import KitConfig
+    from mcit.plan.forgetting import kit_problems
+
+    if given is None and not gold:
+        return None
+    own = plan.config.eval.kit or KitConfig()
+    kit, problems = parse(KitConfig, apply_overrides(own.model_dump(mode="json"), list(given or [])), where="--kit")
+    if kit is None:
+        raise agreed(ConfigError.of(problems))
+    problems = kit_problems(plan, kit)
+    if problems:
+        raise agreed(PlanError.of(problems))
+    return kit

@@ -13,7 +13,22 @@ import mcit
 from mcit.cli.common import print_json
 from mcit.core.errors import McitError, StateError, shown
 
-VERBS = ("init", "plan", "run", "resume", "sweep", "rollback", "status", "eval", "export", "data", "report", "doctor")
+VERBS = (
+    "init",
+    "plan",
+    "run",
+    "gold",
+    "attack",
+    "resume",
+    "sweep",
+    "rollback",
+    "status",
+    "eval",
+    "export",
+    "data",
+    "report",
+    "doctor",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -288,6 +288,7 @@ class StepContext(Protocol):
         loss: RowLoss | None = None,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         weight_decay: float = 0.0,
+        warmup: float = 0.0,
     ) -> list[float]:
         """Train parameters `names` on the rows of a stream or of a list for some steps, with a fresh AdamW; every other
         tensor keeps its bits, and the stage's own moments are left alone. In `after_step` and `on_stage_end`, with the

@@ -363,6 +363,23 @@ class KitRecord(Record):
     probability: dict[str, float]
 
 
+class AttackRecord(Record):
+    """``<kind>.json`` of an attack on a forget stage; accuracies in percent."""
+
+    what = "what came of an attack"
+    fix = "remove it: the attack is made again"
+    stage: Folder
+    kind: Literal["unload", "relearn", "neighbour", "benign"]
+    before: Percent | None
+    forgotten: Percent | None
+    possible: bool
+    """Whether there was anything to attack: an adapter that was merged cannot be unloaded."""
+    settings: dict[str, float]
+    results: list[dict[str, Any]]
+    controls: dict[str, list[dict[str, Any]]]
+    area: float | None = None
+
+
 class Verdict(Record):
     """A line of ``verdicts.jsonl``: what a judge said of a question with its answer, by their digest."""
 

@@ -285,6 +285,8 @@ class RunConfig(Config):
     """Live checkpoints inside a stage."""
     probes: list[dict[str, Any]] = []
     """What is measured inside every stage, each ``{use: …}`` with the probe's settings."""
+    without: list[str] = []
+    """Recipes whose rows are left out of every stage's training data: a gold run, see `mcit gold`."""
     router: dict[str, Any] | None = None
     """Who chooses among the adapters of a pool (``carry: pool``): ``{use: …}`` with the router's settings."""
 

@@ -9,7 +9,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -195,6 +195,15 @@ class Recipe:
     def root(self) -> Path:
         """Folder that paths in the recipe start from."""
         return data_dir() / self.config.data if self.config.data else self.path.parent
+
+    def followed_by(self, transform: str, **settings: Any) -> Recipe:
+        """The recipe with one more transform at its end. Raises ConfigError for settings that it does not take."""
+        raw, problems = {"use": transform, **settings}, list[Problem]()
+        made = _transform(raw, self.path, f"{self.path}: {transform}", problems)
+        if made is None or problems:
+            raise ConfigError.of(problems)
+        config = self.config.model_copy(update={"transforms": [*self.config.transforms, raw]})
+        return replace(self, config=config, transforms=(*self.transforms, made))
 
     def file(self, relative: str) -> Path:
         """A path written in the recipe."""

@@ -29,7 +29,7 @@ def gradient_norms(
     parameters = [p for n, p in model.named_parameters() if p.is_floating_point() and group_of(n) == "language"]
     before = [p.requires_grad for p in parameters]
     modes = {module: module.training for module in model.modules()}
-    mine = {}
+    mine: list[tuple[int, float]] = []
     try:
         for p in parameters:
             p.requires_grad_(True)
@@ -39,15 +39,13 @@ def gradient_norms(
             batch = collate([sample], stream="gradnorm", pad_id=encoder.pad_id)
             with torch.enable_grad():
                 loss = run_model(model, batch, device=torch.device(device)).nll_N.mean()
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            norms = [float(g.float().norm()) for g in found if g is not None]
-            mine[k] = sum(norms) / len(norms)
+                grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+            norms = [float(g.float().norm()) for g in grads if g is not None]
+            mine.append((k, sum(norms) / len(norms)))
     finally:
         for p, wanted in zip(parameters, before, strict=True):
             p.requires_grad_(wanted)
         for module, training in modes.items():
             module.training = training
-    gathered: dict[int, float] = {}
-    for part in ranks.gather_objects(mine):
-        gathered.update(part)
-    return [gathered[k] for k in range(len(rows))]
+    found = {k: norm for part in ranks.gather_objects(mine) for k, norm in part}
+    return [found[k] for k in range(len(rows))]

@@ -44,16 +44,16 @@ def judged(asked: Mapping[str, tuple[Sequence[Row], Sequence[str]]], config: Jud
     return found
 
 
-def _verdict(
-    row: Row, text: str, backend: OpenAiBackend, config: JudgeConfig, known: dict[str, str], out: Path
-) -> str:
+def _verdict(row: Row, text: str, backend: OpenAiBackend, config: JudgeConfig, known: dict[str, str], out: Path) -> str:
     key = digest_of([config.url, config.model, row.question, text])
     if key not in known:
         (reply,) = backend.complete([Prompt(_SYSTEM, f"Question: {row.question}\nAnswer: {text}", ())])
         word = next((kind for kind in KINDS if kind in reply.lower()), None)
         if word is None:
             fix = "use a model that follows instructions; verdicts so far are kept"
-            raise DataError(f"the judge's reply '{reply[:60]}' is no verdict", where=f"{config.url} on {row.where}", fix=fix)
+            raise DataError(
+                f"the judge's reply '{reply[:60]}' is no verdict", where=f"{config.url} on {row.where}", fix=fix
+            )
         append_line(out / VERDICTS, sealed_line({"key": key, "kind": word}))
         known[key] = word
     return known[key]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from mcit.core.files import digest_of
 from mcit.core.ranks import ONE, Ranks, on_first
 from mcit.core.records import KitRecord
@@ -38,8 +37,8 @@ from mcit.evals.perturb import answered, truth_of
 from mcit.evals.predictions import identity_of, read_predictions
 from mcit.evals.refusing import attack_rate, kind_of, rates
 from mcit.models.quant import rounded_to_4bit
+from mcit.runs.layout import KIT
 
-KIT = "kit.json"
 Lines = Sequence[JsonDict]
 
 
@@ -77,7 +76,9 @@ def settings_digest(sets: Sets, config: KitConfig, lineage: str, *, seed: int, r
     rows = [sets.forget, sets.holdout, *sets.tasks.values(), *sets.near.values()]
     asked = [identity_of({}, part) for part in rows]
     names = [list(sets.tasks), list(sets.near), sorted(set(sets.pool))]
-    return digest_of([config.model_dump(mode="json"), lineage, asked, names, sets.max_new_tokens, seed, reference, filters])
+    return digest_of(
+        [config.model_dump(mode="json"), lineage, asked, names, sets.max_new_tokens, seed, reference, filters]
+    )
 
 
 def read_kit(folder: Path) -> JsonDict | None:
@@ -264,5 +265,3 @@ def _truth(
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-

@@ -172,17 +172,17 @@ def rounded_to_4bit(model: nn.Module) -> Iterator[None]:
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    chosen = [n for n in language_linears(model)]
-    modules = {n: getattr(model.get_submodule(n), "base_layer", model.get_submodule(n)) for n in chosen}
-    plain = {n: m for n, m in modules.items() if not _kind(m)}
-    kept = {n: m.weight.detach().clone() for n, m in plain.items()}
+    found = [model.get_submodule(name) for name in language_linears(model)]
+    modules: list[Any] = [getattr(module, "base_layer", module) for module in found]
+    plain = [module for module in modules if not _kind(module)]
+    kept = [module.weight.detach().clone() for module in plain]
     try:
         with torch.no_grad():
-            for module in plain.values():
+            for module in plain:
                 packed, state = quantize_4bit(module.weight.detach(), quant_type="nf4")
                 module.weight.copy_(dequantize_4bit(packed, state))
         yield
     finally:
         with torch.no_grad():
-            for name, module in plain.items():
-                module.weight.copy_(kept[name])
+            for module, weight in zip(plain, kept, strict=True):
+                module.weight.copy_(weight)

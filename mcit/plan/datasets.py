@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
 from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Stage, TaskSpec
+from mcit.plan.forgetting import overlap
 
 Announce = Callable[[str], None]
 
@@ -38,18 +39,32 @@ class Tasks:
                 self._done[name] = self._build(name, where)
         return tuple(task for name in recipes if (task := self._done[name]) is not None)
 
+    def less(self, tasks: tuple[TaskSpec, ...], left_out: tuple[TaskSpec, ...], where: str) -> tuple[TaskSpec, ...]:
+        """Tasks without the training rows that are rows of `left_out` too."""
+        return tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
+
+    def _less(self, task: TaskSpec, left_out: tuple[TaskSpec, ...], where: str) -> TaskSpec | None:
+        key = f"{task.recipe} without"
+        if key not in self._done:
+            rows = sorted({other.where for _, other in overlap(left_out, (task,))})
+            self._done[key] = self._build(task.recipe, where, leave_out=rows) if rows else task
+        return self._done[key]
+
     @property
     def problems(self) -> list[Problem]:
         """Everything found; what several recipes have in common is said once."""
         return [Problem(f"{', '.join(places)}: {p.where}", p.what, p.fix, p.level) for p, places in self._found.items()]
 
-    def _build(self, name: str, where: str) -> TaskSpec | None:
+    def _build(self, name: str, where: str, *, leave_out: Sequence[str] = ()) -> TaskSpec | None:
         from mcit.data.build import build
         from mcit.data.folder import DataFolder
         from mcit.data.recipe import find_recipe, load_recipe
 
         try:
-            folder = DataFolder.open(build(load_recipe(find_recipe(name)), announce=self._announce))
+            recipe = load_recipe(find_recipe(name))
+            if leave_out:
+                recipe = recipe.followed_by("leave_out", rows=list(leave_out))
+            folder = DataFolder.open(build(recipe, announce=self._announce))
         except NeedsDownload:
             raise
         except McitError as error:
@@ -71,9 +86,10 @@ class Tasks:
 def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[StageData], list[Problem]]:
     """Data sets of each stage, recipes built where they are not yet; recipes of methods are added later."""
     tasks = Tasks(announce)
+    left_out = tasks.of(config.without, "without")
     stages = [
         StageData(
-            tasks.of(stage.recipes, f"stages[{i}].recipe"),
+            tasks.less(tasks.of(stage.recipes, f"stages[{i}].recipe"), left_out, f"stages[{i}].recipe"),
             {key: tasks.of(stage.recipes_of(key), f"stages[{i}].{key}") for key in FORGET_DATA},
         )
         for i, stage in enumerate(config.stages)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.files import sha256_file
+from mcit.core.optional import missing
+from mcit.core.schema import KitConfig
 from mcit.core.types import FORGET_DATA, SHARED, Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.data.forgetset import asked, held_out, to_forget
@@ -23,6 +25,8 @@ _NAMED = 20
 def forget_problems(plan: Plan) -> list[Problem]:
     """Rows both forgotten and retained, rows a method cannot use, and what will not be measured or may undo a stage."""
     problems: list[Problem] = []
+    if plan.config.eval.kit is not None:
+        problems += kit_problems(plan, plan.config.eval.kit)
     for stage in plan.stages:
         where = f"stages[{stage.index - 1}].forget"
         if not stage.forget:
@@ -72,7 +76,7 @@ def overlapping(forgotten: Sequence[Row], retained: Sequence[Row]) -> list[tuple
     found = []
     for row in forgotten:
         near = [other for key in _keys(row) for other in by_key.get(key, [])]
-        twin = next((other for other in near if _pictures(other) == _pictures(row)), None)
+        twin = next((other for other in near if pictures_of(other) == pictures_of(row)), None)
         if twin is not None:
             found.append((row, twin))
     return found
@@ -85,7 +89,8 @@ def _keys(row: Row) -> Iterable[object]:
         yield "where", row.where
 
 
-def _pictures(row: Row) -> tuple[str, ...]:
+def pictures_of(row: Row) -> tuple[str, ...]:
+    """Checksums of a row's pictures."""
     return tuple(_picture(Path(row.root) / name) for name in row.images)
 
 
@@ -142,6 +147,31 @@ def _learned_again(stage: Stage, plan: Plan) -> list[Problem]:
             what = f"trains on {len(again)} rows that stage {stage.name} forgets, such as {again[0][0].where}"
             notes.append(Problem(f"stages[{later.index - 1}].recipe", what, "leave them out, if not meant", "note"))
     return notes
+
+
+# ---- the kit ----------------------------------------------------------------------------------------------------------
+def kit_problems(plan: Plan, config: KitConfig) -> list[Problem]:
+    """What keeps the forgetting kit from being measured: no stage that forgets, no holdout, a pool, absent libraries."""
+    problems = missing("rouge_score", where="eval.kit") + missing("scipy", where="eval.kit")
+    stages = [stage for stage in plan.stages if stage.forget]
+    if not stages:
+        problems.append(Problem("eval.kit", "no stage forgets anything", "remove it, or name recipes in a stage's forget"))
+    if plan.router is not None:
+        fix = "remove eval.kit: forgetting is measured with one set of weights"
+        problems.append(Problem("eval.kit", "the run keeps a pool of adapters, chosen per row", fix))
+    if config.membership:
+        problems += missing("sklearn", where="eval.kit.membership")
+    for stage in stages if config.membership else ():
+        held = sum(task.rows.get("train", 0) for task in stage.holdout) or len(held_out(_rows(stage.forget)))
+        if not held and not any(task.rows.get("test") for task in stage.forget):
+            problems.append(
+                Problem(
+                    f"stages[{stage.index - 1}].holdout",
+                    "membership is asked for, but there are no rows that were never trained to compare with",
+                    "name a recipe in holdout, add test rows to the recipe in forget, or set eval.kit.membership: []",
+                )
+            )
+    return problems
 
 
 # ---- scoring ---------------------------------------------------------------------------------------------------------

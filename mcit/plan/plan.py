@@ -147,6 +147,11 @@ def reference_problems(config: RunConfig) -> list[Problem]:
             continue
         found = lookup.missing("probes", str(entry["use"]), where=f"probes[{i}].use")
         problems += [found] if found else []
+    for i, recipe in enumerate(config.without):
+        try:
+            find_recipe(recipe)
+        except McitError as error:
+            problems.append(Problem(f"without[{i}]", error.what, error.fix))
     names: dict[str, int] = {}
     for i, stage in enumerate(config.stages):
         where = f"stages[{i}]"
@@ -190,7 +195,7 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
     from mcit.models.load import materialize
 
-    methods, problems = _method_specs(config)
+    methods, problems = method_specs(config)
     probes, found = probe_specs(config)
     problems += found
     router, found = router_spec(config)
@@ -222,7 +227,8 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     return replace(plan, notes=tuple(str(p) for p in findings))
 
 
-def _method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Problem]]:
+def method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Problem]]:
+    """The methods of each stage with their settings checked, and what is wrong with them."""
     from mcit.methods.base import Method
 
     out: list[list[MethodSpec]] = []

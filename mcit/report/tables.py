@@ -16,7 +16,10 @@ from mcit.core.records import ProgressRecord
 from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
+from mcit.report.attacks import HEAD as ATTACK_HEAD
+from mcit.report.attacks import attack_rows, read_attacks
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
+from mcit.report.kit import judge_table, kit_csv, kit_table, made_lines, membership_table, read_kits
 from mcit.report.matrix import read_matrix, read_plan
 from mcit.report.probes import (
     canary_rows,
@@ -60,14 +63,18 @@ def write_report(run: Path, *, mode: str | None = None) -> dict[str, Path]:
     if report["forget"]:
         paths["forget_csv"] = folder / "forget.csv"
         write_text(paths["forget_csv"], forget_csv(report["forget"]))
+    if report["kit"]:
+        paths["kit_csv"] = folder / "kit.csv"
+        write_text(paths["kit_csv"], kit_csv(report["kit"]))
     return paths
 
 
 def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     """`read_matrix` with what forget stages did, what probes measured and the costs of each committed stage."""
     found = read_matrix(run, mode=mode)
-    forget = read_forgetting(run, mode=found["scorer_mode"])
-    return {**found, "forget": forget, "probes": read_probes(run), "costs": costs(run)}
+    mode = found["scorer_mode"]
+    asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
+    return {**found, **asked, "probes": read_probes(run), "costs": costs(run)}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -127,6 +134,8 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_combined_parts(report),
         *_forget_parts(report),
+        *_kit_parts(report),
+        *_attack_parts(report),
         *_probe_parts(report),
         "## Cost",
         _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
@@ -214,6 +223,40 @@ def _probe_parts(report: JsonDict) -> list[str]:
 
 def _share(value: Any) -> str:
     return _NONE if value is None else f"{value:.3f}"
+
+
+def _kit_parts(report: JsonDict) -> list[str]:
+    """The section of the forgetting kit; nothing if it was not measured."""
+    entries = report.get("kit", [])
+    if not entries:
+        return []
+    attacks, verdicts = membership_table(entries, _num), judge_table(entries, _num)
+    return [
+        "## What is left of what was forgotten",
+        "Shares from 0 to 1 over the trained rows that the stage forgets. SARR: answers to harmless rows that are a refusal or "
+        "gibberish. Utility: harmonic mean of accuracy and probability of every retained task. Forget quality: p-value of the "
+        "truth ratios against the gold run's. Min-K AUC: 1 still looks trained, .5 does not. PrivLeak: 0 is ideal, -100 still "
+        "a member; against the gold run where there is one, else against an AUC of .5.",
+        _table(*kit_table(entries, _num)),
+        *(["AUC of each membership attack against the holdout:", _table(*attacks)] if attacks[1] else []),
+        *(
+            ["What the judge said, and in what share of answers the rules agree:", _table(*verdicts)]
+            if verdicts[1]
+            else []
+        ),
+        "\n".join(made_lines(entries)),
+    ]
+
+
+def _attack_parts(report: JsonDict) -> list[str]:
+    """The section on attacks; nothing if there was none."""
+    if not report.get("attacks"):
+        return []
+    text = (
+        "Accuracy on what is forgotten after an attack on a copy of the stage's model. Robustness: share of the drop that is "
+        "left, 1 is all of it. Controls never saw the rows: what they learn from the attack says nothing of forgetting."
+    )
+    return ["## Attacks on what was forgotten", text, _table(ATTACK_HEAD, attack_rows(report["attacks"], _num))]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

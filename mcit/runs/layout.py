@@ -12,6 +12,8 @@ COMBINATION = "combination.json"
 """Which stages are combined and how, beside the scores of a combination."""
 SWEEP = "sweep.json"
 """In the folder of a sweep, beside the runs: which they are."""
+KIT = "kit.json"
+"""What the forgetting kit found of a stage under one model."""
 REMOVED = ".removed"
 """Ending of a folder that is hidden and about to be deleted."""
 _FOLDER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

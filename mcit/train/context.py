@@ -253,6 +253,7 @@ class Context:
         loss: RowLoss | None = None,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         weight_decay: float = 0.0,
+        warmup: float = 0.0,
     ) -> list[float]:
         """Train some parameters on some rows with a fresh AdamW; returns the loss of each step.
 
@@ -261,7 +262,7 @@ class Context:
         """
         self._refuse_in_step("fine_tune")
         engine, rows = self.engine, self.streams.rows_of(source)
-        own = {"lr": lr, "lr_projector": None, "schedule": schedule, "weight_decay": weight_decay, "warmup": 0.0}
+        own = {"lr": lr, "lr_projector": None, "schedule": schedule, "weight_decay": weight_decay, "warmup": warmup}
         optim = self.stage.optim.model_copy(update=own)
         seed = seed_for(self.seed, "fine_tune", self.phase, self.step, self._tuned)
         self._tuned += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +18,11 @@ from mcit.core.types import Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined, pick
-from mcit.evals.evaluate import state_identity
-from mcit.evals.kit import KIT, Sets, Subject, mean_losses, measure, read_kit, settings_digest
+from mcit.evals.filtering import identity, load_filters
+from mcit.evals.kit import Sets, Subject, mean_losses, measure, read_kit, settings_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import overlap, pictures_of
+from mcit.runs.layout import KIT
 
 if TYPE_CHECKING:
     from mcit.train.sequence import Session
@@ -158,8 +159,9 @@ def _measured(
     sets, lineage = sets_of(plan, stage, config), subject.lineage(after)
     seed = seed_for(plan.config.seed, "kit", stage.name)
     state = left_state(subject.plan, subject.run, after)
-    filters = state_identity(plan.config.eval.filters, state) if subject is session else []
-    given = {"seed": seed, "filters": filters, "reference": str(sorted(reference.items()))}
+    specs = plan.config.eval.filters if subject is session else []
+    filters = identity(specs, load_filters(specs), state)
+    given: dict[str, Any] = {"seed": seed, "filters": filters, "reference": str(sorted(reference.items()))}
     settings = settings_digest(sets, config, lineage.digest, **given)
 
     def done() -> bool:
@@ -171,8 +173,7 @@ def _measured(
     model = subject.model_after(after)
     bf16 = runs_bf16(plan.config.base.dtype, subject.device)
     with torch.no_grad(), torch.autocast(subject.device.type, dtype=torch.bfloat16, enabled=bf16):
-        given_filters = plan.config.eval.filters if subject is session else []
-        asked = Subject(model, subject.encoder, subject.device, lineage.digest, given_filters, state)
+        asked = Subject(model, subject.encoder, subject.device, lineage.digest, specs, state)
         given = {"batch": plan.config.eval.batch, "seed": seed, "reference": reference}
         measure(asked, sets, config, out=folder, settings=settings, stop=stop, ranks=ranks, **given)
     return True

@@ -29,6 +29,7 @@ from mcit.plan.preflight import make_encoder
 from mcit.runs.layout import COMBINATION
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
+from mcit.train.kit import measure_kit
 from mcit.train.loop import train_stage
 from mcit.train.routing import pooled
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
@@ -116,10 +117,15 @@ def run_sequence(
         score(session, 0, reporter=reporter, stop=stop)
     elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets: what was there before
         score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
+    kit = plan.config.eval.kit
+    if kit is not None:
+        measure_kit(session, 0, kit, reporter=reporter, stop=stop)
     for stage in plan.stages:
         if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
             train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
         score(session, stage.index, reporter=reporter, stop=stop)
+        if kit is not None:
+            measure_kit(session, stage.index, kit, reporter=reporter, stop=stop)
         on_first(run.ranks, scored)
 
 

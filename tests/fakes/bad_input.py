@@ -114,6 +114,7 @@ for name, setting in {
     "no stages": "stages=[]",
     "stages as text": "stages=three",
     "recipe misspelt": "stages.0.recipe=tiny/leter",
+    "recipe left out missing": "without=[tiny/nothing]",
     "recipe to forget missing": "stages.0.forget=tiny/nothing",
     "method misspelt": "defaults.methods=[{name: regloar}]",
     "preset misspelt": "defaults.methods=[{use: gerre}]",
@@ -128,6 +129,9 @@ for name, setting in {
     "setting nested too deeply": f"seed={'[' * 3000}",
 }.items():
     changed(name, setting)
+changed("forgetting kit without a stage that forgets", "eval.kit={}", code=3)
+case("gold run of a config that forgets nothing", lambda _: ["gold", "tiny"], 2)
+case("gold run without a recipe that nothing forgets", lambda _: ["gold", "tiny-forget", "--without", "tiny/word"], 2)
 changed("two stages of one name", "stages.0.name=same", "stages.1.name=same")
 changed("task that no stage has in eval.tasks", "eval.tasks=[leter]", code=3)
 changed("targets that match nothing", "defaults.adapter.targets=[nope]", code=3)

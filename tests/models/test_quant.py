@@ -225,3 +225,18 @@ def test_a_folder_says_whether_it_is_quantised_already(tmp_path):
     assert quant.quantised_already(tiny_path()) is None and quant.quantised_already(tmp_path) is None
     (tmp_path / "config.json").write_text('{"text_config": {"quantization_config": {"quant_method": "gptq"}}}')
     assert quant.quantised_already(tmp_path) == "gptq"
+
+
+def test_rounded_to_nf4_and_back_bit_for_bit():
+    model, batch = tiny_model(), toy_batch(tiny_model())
+    names = lora_targets(model, "language-linear")
+    kept = {n: t.clone() for n, t in model.state_dict().items()}
+    with quant.rounded_to_4bit(model):
+        changed = {n for n, t in model.state_dict().items() if not torch.equal(t, kept[n])}
+        assert changed == {f"{name}.weight" for name in names}
+        assert torch.equal(logits_of(model, batch), logits_of(model, batch))
+        assert len(model.get_submodule(names[0]).weight.detach()[0, :64].unique()) <= 16
+    assert all(torch.equal(t, kept[n]) for n, t in model.state_dict().items())
+    with pytest.raises(ValueError), quant.rounded_to_4bit(model):
+        raise ValueError
+    assert all(torch.equal(t, kept[n]) for n, t in model.state_dict().items())

@@ -1,0 +1,72 @@
+"""Gold configs: what is left out, what stays, and which run is one."""
+
+import pytest
+
+from mcit.core.errors import ConfigError, StateError
+from mcit.data.folder import DataFolder
+from mcit.plan.forgetting import overlap
+from mcit.plan.gold import check_gold, gold_config
+from tests.fakes.bench import plan_of
+
+STAGES = [
+    {"recipe": "tiny/word"},
+    {
+        "name": "forget-red",
+        "recipe": "tiny/word-retain",
+        "forget": "tiny/word-forget",
+        "methods": [{"use": "gs_lora", "per_step": 4}, {"use": "l2"}],
+    },
+    {"recipe": "tiny/letter"},
+]
+
+
+@pytest.fixture(scope="module")
+def plan(cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        return plan_of(stages=STAGES)
+
+
+def test_the_same_sequence_without_the_rows(plan):
+    gold = gold_config(plan.config, [])
+    assert gold.without == ["tiny/word-forget"] and gold.name == "bench-gold"
+    assert [stage.recipe for stage in gold.stages] == ["tiny/word", "tiny/word-retain", "tiny/letter"]
+    assert gold.stages[1].forget == [] and "bounded_forget" not in [m["name"] for m in gold.stages[1].methods]
+    assert "l2" in [m["name"] for m in gold.stages[1].methods] and gold.stages[0] == plan.config.stages[0]
+
+
+def test_no_row_to_forget_is_trained_on_and_test_rows_stay(plan):
+    from mcit.plan.plan import make_plan
+
+    gold = make_plan(gold_config(plan.config, ["tiny/word-forget"]))
+    forget = plan.stages[1].forget
+    before, after = (DataFolder.open(p.stages[0].tasks[0].folder) for p in (plan, gold))
+    gone = len(overlap(forget, plan.stages[0].tasks))
+    assert 0 < gone <= forget[0].rows["train"] and not overlap(forget, gold.stages[0].tasks)
+    assert after.counts == {**before.counts, "train": before.counts["train"] - gone}
+    assert gold.stages[1].tasks == plan.stages[1].tasks and gold.digest != plan.digest
+
+
+def test_what_cannot_be_left_out(plan):
+    with pytest.raises(ConfigError, match="no stage forgets 'tiny/letter'"):
+        gold_config(plan.config, ["tiny/letter"])
+    with pytest.raises(ConfigError, match="no stage forgets"):
+        gold_config(gold_config(plan.config, []), [])
+
+
+def test_an_edit_that_only_forgets_leaves_no_stage(plan):
+    stage = plan.config.stages[1].model_copy(update={"epochs": 0})
+    config = plan.config.model_copy(update={"stages": [plan.config.stages[0], stage]})
+    assert [s.recipe for s in gold_config(config, []).stages] == ["tiny/word"]
+
+
+def test_only_a_gold_run_of_this_lineage_is_one(plan):
+    gold = gold_config(plan.config, [])
+    check_gold(plan, gold, where="G")
+    check_gold(plan, gold.model_copy(update={"name": "other", "engine": plan.config.engine}), where="G")
+    with pytest.raises(StateError, match="is no gold run"):
+        check_gold(plan, plan.config, where="G")
+    with pytest.raises(StateError, match="another lineage: seed"):
+        check_gold(plan, gold.model_copy(update={"seed": 9}), where="G")
+    with pytest.raises(StateError, match="was trained on 'tiny/word-forget'"):
+        check_gold(plan, gold.model_copy(update={"without": ["tiny/letter"]}), where="G")

@@ -1,0 +1,61 @@
+"""Which rows a forget stage is measured on, when, and under which gold model."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from mcit.core.errors import PlanError
+from mcit.core.schema import KitConfig
+from mcit.plan.forgetting import kit_problems, pictures_of
+from mcit.plan.plan import make_plan, parse_run
+from mcit.train.kit import gold_after, kit_due, sets_of
+from tests.fakes.forgetful import CONFIG
+
+
+@pytest.fixture(scope="module")
+def plan(cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        return make_plan(parse_run(CONFIG)[0])
+
+
+def test_rows_are_drawn_once_and_hold_nothing_twice(plan):
+    stage, config = plan.stages[1], KitConfig(rows=12)
+    found = sets_of(plan, stage, config)
+    assert found == sets_of(plan, stage, config) and len(found.forget) == 12
+    assert {row.answer for row in found.forget} == {"red"} and "red" in found.pool and len(found.pool) > 2
+    trained = {pictures_of(row) for row in found.forget}
+    assert not trained & {pictures_of(row) for row in found.holdout} and len(found.holdout) == 8
+    asked = {row.question for row in found.forget}
+    assert all(row.question in asked and row.answer != "red" for row in found.near["same_question"])
+    assert list(found.tasks) == ["word-others"]
+
+
+def test_due_before_after_and_ever_after_and_with_the_base_for_the_reference(plan):
+    config = KitConfig()
+    assert [len(kit_due(plan, k, config)) for k in range(4)] == [1, 1, 1, 1]
+    assert [len(kit_due(plan, k, KitConfig(membership=[]))) for k in range(4)] == [0, 1, 1, 1]
+
+
+def test_the_gold_runs_stage_is_found_by_name(plan):
+    assert gold_after(plan, ["word", "forget-red", "letter"], plan.stages[1]) == 2
+    assert gold_after(plan, ["word", "letter"], plan.stages[1]) == 1
+    assert gold_after(plan, ["letter"], plan.stages[1]) == 0
+
+
+def test_no_holdout_no_stage_no_libraries_and_a_pool_are_refused(plan, monkeypatch):
+    bare = replace(plan.stages[1].forget[0], rows={"train": 5, "test": 0})
+    without = replace(plan, stages=(plan.stages[0], replace(plan.stages[1], forget=(bare,)), plan.stages[2]))
+    (problem,) = kit_problems(without, KitConfig())
+    assert "never trained" in problem.what and "holdout" in problem.where and "membership: []" in problem.fix
+    assert not kit_problems(without, KitConfig(membership=[])) and not kit_problems(plan, KitConfig())
+    (problem,) = kit_problems(replace(plan, stages=plan.stages[:1]), KitConfig())
+    assert "no stage forgets" in problem.what
+    (problem,) = kit_problems(replace(plan, router=SimpleNamespace()), KitConfig())
+    assert "pool" in problem.what
+    monkeypatch.setitem(__import__("sys").modules, "rouge_score", None)
+    assert "mcit[forgetting]" in kit_problems(plan, KitConfig())[0].fix
+    config = {**CONFIG, "stages": CONFIG["stages"][:1]}
+    with pytest.raises(PlanError, match="no stage forgets anything"):
+        make_plan(parse_run(config)[0])
