@@ -178,8 +178,12 @@ class DataContext(Protocol):
     def alternate_rows(self) -> Sequence[Row]:
         """The rows to forget, in their order, with their alternate answers. Raises DataError for one without."""
 
-    def decouple_rows(self) -> Sequence[Row]:
-        """What each row to forget asks about a harmless picture, in their order. Raises DataError for one without."""
+    def decouple_rows(self, *, category: str = "", tries: int = 3, max_new_tokens: int = 32) -> Sequence[Row]:
+        """What each row to forget asks about a harmless picture, in their order. Raises DataError for one without.
+
+        With a `category` (``answer``, ``task``, ``folder`` or ``meta.<key>``) a stage without any makes them: pictures of
+        retained rows of another one, `tries` for each row, and what the stage-start model says about them.
+        """
 
     def holdout_rows(self) -> Sequence[Row]:
         """Rows like those to forget that are never trained on: of ``holdout`` recipes, and marked ``meta.holdout``."""

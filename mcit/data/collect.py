@@ -14,6 +14,7 @@ from mcit.data.formats.element import Element
 from mcit.data.formats.embedded import Embedded
 from mcit.data.formats.files import checksum, elements
 from mcit.data.formats.reader import RowReader
+from mcit.data.formats.safe_eraser import rows_of
 from mcit.data.gathered import Gathered
 from mcit.data.pictures import PictureList
 from mcit.data.recipe import SPLITS, FileSource, GeneratorSource, Recipe, Split, find_generator
@@ -142,7 +143,7 @@ def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path)
         task=recipe.task,
         label=source.path,
         root=recipe.file(source.images).resolve(),
-        kind=source.kind,
+        kind="llava" if source.kind == "safe_eraser" else source.kind,
         style=source.style,
         placeholders=source.placeholders,
         fields=source.fields,
@@ -150,7 +151,8 @@ def _load(recipe: Recipe, source: FileSource | GeneratorSource, image_dir: Path)
         ids=source.ids,
         embedded=Embedded(image_dir.with_name(f"held-{image_dir.name}")),
     )
-    found: Iterable[Row | Problem] = reader.read(elements(path))
+    read = elements(path)
+    found: Iterable[Row | Problem] = reader.read(rows_of(read, source.part) if source.part else read)
     if source.answers:
         found = with_references(found, recipe.source_file(source.answers), label=source.answers)
     if source.cue or source.cues:

@@ -6,7 +6,9 @@ the row's own image root) and ``holdout`` (true). Rows of recipes are matched by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from mcit.core.types import Row, Turn
 from mcit.data.images import resolve_below
 from mcit.data.rowset import pick
 
+_LOOKS = 1000
+"""Retained rows that are drawn at most before a row counts as one that none fits."""
 _NAMED = 20
 """Rows that are named one by one; how many more there are is said."""
 
@@ -125,3 +129,59 @@ def _column(row: Row, where: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f"picture {given['image']} does not exist", where=where, fix="check the path")
     yield "images", (given["image"],)
     yield "turns", answered(row, given["answer"])
+
+
+def made_decoupled(
+    rows: Sequence[Row],
+    retained: Sequence[Row],
+    answer: Callable[[Sequence[Row]], list[str]],
+    *,
+    category: str,
+    tries: int,
+    seed: int,
+) -> list[Row]:
+    """What the rows to forget ask, about pictures of retained rows of another category, with what `answer` says of each.
+
+    A row whose answers to `tries` pictures are all empty takes the harmless row of the next one that has one. Raises
+    DataError for rows that no retained picture fits, or if every answer is empty.
+    """
+    asked_of = [_elsewhere(row, retained, category, tries, seed) for row in rows]
+    given = iter(answer([one for several in asked_of for one in several]))
+    made: list[Row | None] = []
+    for several in asked_of:
+        said = [(one, text) for one, text in zip(several, [next(given) for _ in several], strict=True) if text]
+        made.append(replace(said[0][0], turns=answered(said[0][0], said[0][1])) if said else None)
+    usable = [row for row in made if row is not None]
+    if not usable:
+        what = "the model refuses every question about every harmless picture, so nothing can be decoupled"
+        raise DataError(what, where="decouple", fix="give recipes in the stage's decouple")
+    spare = itertools.cycle(usable)
+    return [row if row is not None else next(spare) for row in made]
+
+
+def _elsewhere(row: Row, retained: Sequence[Row], category: str, count: int, seed: int) -> list[Row]:
+    """The row about pictures of `count` retained rows of another category."""
+    answered(row, "")  # one answer
+    mine, draw = _category(row, category), random.Random(f"{seed}/decouple/{row.task}/{row.id}").random
+    found: list[Row] = []
+    for _ in range(_LOOKS if len(retained) and row.images else 0):
+        other = retained[int(draw() * len(retained))]
+        if len(other.images) == len(row.images) and _category(other, category) != mine:
+            found.append(replace(row, images=other.images, root=other.root))
+        if len(found) == count:
+            return found
+    if not found:
+        what = f"no retained row has {len(row.images)} picture(s) of another {category} to ask about"
+        raise DataError(what, where=row.where, fix="give a harmless picture in decouple, or change `category`")
+    return found
+
+
+def _category(row: Row, by: str) -> str:
+    if by in ("answer", "task"):
+        return row.answer if by == "answer" else row.task
+    if by == "folder":
+        return Path(row.images[0]).parent.name if row.images else ""
+    key = by.removeprefix("meta.")
+    if key not in row.meta:
+        raise DataError(f"the row has no meta '{key}'", where=row.where, fix="change prompt_decouple's category")
+    return str(row.meta[key])

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from mcit.core.config import Config, Field, load_yaml, parse, suggestion
 from mcit.core.errors import ConfigError, DataError, Problem
@@ -22,6 +22,7 @@ from mcit.core.files import digest_of, sha256_file
 from mcit.core.lookup import anchored, class_of, known, missing, outside, part_of, source_digest
 from mcit.core.paths import data_dir, find_shipped, shipped
 from mcit.data.formats.files import checksum
+from mcit.data.formats.safe_eraser import Part
 from mcit.data.formats.turns import LAYOUTS, Kind
 from mcit.data.transforms.base import RowTransform
 
@@ -37,8 +38,10 @@ _VERSION = 2
 class FileSource(Config):
     """Rows of a JSON, JSONL, Parquet or Arrow file, or of a folder of tables."""
 
-    kind: Kind
-    """Layout of the turns: LLaVA's and CoIN's, ShareGPT's, or OpenAI's messages."""
+    kind: Kind | Literal["safe_eraser"]
+    """Layout of the turns: LLaVA's and CoIN's, ShareGPT's, OpenAI's messages; or SafeEraser's records."""
+    part: Part | None = None
+    """``kind: safe_eraser``: which rows of its records."""
     path: str
     """File below the recipe's folder, or below `data`."""
     images: str = "."
@@ -66,6 +69,12 @@ class FileSource(Config):
     """``number`` puts the row's number behind each id, for files in which ids repeat."""
     system: Literal["keep", "front"] = "keep"
     """``front`` writes a system turn above the first question, for models whose template has no place for it."""
+
+    @model_validator(mode="after")
+    def _part_of_records(self) -> Self:
+        if (self.part is None) == (self.kind == "safe_eraser"):
+            raise ValueError("part: forget, decouple or retain goes with kind: safe_eraser, which needs it")
+        return self
 
     @field_validator("path", "answers")
     @classmethod
@@ -345,7 +354,7 @@ def _generator_module(name: str) -> ModuleType:
 
 def _source(raw: dict[str, Any], where: str, problems: list[Problem]) -> FileSource | GeneratorSource | None:
     kinds: dict[str, type[FileSource] | type[GeneratorSource]] = {
-        **dict.fromkeys(LAYOUTS, FileSource),
+        **dict.fromkeys((*LAYOUTS, "safe_eraser"), FileSource),
         "generator": GeneratorSource,
     }
     kind = raw.get("kind")

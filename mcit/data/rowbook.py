@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Stage, TaskSpec
@@ -22,6 +22,8 @@ class RowBook:
         self._open: dict[str, DataFolder] = {}
         self.stage = stage
         self.seed = stage.seed
+        self.answer: Callable[[Sequence[Row], int], list[str]] | None = None
+        """Greedy answers of the stage-start model to rows, in at most so many tokens; None while there is no model."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -53,9 +55,21 @@ class RowBook:
         """The rows to forget with their alternate answers. Raises DataError for rows without one."""
         return forgetset.with_alternates(self.forget_rows(), self._train(self.stage.alternate))
 
-    def decouple_rows(self) -> Sequence[Row]:
-        """What the rows to forget ask, about harmless pictures. Raises DataError for rows without one."""
-        return forgetset.decoupled(self.forget_rows(), self._train(self.stage.decouple))
+    def decouple_rows(self, *, category: str = "", tries: int = 3, max_new_tokens: int = 32) -> Sequence[Row]:
+        """What the rows to forget ask, about harmless pictures. Raises DataError for rows without one.
+
+        With a `category` a stage that has none at all makes them (see `forgetset.made_decoupled`) from its retained rows
+        and the answers of its start model; before there is one, the answers to forget stand in.
+        """
+        rows, given = self.forget_rows(), self._train(self.stage.decouple)
+        if len(given) or not category or any(row.meta.get("decouple") for row in rows):
+            return forgetset.decoupled(rows, given)
+
+        def answer(asked: Sequence[Row]) -> list[str]:
+            return self.answer(asked, max_new_tokens) if self.answer else [row.answer for row in asked]
+
+        retained = self.stage_rows()
+        return forgetset.made_decoupled(rows, retained, answer, category=category, tries=tries, seed=self.seed)
 
     def holdout_rows(self) -> Sequence[Row]:
         """Rows of the stage's holdout, then those to forget that are marked as held out."""

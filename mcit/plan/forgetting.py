@@ -123,7 +123,7 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
     sizes: dict[str, int] = {}
     for i, spec in enumerate(stage.methods):
         method, where = make(spec), f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
-        reads = FORGETS & method.claims.streams or "stream:forget" in method.claims.needs
+        reads = (FORGETS | {"decouple"}) & method.claims.streams or "stream:forget" in method.claims.needs
         if reads and all(task.rows.get("train") for task in stage.forget):
             try:
                 opened = method.streams(RowBook(earlier, stage, plan.stages[: stage.index - 1]))

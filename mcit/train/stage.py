@@ -36,6 +36,7 @@ from mcit.models.quant import runs_bf16
 from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
 from mcit.plan.selection import Names
 from mcit.train import routing
+from mcit.train.answers import StartAnswers
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
 from mcit.train.blobs import Blobs
 from mcit.train.context import Context
@@ -86,6 +87,13 @@ def build_stage(
     if dtype_problems(model):
         raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
     frozen = frozen_checksums(model)
+    book.answer = StartAnswers(
+        model,
+        material.encoder,
+        identity={"base": base_identity(plan, material.lineage.base_sha256), "weights": material.lineage.digest},
+        device=next(model.parameters()).device,
+        folder=material.blobs,
+    )
     streams = open_streams(stage, plan, methods, book, material.encoder)
     fresh = joined is None and _is_fresh(stage, material.lineage)
     needs = methods.needs | (router.needs if router else frozenset())
@@ -206,7 +214,7 @@ def open_streams(stage: Stage, plan: Plan, methods: MethodSet, book: RowBook, en
     streams = mix(parts, **given) if mixed else [stream_of("task", parts[0][1], methods, **given)]
     for name, spec in opened:
         if not spec.mixed:
-            seed = seed_for(stage.seed, "order", name)
+            seed = seed_for(stage.seed, "order", spec.follows or name)
             given = {"per_step": spec.per_step, "seed": seed, "until": spec.until, "total": spec.total}
             streams.append(stream_of(name, spec.rows, methods, **given))
     return StageStreams(

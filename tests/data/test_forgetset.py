@@ -6,7 +6,7 @@ import pytest
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
-from mcit.data.forgetset import answered, asked, decoupled, held_out, to_forget, with_alternates
+from mcit.data.forgetset import answered, asked, decoupled, held_out, made_decoupled, to_forget, with_alternates
 
 
 def row(number, *, answer="dog", question="<image>\nwhat?", image="a.png", root="/r", **meta):
@@ -73,3 +73,43 @@ def test_one_answer_cannot_replace_several():
     two = dataclasses.replace(row(0), turns=row(0).turns * 2)
     with pytest.raises(DataError, match="several answers"):
         answered(two, "x")
+
+
+RETAINED = [
+    row(f"r{n}", answer=a, image=f"{a}{n}.png", question="<image>\nwho?", root="/s") for n, a in enumerate("xyx")
+]
+
+
+def made(rows, answer, **settings):
+    return made_decoupled(rows, RETAINED, answer, **{"category": "answer", "tries": 2, "seed": 1, **settings})
+
+
+def test_harmless_rows_are_made_from_retained_pictures_of_another_category():
+    """The question stays, the picture is another one, the answer is what the model says; the same with the same seed."""
+    rows = [row(n, answer="x") for n in range(3)]
+    asked_of = []
+
+    def answer(asked):
+        asked_of.extend(asked)
+        return [f"I see {one.images[0]}." for one in asked]
+
+    found = made(rows, answer)
+    assert {r.images for r in found} == {("y1.png",)} and {r.root for r in found} == {"/s"}
+    assert [r.id for r in found] == ["0", "1", "2"] and {r.answer for r in found} == {"I see y1.png."}
+    assert len(asked_of) == 6 and found == made(rows, answer) and asked(found[0]) == asked(rows[0])
+
+
+def test_refused_pictures_give_way_to_others():
+    """The second try where the first is empty; a row with none takes that of another; all empty is an error."""
+    rows = [row(n, answer="z") for n in range(2)]
+    assert [r.answer for r in made(rows, lambda asked: ["", "two", "", ""])] == ["two", "two"]
+    with pytest.raises(DataError, match="refuses every question"):
+        made(rows, lambda asked: [""] * len(asked))
+
+
+def test_no_picture_of_another_category():
+    with pytest.raises(DataError, match="no retained row has 1 picture"):
+        made([row(0)], lambda asked: ["a"] * len(asked), category="task")
+    with pytest.raises(DataError, match="no meta 'kind'"):
+        made([row(0)], lambda asked: ["a"] * len(asked), category="meta.kind")
+    assert made([row(0, image="k/a.png")], lambda asked: ["a"] * len(asked), category="folder")[0].answer == "a"

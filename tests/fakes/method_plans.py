@@ -38,8 +38,11 @@ VARIANTS = {
 """Settings that take other paths than the shipped ones: method, settings, adapter."""
 
 
-SMALL = {"ga": {"ceiling": "none", "retain_rise": 100.0}}
-"""Settings of benches by method: an untrained model knows nothing, where ascent would stop at once."""
+SMALL = {
+    "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
+    "prompt_decouple": {"max_new_tokens": 2, "tries": 1},
+}
+"""Settings of benches by method."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
 """Methods of the sample package in tests/fakes/outside."""
 
@@ -109,13 +112,14 @@ def companions(methods):
     made = [cls_of(m["name"]) for m in methods]
     settings = [{k: v for k, v in m.items() if k != "name"} for m in methods]
     claims = [cls(cls.Config(**given)).claims for cls, given in zip(made, settings, strict=True)]
-    needed = any("stream:forget" in c.needs for c in claims) and not any("forget" in c.streams for c in claims)
+    needed = any("stream:forget" in c.needs or "decouple" in c.streams for c in claims)
+    needed = needed and not any("forget" in c.streams for c in claims)
     return ["bounded_forget"] if needed else []
 
 
 def forgets(name):
     """Whether a method reads rows to forget."""
-    return bool(FORGETS & claims_of(name).streams) or "stream:forget" in claims_of(name).needs
+    return bool((FORGETS | {"decouple"}) & claims_of(name).streams) or "stream:forget" in claims_of(name).needs
 
 
 def data_of(*names):
