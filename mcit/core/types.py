@@ -292,13 +292,10 @@ class StreamSpec:
     """Rows per optimiser step, over all ranks, on top of the task's; 0 is a stream that only passes read."""
     mixed: bool = False
     """Shuffle the rows into the task's order instead: a step takes ``optim.batch`` rows of both, each row once an epoch."""
-<<<<<<< HEAD
     total: int | None = None
     """Draws of the stage after which the stream is empty; None: never."""
-=======
     follows: str = ""
     """The stream whose order it has: with equally many rows and rows per step, rows of one place come in one step."""
->>>>>>> 2b9fd6f (prompt_decouple beside any objective, harmless rows made by the stage-start model; SafeEraser's records as a source)
     until: str = ""
     """End the forward pass of these rows after this layer (see ``hidden:<layer>``): no logits, later blocks do not run."""
 

@@ -40,7 +40,6 @@ VARIANTS = {
 
 SMALL = {
     "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
-    "prompt_decouple": {"max_new_tokens": 2, "tries": 1},
 }
 """Settings of benches by method."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
@@ -125,7 +124,9 @@ def forgets(name):
 def data_of(*names):
     """Stages with something to forget where a method needs it."""
     if any(map(forgets, names)):
-        return {"stages": [{"recipe": r, "forget": "tiny/word-forget"} for r in ("tiny/letter", "tiny/word-retain")]}
+        forget = {"forget": "tiny/word-forget"}
+        forget |= {"decouple": "tiny/word-decouple"} if any("decouple" in claims_of(n).streams for n in names) else {}
+        return {"stages": [{"recipe": r, **forget} for r in ("tiny/letter", "tiny/word-retain")]}
     return {}
 
 
