@@ -2,17 +2,14 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from mcit.core.errors import PlanError
-from mcit.core.seeds import seed_for
-from mcit.core.types import StreamSpec
+from mcit.data.rowbook import RowBook
 from mcit.methods.compose import MethodSet
 from mcit.methods.prompt_decouple import PromptDecouple
 from mcit.train.stage import open_streams
-from tests.fakes import steps
 from tests.fakes.bench import plan_of, tensors_of
 from tests.fakes.forgetting import STAGES, batch_of, output, stage, step_context, trained
 from tests.fakes.settings import shipped_config
@@ -40,24 +37,16 @@ def test_objectives_with_it():
 
 
 def test_a_step_reads_the_harmless_rows_of_the_rows_it_forgets():
-    """The same places of both streams in every step; as released they are drawn on their own."""
-    rows = steps.rows("t", 12)
+    """The same ids of both streams in every step; as released they are drawn on their own."""
     for compat in (False, True):
-        given = method(authors_compat=compat)
-        ctx = SimpleNamespace(decouple_rows=lambda **settings: rows)
-        spec = given.streams(ctx)["decouple"]
-        opened = {"forget": StreamSpec(rows, 8), "decouple": spec}
-        made = SimpleNamespace(
-            index=1, seed=3, epochs=1, steps=4, optim=SimpleNamespace(batch=4), tasks=(), forget=(), pools=()
-        )
-        methods = MethodSet([])
-        methods.streams = lambda book, opened=opened: opened
-        plan = SimpleNamespace(config=SimpleNamespace(engine=SimpleNamespace(micro_batch=4, workers=0)))
-        book = SimpleNamespace(stage_rows=lambda: rows)
-        streams = open_streams(made, plan, methods, book, None).streams
-        same = [streams["forget"].draw(p) == streams["decouple"].draw(p) for p in range(24)]
-        assert all(same) != compat
-        assert streams["forget"].seed == seed_for(3, "order", "forget")
+        given = [{"use": "npo"}, {"use": "prompt_decouple", "authors_compat": compat}]
+        stages = [{**STAGES[1], "decouple": "tiny/word-decouple"}]
+        plan = plan_of(stages=stages, defaults={"methods": given})
+        book = RowBook(plan.tasks, plan.stages[0])
+        streams = open_streams(plan.stages[0], plan, MethodSet.build(plan.stages[0]), book, None).streams
+        pairs = [(streams["forget"].at(p), streams["decouple"].at(p)) for p in range(60)]
+        assert all(row.id == other.id for row, other in pairs) != compat
+        assert all(row.images != other.images or row.root != other.root for row, other in pairs)
 
 
 def test_it_is_off_at_weight_0():
