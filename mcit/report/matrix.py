@@ -19,6 +19,7 @@ from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metrics
 from mcit.evals.predictions import PREDICTIONS
 from mcit.evals.score import SCORE, kappa, read_rows, read_score
+from mcit.report.accumulation import accumulation
 from mcit.runs.layout import COMBINATION, RunLayout
 from mcit.runs.run import read_plan as plan_of
 
@@ -124,6 +125,7 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
             "metrics": metric_intervals(found, mode),
         },
         "forgetting_kinds": forgetting_kinds(found, mode),
+        "accumulation": accumulation(found, mode),
         "combined": combined(run, found.tasks, mode),
         "filters": sorted({name for score in found.scores.values() for name in score["filters"]}),
         "scorer_mode": mode,

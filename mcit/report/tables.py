@@ -16,6 +16,7 @@ from mcit.core.records import ProgressRecord
 from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
 from mcit.evals.continual import METRICS
+from mcit.report.accumulation import task_rows
 from mcit.report.attacks import HEAD as ATTACK_HEAD
 from mcit.report.attacks import attack_rows, read_attacks
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
@@ -133,6 +134,7 @@ def markdown(report: JsonDict) -> str:
         "## Distance from the best constant answer (kappa)",
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_combined_parts(report),
+        *_accumulation_parts(report),
         *_forget_parts(report),
         *_kit_parts(report),
         *_attack_parts(report),
@@ -172,6 +174,32 @@ def _forget_parts(report: JsonDict) -> list[str]:
         _table(HEAD, table_rows(entries, _num)),
         *([_table(["after", "still forgotten?", "Acc_f"], [[a, b, c] for a, b, c in later])] if later else []),
         *(["\n".join(zero_lines(entries))] if zero_lines(entries) else []),
+    ]
+
+
+def _accumulation_parts(report: JsonDict) -> list[str]:
+    """The section on tasks that come back; nothing where none does."""
+    found = report.get("accumulation")
+    if not found:
+        return []
+    head = [
+        "task",
+        "visits",
+        "frequency",
+        "stages since",
+        "last",
+        "mean gain",
+        "mean loss",
+        "residue at the last visit",
+    ]
+    by_visit = [[str(k), _num(value)] for k, value in enumerate(found["residue"], start=1)]
+    return [
+        "## Knowledge accumulation",
+        f"KA: accuracy over the test rows of all tasks, unseen ones included. After the last stage {_num(found['final'])}, area "
+        f"under the curve over its length {_num(found['area'])}. A visit's gain is the accuracy after it minus before it, "
+        "a loss what went until the next one, residue the accuracy before a visit minus before the first.",
+        _table(head, task_rows(found, _num)),
+        _table(["visit", "mean residue"], by_visit),
     ]
 
 

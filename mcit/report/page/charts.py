@@ -44,15 +44,15 @@ def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
     return _spec(values, facet)
 
 
-def accumulation(report: JsonDict, stages: Sequence[JsonDict]) -> JsonDict | None:
-    """Mean accuracy over all tasks after each stage of a stream in which tasks come back; None where none does."""
-    names = [task for stage in stages for task in stage["tasks"]]
+def accumulation(report: JsonDict) -> JsonDict | None:
+    """KA after each stage of a stream in which tasks come back; None where none does, or not all tasks were scored."""
+    found = report["accumulation"]
     values = [
         {"stage": j + 1, "after": report["stages"][j], "accuracy": value}
-        for j, value in enumerate(report["metrics"]["average"])
+        for j, value in enumerate(found["curve"] if found else [])
         if value is not None
     ]
-    if len(set(names)) == len(names) or not values:
+    if not values:
         return None
     encoding = {
         "x": {"field": "stage", "type": "quantitative", "title": "stages so far", "axis": {"format": "d"}},
@@ -60,12 +60,44 @@ def accumulation(report: JsonDict, stages: Sequence[JsonDict]) -> JsonDict | Non
             "field": "accuracy",
             "type": "quantitative",
             "scale": {"domain": [0, 100]},
-            "title": "mean accuracy in %",
+            "title": "accuracy over all tasks in %",
         },
         "tooltip": [{"field": "after"}, {"field": "accuracy", "format": ".1f"}],
     }
     mark = {"type": "line", "point": {"size": 12}}
     return _spec(values, {"mark": mark, "width": "container", "height": 220, "encoding": encoding})
+
+
+def frequency(report: JsonDict) -> JsonDict | None:
+    """Last accuracy of each task against the share of stages that visited it."""
+    found = report["accumulation"]
+    values = [
+        {
+            "task": task,
+            "frequency": one["frequency"],
+            "visits": one["visits"],
+            "since": one["since"],
+            "accuracy": one["last"],
+        }
+        for task, one in (found["tasks"] if found else {}).items()
+        if one["last"] is not None
+    ]
+    if not values:
+        return None
+    encoding = {
+        "x": {"field": "frequency", "type": "quantitative", "title": "share of stages that trained the task"},
+        "y": {
+            "field": "accuracy",
+            "type": "quantitative",
+            "scale": {"domain": [0, 100]},
+            "title": "last accuracy in %",
+        },
+        "color": {"field": "since", "type": "quantitative", "title": "stages since"},
+        "tooltip": [{"field": f} for f in ("task", "visits", "since", "accuracy")],
+    }
+    return _spec(
+        values, {"mark": {"type": "point", "filled": True}, "width": "container", "height": 180, "encoding": encoding}
+    )
 
 
 def forgetting(falls: Sequence[Fall]) -> JsonDict | None:

@@ -124,7 +124,8 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
     """Vega-Lite specifications by name: accuracy of all runs; of a single one also forgetting and training."""
     drawn = {"accuracy": charts.curves(reports)}
     if len(runs) == 1:
-        drawn["accumulation"] = charts.accumulation(reports[0], measured[0].stages)
+        drawn["accumulation"] = charts.accumulation(reports[0])
+        drawn["frequency"] = charts.frequency(reports[0])
         drawn["forgetting"] = charts.forgetting(words.falls(measured[0], reports[0]["scorer_mode"]))
         lines = reports[0]["probes"].get("lines", {})
         title = "rows answered exactly (teacher-forced)"

@@ -2,7 +2,6 @@
 
 import xml.etree.ElementTree as ET
 
-from mcit.report.matrix import measure
 from mcit.report.page import charts
 from mcit.report.page.words import Fall
 from mcit.report.tables import full_report
@@ -23,13 +22,15 @@ def test_several_runs_are_facets_and_nothing_scored_is_no_chart(three, fake_run)
 
 
 def test_accumulation_is_drawn_where_tasks_come_back(fake_run) -> None:
-    """Tasks a, b, a: means of a alone, of both, of both."""
-    run = fake_run([["a"], ["b"], ["a"]]).shares(1, "a", 4).shares(2, "a", 2).shares(2, "b", 6)
+    """Tasks a, b, a, all scored each time: means over both; in one of three stages and in two."""
+    run = fake_run([["a"], ["b"], ["a"]]).shares(1, "a", 4).shares(1, "b", 0).shares(2, "a", 2).shares(2, "b", 6)
     run.shares(3, "a", 8).shares(3, "b", 4)
-    spec = charts.accumulation(full_report(run.root), measure(run.root).stages)
-    assert [v["accuracy"] for v in spec["data"]["values"]] == [40, 40, 60]
-    once = fake_run([["a"], ["b"]], "once").shares(1, "a", 4)
-    assert charts.accumulation(full_report(once.root), measure(once.root).stages) is None
+    report = full_report(run.root)
+    assert [v["accuracy"] for v in charts.accumulation(report)["data"]["values"]] == [20, 40, 60]
+    points = {v["task"]: (v["frequency"], v["accuracy"]) for v in charts.frequency(report)["data"]["values"]}
+    assert points == {"a": (2 / 3, 80), "b": (1 / 3, 40)}
+    once = full_report(fake_run([["a"], ["b"]], "once").shares(1, "a", 4).root)
+    assert charts.accumulation(once) is None and charts.frequency(once) is None
 
 
 def test_forgetting_splits_wrong_answers() -> None:
