@@ -131,6 +131,17 @@ class OptimConfig(Config):
     """Largest norm of the whole gradient; None leaves it as it is."""
 
 
+class SliceConfig(Config):
+    """Data sets that a stage is measured on besides its tasks; see docs/gates.md."""
+
+    neighbourhood: list[str] = []
+    """Recipes of rows like the stage's that should be answered as before."""
+    rephrased: list[str] = []
+    """Recipes that ask the stage's test rows in other words."""
+    retention: list[str] = []
+    """Recipes to keep beside the tasks of earlier stages, such as a general benchmark."""
+
+
 class StageConfig(Config):
     """One position in the sequence; a key not given comes from ``defaults``."""
 
@@ -160,6 +171,8 @@ class StageConfig(Config):
     """Each ``{name: …}`` or ``{use: …}`` with the method's settings."""
     gradient_order: list[str] = []
     """Order of methods that edit gradients, needed when there is more than one."""
+    slices: SliceConfig = SliceConfig()
+    """What the stage is measured on besides."""
 
     @field_validator("recipe")
     @classmethod

@@ -364,6 +364,28 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Data sets that a stage is measured on besides its tasks."""
+
+    neighbourhood: tuple[TaskSpec, ...] = ()
+    """Like the stage's rows, to be answered as before."""
+    rephrased: tuple[TaskSpec, ...] = ()
+    """The stage's test rows in other words."""
+    retention: tuple[TaskSpec, ...] = ()
+    """To be kept, beside the tasks of earlier stages."""
+
+    @property
+    def before(self) -> tuple[TaskSpec, ...]:
+        """What has to be scored before the stage too."""
+        return (*self.neighbourhood, *self.retention)
+
+    @property
+    def every(self) -> tuple[TaskSpec, ...]:
+        """All of them."""
+        return (*self.before, *self.rephrased)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One position in the sequence, resolved."""
 
@@ -390,6 +412,8 @@ class Stage:
     """Rows like those to forget that no stage trains on, beside rows to forget with ``meta.holdout``."""
     pools: tuple[TaskSpec, ...] = ()
     """Data sets that methods read beside the tasks, such as general samples."""
+    slices: Slices = Slices()
+    """What it is measured on besides."""
 
     @property
     def folder(self) -> str:
@@ -416,6 +440,8 @@ class Plan:
     """Who chooses among the adapters of a pool."""
     forget_tasks: tuple[TaskSpec, ...] = ()
     """Every data set that some stage forgets, in order; scored beside the matrix, never in it."""
+    slice_tasks: tuple[TaskSpec, ...] = ()
+    """Every data set of a slice that is no task of the matrix; scored before or after its stage alone."""
 
 
 @dataclass(frozen=True, slots=True)

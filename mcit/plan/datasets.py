@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
-from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Stage, TaskSpec
+from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Slices, Stage, TaskSpec
 from mcit.plan.forgetting import overlap
 
 Announce = Callable[[str], None]
+SLICES = ("neighbourhood", "rephrased", "retention")
+"""Keys of a stage's `slices`, in the order of the fields of `Slices`."""
 
 
 @dataclass
@@ -21,6 +23,7 @@ class StageData:
     tasks: tuple[TaskSpec, ...]
     beside: dict[str, tuple[TaskSpec, ...]] = field(default_factory=dict)
     """By key of FORGET_DATA."""
+    slices: Slices = Slices()
     pools: tuple[TaskSpec, ...] = ()
 
 
@@ -91,6 +94,7 @@ def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[S
         StageData(
             tasks.less(tasks.of(stage.recipes, f"stages[{i}].recipe"), left_out, f"stages[{i}].recipe"),
             {key: tasks.of(stage.recipes_of(key), f"stages[{i}].{key}") for key in FORGET_DATA},
+            Slices(*(tasks.of(getattr(stage.slices, key), f"stages[{i}].slices.{key}") for key in SLICES)),
         )
         for i, stage in enumerate(config.stages)
     ]
@@ -101,7 +105,14 @@ def _name_problems(stages: list[StageData]) -> list[Problem]:
     by_task: dict[str, str] = {}
     problems = []
     scored = (
-        t for stage in stages for t in (*stage.tasks, *stage.beside.get("forget", ()), *stage.beside.get("holdout", ()))
+        t
+        for stage in stages
+        for t in (
+            *stage.tasks,
+            *stage.beside.get("forget", ()),
+            *stage.beside.get("holdout", ()),
+            *stage.slices.every,
+        )
     )
     for task in {t.recipe: t for t in scored}.values():
         if by_task.setdefault(task.name, task.recipe) != task.recipe:
@@ -132,4 +143,4 @@ def recipes_of(plan: Plan) -> list[TaskSpec]:
 
 def beside(stage: Stage) -> tuple[TaskSpec, ...]:
     """Every data set that a stage reads beside its tasks."""
-    return (*(task for key in FORGET_DATA for task in getattr(stage, key)), *stage.pools)
+    return (*(task for key in FORGET_DATA for task in getattr(stage, key)), *stage.slices.every, *stage.pools)

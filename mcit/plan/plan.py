@@ -27,6 +27,7 @@ from mcit.core.types import FORGET_DATA, JsonDict, MethodSpec, Plan, ProbeSpec, 
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
 from mcit.plan.pools import router_spec
 from mcit.plan.presets import expanded, preset_file, read_preset
+from mcit.plan.slices import slice_problems, slice_tasks, slices_json
 from mcit.runs.run import config_digest
 
 
@@ -219,6 +220,7 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
         probes=probes,
         router=router,
         forget_tasks=forget,
+        slice_tasks=slice_tasks(stages),
     )
     findings = check_plan(plan, runs_dir=runs_dir)
     bad = [p for p in findings if p.level == "problem"]
@@ -304,6 +306,7 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
                 seed=seed_for(config.seed, "stage", i + 1),
                 gradient_order=tuple(stage.gradient_order),
                 **data[i].beside,
+                slices=data[i].slices,
                 pools=data[i].pools,
             )
         )
@@ -339,6 +342,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
             fix = suggestion(name, [t.name for t in plan.tasks])
             problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
     problems += scoring_problems(plan)
+    problems += slice_problems(plan)
     problems += probe_problems(plan)
     problems += member_problems(plan)
     if any(p.level == "problem" for p in problems):
@@ -381,7 +385,8 @@ def plan_json(plan: Plan) -> JsonDict:
         "forget_tasks": [task.name for task in plan.forget_tasks],
         "recipes": {task.recipe: task.digest for task in recipes_of(plan)},
         "scorers": {
-            task.name: {"scorer": task.scorer, "style": task.style} for task in (*plan.tasks, *plan.forget_tasks)
+            task.name: {"scorer": task.scorer, "style": task.style}
+            for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks)
         },
         "sources": sources(plan),
         "stages": [
@@ -391,6 +396,7 @@ def plan_json(plan: Plan) -> JsonDict:
                 "folder": stage.folder,
                 "tasks": [task.name for task in stage.tasks],
                 **{key: [task.name for task in getattr(stage, key)] for key in FORGET_DATA},
+                "slices": slices_json(stage, plan),
                 "steps": stage.steps,
                 "rows": stage.rows,
                 "seed": stage.seed,
@@ -419,7 +425,10 @@ def sources(plan: Plan) -> dict[str, str]:
         *(("probe", "probes", spec.name, Probe) for spec in plan.probes),
         *((("router", "routers", plan.router.name, Router),) if plan.router else ()),
         *(("filter", "evals.filters", name, Filter) for name in map(name_of, plan.config.eval.filters)),
-        *(("scorer", "evals.scorers", task.scorer, Scorer) for task in (*plan.tasks, *plan.forget_tasks)),
+        *(
+            ("scorer", "evals.scorers", task.scorer, Scorer)
+            for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks)
+        ),
     }
     return {
         f"{kind} {name}": lookup.source_digest(lookup.class_of(package, name, base=base))

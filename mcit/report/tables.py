@@ -32,6 +32,8 @@ from mcit.report.probes import (
     score_rows,
     share_rows,
 )
+from mcit.report.slices import HEAD as SLICES
+from mcit.report.slices import kept_rows, read_slices, slice_rows
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import home
 
@@ -75,7 +77,8 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     found = read_matrix(run, mode=mode)
     mode = found["scorer_mode"]
     asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
-    return {**found, **asked, "probes": read_probes(run), "costs": costs(run)}
+    inside = {"slices": read_slices(run, mode=mode), "probes": read_probes(run)}
+    return {**found, **asked, **inside, "costs": costs(run)}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -134,6 +137,7 @@ def markdown(report: JsonDict) -> str:
         "## Distance from the best constant answer (kappa)",
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_combined_parts(report),
+        *_slice_parts(report),
         *_accumulation_parts(report),
         *_forget_parts(report),
         *_kit_parts(report),
@@ -177,6 +181,22 @@ def _forget_parts(report: JsonDict) -> list[str]:
     ]
 
 
+def _slice_parts(report: JsonDict) -> list[str]:
+    """The section on target, neighbourhood and retention of each stage; nothing in a run of one stage without slices."""
+    entries = report.get("slices", [])
+    if not any(e["retention"] or e["locality"] or e["generalisation"] for e in entries):
+        return []
+    return [
+        "## Memory: target, neighbourhood, retention",
+        "Success: accuracy on the stage's own test rows after it. Generalisation: on the same asked in other words. Locality: "
+        "share of neighbourhood rows answered as before. Drawdown: what accuracy over all rows to keep lost. Intervals: 95 %, "
+        "Wilson for shares, paired bootstrap for drops.",
+        _table(SLICES, slice_rows(entries)),
+        "Each task to keep; p by random signs of paired rows, corrected after Holm over the tasks of a stage.",
+        _table(["stage", "task", "before", "after", "drop, points", "p", "p, Holm"], kept_rows(entries, _num)),
+    ]
+
+
 def _accumulation_parts(report: JsonDict) -> list[str]:
     """The section on tasks that come back; nothing where none does."""
     found = report.get("accumulation")
@@ -195,8 +215,8 @@ def _accumulation_parts(report: JsonDict) -> list[str]:
     by_visit = [[str(k), _num(value)] for k, value in enumerate(found["residue"], start=1)]
     return [
         "## Knowledge accumulation",
-        f"KA: accuracy over the test rows of all tasks, unseen ones included. After the last stage {_num(found['final'])}, area "
-        f"under the curve over its length {_num(found['area'])}. A visit's gain is the accuracy after it minus before it, "
+        f"KA: accuracy over the test rows of all tasks, unseen ones included. After the last stage {_num(found['final'])}, "
+        f"area under the curve over its length {_num(found['area'])}. A visit's gain is the accuracy after it minus before it, "
         "a loss what went until the next one, residue the accuracy before a visit minus before the first.",
         _table(head, task_rows(found, _num)),
         _table(["visit", "mean residue"], by_visit),

@@ -26,6 +26,7 @@ from mcit.models.pool import answers_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder
+from mcit.plan.slices import slices_due
 from mcit.runs.layout import COMBINATION
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
@@ -115,8 +116,10 @@ def run_sequence(
     session = Session(plan, run, reporter)
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
-    elif plan.config.eval.tasks != "none" and forget_due(plan, 0):  # the first stage forgets: what was there before
-        score(session, 0, reporter=reporter, tasks=forget_due(plan, 0), stop=stop)
+    elif plan.config.eval.tasks != "none":
+        compared = (*forget_due(plan, 0), *slices_due(plan, 0))  # what the first stage is compared with
+        if compared:
+            score(session, 0, reporter=reporter, tasks=compared, stop=stop)
     kit = plan.config.eval.kit
     if kit is not None:
         measure_kit(session, 0, kit, reporter=reporter, stop=stop)
@@ -255,7 +258,7 @@ def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
     if plan.config.eval.tasks == "none":
         return ()
     forget = plan.forget_tasks if after == 0 else forget_due(plan, after)
-    return tuple({task.name: task for task in (*_due(plan, after), *forget)}.values())
+    return tuple({task.name: task for task in (*_due(plan, after), *forget, *slices_due(plan, after))}.values())
 
 
 def _due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:

@@ -2,57 +2,7 @@
 
 import pytest
 
-from mcit.core.files import write_json, write_text
-from mcit.core.stored import write_manifest
-from mcit.evals.predictions import write_predictions
-from mcit.evals.score import score_predictions, write_score
-from tests.fakes.run_dir import create, plan_record
-
-
-class FakeRun:
-    """A run of one task per stage (or `tasks` per stage) with given answers."""
-
-    def __init__(self, root, stages, *, mode="strict", style="name"):
-        self.root, self.style = root, style
-        self.plan = plan_record(stages, style=style, mode=mode)
-        create(root, self.plan)
-
-    def score(self, after, task, answers, gold=None):
-        """Answers of a task after a stage (0: base); gold is "cat" in every row if not given."""
-        gold = gold or ["cat"] * len(answers)
-        rows = [
-            {
-                "id": f"{task}-{i}",
-                "index": i,
-                "text": text,
-                "tokens": 2,
-                "truncated": False,
-                "question": "what?",
-                "gold": {"answer": right, "style": ""},
-            }
-            for i, (text, right) in enumerate(zip(answers, gold, strict=True))
-        ]
-        folder = self.root / "evals" / (f"after-{after:02d}" if after else "base") / task
-        write_predictions(folder, rows, {"filters": [], "lineage": "L"})
-        extra = {"task": task, "filters": [], "lineage": "L", "settings": "S"}
-        write_score(folder, score_predictions(rows, scorer="exact", style=self.style, extra=extra))
-        return self
-
-    def shares(self, after, task, right, n=10):
-        """So many right answers of ten; the others are a wrong name."""
-        return self.score(after, task, ["cat"] * right + ["dog"] * (n - right))
-
-    def progress(self, folder, **content):
-        known = {"steps": 1, "tokens": 2, "seconds": 3.0, "loss": None}
-        return self.stage_file(folder, "progress.json", {**known, **content})
-
-    def stage_file(self, folder, name, content):
-        """A file of a committed stage."""
-        stage = self.root / "stages" / folder
-        write_json(stage / name, content)
-        write_text(stage / "metrics.jsonl", '{"loss": 1.0, "step": 1}\n')
-        write_manifest(stage)
-        return self
+from tests.fakes.score_run import FakeRun
 
 
 @pytest.fixture

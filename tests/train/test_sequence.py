@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcit.core.interfaces import Silent
+from mcit.core.types import Slices
 from mcit.models.frozen import frozen_checksums
 from mcit.plan.plan import plan_json, resolved
 from mcit.runs.run import open_run
@@ -89,7 +90,7 @@ def test_frozen_weights_and_buffers_after_a_stage(done):
 
 def test_tasks_due():
     tasks = [SimpleNamespace(name=n) for n in "abc"]
-    stages = [SimpleNamespace(index=i, tasks=(t,), forget=()) for i, t in enumerate(tasks, start=1)]
+    stages = [SimpleNamespace(index=i, tasks=(t,), forget=(), slices=Slices()) for i, t in enumerate(tasks, start=1)]
 
     def names(setting, after):
         plan = SimpleNamespace(
