@@ -30,37 +30,22 @@ Whole-tensor freezing is exact because such tensors are not in the optimiser: mo
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from mcit.core import lookup
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import PlanError, Problem, StateError, TrainingError
-from mcit.core.files import digest_of, read_json
 from mcit.core.interfaces import Gradients, NamesContext, StageContext, StepContext
 from mcit.core.seeds import seed_for
 from mcit.core.types import Claims, JsonDict, Plan, Stage, WeightUnit
 from mcit.methods.base import Method
-from mcit.methods.formulas.halves import (
-    Part,
-    block_parts,
-    decoder_container,
-    draw_category,
-    draw_layer,
-    draw_model,
-    element_mask,
-    part_name,
-    row_mask,
-    spread,
-)
-
-_DRAWS = {"category": draw_category, "layer": draw_layer, "model": draw_model}
-_OUTSIDE = ("embed_tokens", "wte", "lm_head")
+from mcit.methods.formulas.entries import decoder_units, drawn_mask, entries_digest
+from mcit.methods.formulas.halves import DRAWS, Part, block_parts, decoder_container, outside_parts, part_name, spread
+from mcit.methods.formulas.selections import Log, checked, followed, recorded
+from mcit.methods.planning.hft import ENTRIES, hft_problems
 
 
 class HFT(Method):
@@ -79,12 +64,12 @@ class HFT(Method):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._log: list[JsonDict] = []
+        self._log: Log = []
         self._digests: dict[str, str] = {}
 
     @property
     def _masks_entries(self) -> bool:
-        return self.config.selection in ("row", "element")
+        return self.config.selection in ENTRIES
 
     def overrides(self, hook: str) -> bool:
         """Whether these settings use a hook: whole-tensor selections leave gradients alone."""
@@ -92,46 +77,8 @@ class HFT(Method):
 
     # ---- before a model exists --------------------------------------------------------------------------------------
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
-        """A quantised base, masks inside LoRA pairs or the tower, and schedules that cannot follow an earlier stage."""
-        where = f"stages[{stage.index - 1}].methods ({self.name})"
-        found: list[tuple[str, str]] = []
-        if _is_quantised(plan):
-            fix = "use a base with full-precision weights, or remove hft"
-            found.append(("the base is quantised and takes no dense updates", fix))
-        if self._masks_entries and stage.adapter.kind != "none":
-            fix = "use selection: category, which freezes whole pairs, or adapter.kind: none"
-            found.append((f"selection: {self.config.selection} would split LoRA pairs", fix))
-        if self._masks_entries and "tower" in stage.adapter.also_train:
-            what = f"selection: {self.config.selection} covers the decoder only, but the tower trains"
-            found.append((what, "remove 'tower' from adapter.also_train"))
-        found += self._follows(stage, plan)
-        return [Problem(where, what, fix) for what, fix in found] + self._notes(stage, where)
-
-    def _follows(self, stage: Stage, plan: Plan) -> list[tuple[str, str]]:
-        mine = [(s, m.config) for s in plan.stages if s.index < stage.index for m in s.methods if m.name == self.name]
-        if not mine or self.config.schedule == "independent":
-            return []
-        before, config = mine[0 if self.config.schedule == "fixed" else -1]
-        says = f"schedule: {self.config.schedule} follows stage {before.name}"
-        if config.selection != self.config.selection and {config.selection, self.config.selection} & {"row", "element"}:
-            what = f"{says}, which has selection: {config.selection}, not {self.config.selection}"
-            return [(what, "use one selection, or schedule: independent")]
-        if self.config.schedule == "fixed" and _trains(before) != _trains(stage):
-            what = f"{says}, which trains other adapter targets, so nothing might be left to train"
-            return [(what, "use the same adapter kind and targets, or schedule: independent")]
-        return []
-
-    def _notes(self, stage: Stage, where: str) -> list[Problem]:
-        notes = []
-        if stage.adapter.kind == "none" and "embeddings" not in stage.adapter.also_train:
-            what = "the paper also trains embeddings and head, which are frozen here"
-            notes.append(Problem(where, what, "add embeddings (and head, unless tied) to adapter.also_train", "note"))
-        for spec in stage.methods:
-            cls = lookup.class_of("methods", spec.name, base=Method)
-            if cls.weight_penalty is not Method.weight_penalty and not self._masks_entries:
-                what = f"{spec.name}: half of the decoder is frozen by hft in this stage"
-                notes.append(Problem(where, what, "", "note"))
-        return notes
+        """See `hft_problems`."""
+        return hft_problems(self.config, stage, plan, name=self.name)
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
         """Masks: a byte per row or per weight of the decoder's tensors, at most of all that train."""
@@ -145,7 +92,7 @@ class HFT(Method):
         container = decoder_container(ctx.shapes)
         parts = block_parts({n: ctx.shapes[n] for n in names}, container) if container else []
         if self.config.selection == "model":
-            parts += _outside(names, ctx)
+            parts += outside_parts({n: ctx.shapes[n] for n in names})
         if not parts:
             raise PlanError("finds no decoder blocks to halve", where=self.name, fix="remove hft from this stage")
         chosen = self._scheduled(parts, ctx)
@@ -160,47 +107,38 @@ class HFT(Method):
 
     def foresee(self, trained: frozenset[str], ctx: NamesContext) -> None:
         """Log the stage as it will be logged at its start."""
-        self._record(sorted(trained), ctx.stage)
-
-    def _record(self, trained: list[str], stage: Stage) -> None:
-        entry = {"stage": stage.index, "name": stage.name, "trained": trained, "sha256": digest_of(trained)}
-        self._log = [e for e in self._log if e["stage"] < stage.index] + [entry]
+        self._log = recorded(self._log, sorted(trained), ctx.stage)
 
     def _scheduled(self, parts: list[Part], ctx: NamesContext) -> frozenset[str]:
         log = [entry for entry in self._log if entry["stage"] < ctx.stage.index]
         if self.config.schedule == "independent" or not log:
-            return _DRAWS[self.config.selection](parts, seed=seed_for(ctx.seed, self.name))
-        follows = self.config.schedule == "fixed"
-        then = {part_name(n) for n in log[0 if follows else -1]["trained"]}
-        return frozenset(part.name for part in parts if (part.name in then) is follows)
+            return DRAWS[self.config.selection](parts, seed=seed_for(ctx.seed, self.name))
+        return followed(parts, log, schedule=self.config.schedule)
 
     # ---- stage boundaries -------------------------------------------------------------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:
         """Log what trains; draw the masks of entries and remember what they protect."""
-        self._record(sorted(name for unit in ctx.weights.units() for name in unit.params.values()), ctx.stage)
+        trained = sorted(name for unit in ctx.weights.units() for name in unit.params.values())
+        self._log = recorded(self._log, trained, ctx.stage)
         self._digests = {}
         if not self._masks_entries:
             return
-        for unit in _block_units(ctx):
+        for unit in decoder_units(ctx.weights.units("tensor")):
             self.tensors.put("frozen", unit.params["weight"], self._mask(unit, ctx))
             self._digests[unit.params["weight"]] = self._digest(unit, ctx)
 
     def _mask(self, unit: WeightUnit, ctx: StageContext) -> Tensor:
-        name = unit.params["weight"]
-        last = self.tensors.get("frozen", name)
+        last = self.tensors.get("frozen", unit.params["weight"])
         if last is not None and self.config.schedule != "independent":
             return last if self.config.schedule == "fixed" else ~last
-        if self.config.selection == "row":
-            return row_mask(unit.shape[0], seed=seed_for(ctx.seed, self.name, part_name(name)))
-        return element_mask(unit.shape, seed=seed_for(ctx.seed, self.name, name))
+        return drawn_mask(unit, self.config.selection, seed=(ctx.seed, self.name))
 
     def _digest(self, unit: WeightUnit, ctx: StageContext) -> str:
         mask = self.tensors.get("frozen", unit.params["weight"])
         if mask is None:
             raise StateError("a mask is missing", where=f"{self.name}, {unit.name}", fix="restart the stage")
         with ctx.weights.gathered(unit) as tensors:
-            weight = tensors["weight"].cpu()
-        return hashlib.sha256(weight[spread(mask, weight.shape)].numpy().tobytes()).hexdigest()
+            return entries_digest(tensors["weight"], mask)
 
     def on_stage_end(self, ctx: StageContext) -> None:
         """Compare frozen entries with stage start, bit for bit. Raises TrainingError when one has moved."""
@@ -231,40 +169,5 @@ class HFT(Method):
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take both back. Raises StateError for a list of names that is not the one that was hashed."""
-        for entry in state["log"]:
-            if digest_of(entry["trained"]) != entry["sha256"]:
-                raise StateError(
-                    f"the selection of stage {entry['name']} does not match its sha256",
-                    where=self.name,
-                    fix="restore the run directory from a copy",
-                )
-        self._log = [dict(entry) for entry in state["log"]]
+        self._log = checked(state["log"], where=self.name)
         self._digests = dict(state["digests"])
-
-
-def _is_quantised(plan: Plan) -> bool:
-    file = plan.model_path / "config.json"
-    return file.is_file() and "quantization_config" in read_json(file)
-
-
-def _trains(stage: Stage) -> tuple[Any, ...]:
-    targets = stage.adapter.targets
-    names = sorted([targets] if isinstance(targets, str) else targets)
-    return (stage.adapter.kind, names if stage.adapter.kind == "lora" else [])
-
-
-def _outside(names: frozenset[str], ctx: NamesContext) -> list[Part]:
-    """Matrices outside the blocks, each a block of its own; the draw over all matrices looks at names alone."""
-    found = {part_name(n): n for n in sorted(names) if len(ctx.shapes[n]) > 1 and set(n.split(".")) & set(_OUTSIDE)}
-    return [
-        Part(part, place, part, "other", math.prod(ctx.shapes[name]))
-        for place, (part, name) in enumerate(sorted(found.items()))
-    ]
-
-
-def _block_units(ctx: StageContext) -> list[WeightUnit]:
-    """Units of the decoder blocks: of numbered blocks, those in the longest list (the tower does not train here)."""
-    numbered = [u for u in ctx.weights.units("tensor") if u.block.rpartition(".")[2].isdigit()]
-    lists = Counter(u.block.rpartition(".")[0] for u in numbered)
-    decoder = min(lists, key=lambda c: (-lists[c], c), default="")
-    return [u for u in numbered if u.block.rpartition(".")[0] == decoder]

@@ -4,7 +4,6 @@ One decoder block of the tiny model: Q, O 64 x 64; K, V 32 x 64; gate, up, down 
 """
 
 import contextlib
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -13,21 +12,19 @@ import torch
 from torch import nn
 
 from mcit.core.errors import PlanError, StateError, TrainingError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import read_json
 from mcit.core.schema import AdapterConfig, OptimConfig
 from mcit.core.tensorfile import load_tensors
-from mcit.core.types import MethodSpec, WeightUnit
+from mcit.core.types import WeightUnit
 from mcit.engine.plain import EngineSpec, PlainEngine
 from mcit.evals import continual
 from mcit.methods.compose import MethodSet
 from mcit.methods.formulas.halves import part_name
-from mcit.methods.hft import HFT, _outside
-from mcit.methods.l2 import L2
-from mcit.methods.replay import Replay
+from mcit.methods.hft import HFT
 from mcit.models import adapters
 from mcit.models.load import load_base
 from mcit.plan.selection import Names
-from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of
+from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.models import tiny_model
 from tests.fakes.settings import shipped_config
 from tests.fakes.sharded import ShardedEngine
@@ -327,21 +324,6 @@ def test_a_schedule_follows_earlier_stages_alone():
     assert method.select_trainable(names, first) == drawn
 
 
-def test_matrices_outside_the_blocks_by_name():
-    """Embeddings and head are one part each, a bias goes with its matrix; a lone vector and the projector are none."""
-    shapes = {
-        "m.embed_tokens.weight": (9, 4),
-        "m.layers.0.q.weight": (4, 4),
-        "m.projector.weight": (4, 4),
-        "lm_head.weight": (9, 4),
-        "lm_head.bias": (9,),
-        "m.wte.scale": (4,),
-    }
-    parts = _outside(frozenset(shapes), SimpleNamespace(shapes=shapes))
-    assert [(p.name, p.category) for p in parts] == [("lm_head", "other"), ("m.embed_tokens", "other")]
-    assert [p.name for p in _outside(frozenset({"lm_head.weight"}), SimpleNamespace(shapes=shapes))] == ["lm_head"]
-
-
 def test_a_schedule_that_leaves_nothing_is_refused():
     """One pair: stage 1 trains it, its complement is nothing."""
     names, ctx = tiny_names(LORA)
@@ -366,102 +348,6 @@ def test_a_changed_log_is_refused():
 
 
 # ---- plan -----------------------------------------------------------------------------------------------------------
-def test_a_quantised_base_is_refused(tmp_path):
-    plan = plan_with(adapter=NONE)
-    write_json(tmp_path / "config.json", {"quantization_config": {"load_in_4bit": True}})
-    method = HFT(plan.stages[0].methods[0].config)
-    assert method.check(plan.stages[0], plan) == []
-    problems = method.check(plan.stages[0], dataclasses.replace(plan, model_path=tmp_path))
-    assert [p.level for p in problems] == ["problem"] and "quantised" in problems[0].what and problems[0].fix
-
-
-@pytest.mark.parametrize(
-    "settings, adapter, words",
-    [
-        ({"selection": "row"}, LORA, "split LoRA pairs"),
-        ({"selection": "element"}, {"kind": "none", "also_train": ["tower"]}, "the tower trains"),
-    ],
-)
-def test_masks_that_cannot_work_are_refused_by_the_plan(settings, adapter, words):
-    with pytest.raises(PlanError, match=words):
-        plan_with(adapter=adapter, **settings)
-
-
-def test_a_schedule_that_cannot_follow_is_refused_by_the_plan():
-    def stages(first, second):
-        both = [{**s, "methods": [{"name": "hft", **s["methods"]}]} for s in (first, second)]
-        return plan_of(stages=[{**stage, **s} for stage, s in zip(TINY["stages"], both, strict=True)])
-
-    narrow = {**LORA, "targets": ["q_proj"]}
-    with pytest.raises(PlanError, match="other adapter targets"):
-        stages({"adapter": narrow, "methods": {}}, {"adapter": LORA, "methods": {"schedule": "fixed"}})
-    stages({"adapter": narrow, "methods": {}}, {"adapter": LORA, "methods": {"schedule": "complement"}})
-    with pytest.raises(PlanError, match="has selection: category, not row"):
-        stages(
-            {"adapter": NONE, "methods": {}}, {"adapter": NONE, "methods": {"selection": "row", "schedule": "fixed"}}
-        )
-
-
-def stage_of(index, *others, adapter=None, **settings):
-    specs = (MethodSpec("hft", HFT.Config(**settings)), *(MethodSpec(m.name, m.Config()) for m in others))
-    kind = AdapterConfig(**(adapter or NONE))
-    return SimpleNamespace(index=index, name="abc"[index - 1], adapter=kind, methods=specs)
-
-
-def said(folder, *stages):
-    """What the method says of the last stage: place, level, words."""
-    made = SimpleNamespace(stages=stages, model_path=folder)
-    last = stages[-1]
-    return [(p.where, p.level, p.what) for p in HFT(last.methods[0].config).check(last, made)]
-
-
-def test_a_schedule_looks_at_the_stage_it_follows(tmp_path):
-    """Rows in stage a, entries in b, rows in c: ``fixed`` follows a, ``complement`` follows b, ``independent`` neither."""
-    a, b = stage_of(1, L2, selection="row"), stage_of(2, selection="element")
-    ((where, level, what),) = said(tmp_path, a, b, stage_of(3, selection="row", schedule="complement"))
-    assert (where, level) == ("stages[2].methods (hft)", "problem")
-    assert "follows stage b, which has selection: element, not row" in what
-    for schedule in ("fixed", "independent"):
-        assert said(tmp_path, a, b, stage_of(3, selection="row", schedule=schedule)) == []
-    later = SimpleNamespace(stages=(a, b), model_path=tmp_path)  # stage a is the first: b does not come before it
-    assert HFT(HFT.Config(selection="row", schedule="complement")).check(a, later) == []
-    whole = stage_of(1, selection="layer")
-    assert said(tmp_path, whole, stage_of(2, selection="category", schedule="complement")) == []
-    ((_, _, what),) = said(tmp_path, whole, stage_of(2, selection="row", schedule="complement"))
-    assert "has selection: layer, not row" in what
-
-
-def test_a_fixed_half_needs_the_same_adapter(tmp_path):
-    """One name or a list of it is the same; targets say nothing without pairs."""
-
-    def follows(first, second):
-        return [w for _, level, w in said(tmp_path, stage_of(1, adapter=first), second) if level == "problem"]
-
-    fixed = {"schedule": "fixed"}
-    pairs = {**LORA, "targets": ["q_proj", "v_proj"]}
-    assert follows(pairs, stage_of(2, adapter={**LORA, "targets": ["v_proj", "q_proj"]}, **fixed)) == []
-    assert follows({**NONE, "targets": ["q_proj"]}, stage_of(2, adapter=NONE, **fixed)) == []
-    for other in ({**LORA, "targets": ["q_proj"]}, NONE):
-        (what,) = follows(pairs, stage_of(2, adapter=other, **fixed))
-        assert "trains other adapter targets" in what
-    assert follows(pairs, stage_of(2, adapter=NONE, schedule="complement")) == []
-
-
-def test_notes_by_case(tmp_path):
-    """What freezes whole tensors beside a penalty is noted, and a full fine-tuning without embeddings; nothing else is."""
-    bare = {"kind": "none", "also_train": ["projector"]}
-
-    def notes(*others, **settings):
-        found = said(tmp_path, stage_of(1, *others, **settings))
-        assert all(where == "stages[0].methods (hft)" and level == "note" for where, level, _ in found)
-        return [what for _, _, what in found]
-
-    assert notes(Replay) == notes(adapter=LORA) == notes(adapter={"kind": "none", "also_train": ["embeddings"]}) == []
-    assert notes(L2, selection="row") == [] == notes(adapter={**NONE, "also_train": ["tower", "embeddings"]})
-    assert notes(L2) == ["l2: half of the decoder is frozen by hft in this stage"]
-    assert notes(adapter=bare) == ["the paper also trains embeddings and head, which are frozen here"]
-
-
 def test_estimate_of_the_masks_by_hand():
     """3 x 2 and 5 numbers: a byte for each of 3 + 5 rows or of 6 + 5 entries; whole tensors have no masks."""
     sizes = {"row": 8, "element": 11, "category": 0, "layer": 0, "model": 0}

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _ADAPTER = re.compile(r"\.lora_[AB]\.[^.]+(?=\.)")
 _ENDING = re.compile(r"(\.weight|\.bias|_bias)$")
 _EMBEDDINGS = ("embed_tokens", "wte")
+_OUTSIDE = (*_EMBEDDINGS, "lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,19 @@ def draw_model(parts: Sequence[Part], *, seed: int) -> frozenset[str]:
     matrices = {p.name for p in parts} - norms
     chosen = _half(sorted(matrices), seed_for(seed, "matrices")) | _half(sorted(norms), seed_for(seed, "norms"))
     return _never_empty(chosen, parts, seed)
+
+
+DRAWS = {"category": draw_category, "layer": draw_layer, "model": draw_model}
+"""By selection."""
+
+
+def outside_parts(shapes: Mapping[str, Sequence[int]]) -> list[Part]:
+    """Embeddings and head among these parameters, each a block of its own; the draw over all matrices looks at names alone."""
+    found = {part_name(n): n for n in sorted(shapes) if len(shapes[n]) > 1 and set(n.split(".")) & set(_OUTSIDE)}
+    return [
+        Part(part, place, part, "other", _numel(shapes[name]))
+        for place, (part, name) in enumerate(sorted(found.items()))
+    ]
 
 
 def _half(items: Sequence[T], seed: int) -> set[T]:

@@ -14,6 +14,7 @@ from mcit.methods.formulas.halves import (
     element_mask,
     half_reset,
     matmul_share,
+    outside_parts,
     part_name,
     row_mask,
     spread,
@@ -260,3 +261,18 @@ def test_matmul_share_by_hand():
     """(1 + 1 + 0.5) / 3 = 0.8333; with recomputation (1 + 1 + 1 + 0.5) / 4 = 0.875."""
     assert matmul_share(0.5, checkpointing=False) == pytest.approx(0.8333, abs=1e-4)
     assert matmul_share(0.5, checkpointing=True) == 0.875
+
+
+def test_matrices_outside_the_blocks_by_name():
+    """Embeddings and head are one part each, a bias goes with its matrix; a lone vector and the projector are none."""
+    shapes = {
+        "m.embed_tokens.weight": (9, 4),
+        "m.layers.0.q.weight": (4, 4),
+        "m.projector.weight": (4, 4),
+        "lm_head.weight": (9, 4),
+        "lm_head.bias": (9,),
+        "m.wte.scale": (4,),
+    }
+    parts = outside_parts(shapes)
+    assert [(p.name, p.category) for p in parts] == [("lm_head", "other"), ("m.embed_tokens", "other")]
+    assert [p.name for p in outside_parts({"lm_head.weight": (9, 4)})] == ["lm_head"]

@@ -1,0 +1,70 @@
+"""What a plan must meet for HFT: full precision, masks that fit what trains, schedules that can follow earlier stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcit.core import lookup
+from mcit.core.errors import Problem
+from mcit.core.files import read_json
+from mcit.core.types import Plan, Stage
+from mcit.methods.base import Method
+
+ENTRIES = frozenset({"row", "element"})
+"""Selections inside a tensor, by masks."""
+
+
+def hft_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
+    """A quantised base, masks inside LoRA pairs or the tower, schedules that cannot follow; notes on what freezes."""
+    where = f"stages[{stage.index - 1}].methods ({name})"
+    found: list[tuple[str, str]] = []
+    if _is_quantised(plan):
+        fix = "use a base with full-precision weights, or remove hft"
+        found.append(("the base is quantised and takes no dense updates", fix))
+    if config.selection in ENTRIES and stage.adapter.kind != "none":
+        fix = "use selection: category, which freezes whole pairs, or adapter.kind: none"
+        found.append((f"selection: {config.selection} would split LoRA pairs", fix))
+    if config.selection in ENTRIES and "tower" in stage.adapter.also_train:
+        what = f"selection: {config.selection} covers the decoder only, but the tower trains"
+        found.append((what, "remove 'tower' from adapter.also_train"))
+    found += _follows(config, stage, plan, name)
+    return [Problem(where, what, fix) for what, fix in found] + _notes(config, stage, where)
+
+
+def _follows(config: Any, stage: Stage, plan: Plan, name: str) -> list[tuple[str, str]]:
+    mine = [(s, m.config) for s in plan.stages if s.index < stage.index for m in s.methods if m.name == name]
+    if not mine or config.schedule == "independent":
+        return []
+    before, then = mine[0 if config.schedule == "fixed" else -1]
+    says = f"schedule: {config.schedule} follows stage {before.name}"
+    if then.selection != config.selection and {then.selection, config.selection} & ENTRIES:
+        what = f"{says}, which has selection: {then.selection}, not {config.selection}"
+        return [(what, "use one selection, or schedule: independent")]
+    if config.schedule == "fixed" and _trains(before) != _trains(stage):
+        what = f"{says}, which trains other adapter targets, so nothing might be left to train"
+        return [(what, "use the same adapter kind and targets, or schedule: independent")]
+    return []
+
+
+def _notes(config: Any, stage: Stage, where: str) -> list[Problem]:
+    notes = []
+    if stage.adapter.kind == "none" and "embeddings" not in stage.adapter.also_train:
+        what = "the paper also trains embeddings and head, which are frozen here"
+        notes.append(Problem(where, what, "add embeddings (and head, unless tied) to adapter.also_train", "note"))
+    for spec in stage.methods:
+        cls = lookup.class_of("methods", spec.name, base=Method)
+        if cls.weight_penalty is not Method.weight_penalty and config.selection not in ENTRIES:
+            what = f"{spec.name}: half of the decoder is frozen by hft in this stage"
+            notes.append(Problem(where, what, "", "note"))
+    return notes
+
+
+def _is_quantised(plan: Plan) -> bool:
+    file = plan.model_path / "config.json"
+    return file.is_file() and "quantization_config" in read_json(file)
+
+
+def _trains(stage: Stage) -> tuple[Any, ...]:
+    targets = stage.adapter.targets
+    names = sorted([targets] if isinstance(targets, str) else targets)
+    return (stage.adapter.kind, names if stage.adapter.kind == "lora" else [])
