@@ -27,7 +27,7 @@ def shape_of(
     """A stage on one of the two models, bf16 base, CUDA."""
     model = llava_skeleton(size)
     with torch.device("meta"):
-        if adapter.kind == "lora":
+        if adapter.kind != "none":
             adapters.add_lora(model, adapter, seed=0)
         adapters.set_trainable(model, adapters.candidates(model, adapter))
     weights = weights_of(model, BaseConfig(dtype="bf16"))

@@ -101,8 +101,9 @@ def show(plan: Plan, content: dict[str, Any], found: RunEstimate) -> None:
         table.add_column(column)
     for stage, needs in zip(plan.stages, found.stages, strict=True):
         scaled = " rs" if stage.adapter.rslora else ""
+        scaled += f" E={stage.adapter.experts}" if stage.adapter.experts else ""
         adapter = (
-            f"r={stage.adapter.rank} a={stage.adapter.alpha:g}{scaled}" if stage.adapter.kind == "lora" else "full"
+            f"r={stage.adapter.rank} a={stage.adapter.alpha:g}{scaled}" if stage.adapter.kind != "none" else "full"
         )
         table.add_row(
             stage.folder,

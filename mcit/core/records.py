@@ -206,7 +206,7 @@ class DeltaRecord(Record):
 
     what = "a stage of a lineage"
     folder: Folder
-    kind: Literal["lora", "none"]
+    kind: Literal["lora", "moe_lora", "none"]
     carry: Literal["merge", "keep", "stack", "pool", "none"]
     digest: Sha256
 
@@ -217,7 +217,7 @@ class LineageRecord(Record):
     what = "a lineage"
     base: str
     base_sha256: Sha256
-    kind: Literal["lora", "none"]
+    kind: Literal["lora", "moe_lora", "none"]
     carry: Literal["merge", "keep", "stack", "pool", "none"]
     digest: Sha256
     stages: list[DeltaRecord]

@@ -65,10 +65,12 @@ class EngineConfig(Config):
 class AdapterConfig(Config):
     """What is trained in a stage, and what becomes of it in the next one."""
 
-    kind: Literal["lora", "none"] = "lora"
-    """``none`` is full fine-tuning of the language model."""
+    kind: Literal["lora", "moe_lora", "none"] = "lora"
+    """``moe_lora`` is CoIN's mixture of LoRA experts, ``none`` full fine-tuning of the language model."""
     rank: int = Field(16, ge=1)
-    """Rank of each LoRA pair."""
+    """Rank of each LoRA pair; of all experts of a mixture together."""
+    experts: int | None = Field(None, ge=1)
+    """Experts of each matrix with ``moe_lora``, a divisor of the rank; 4 if not given."""
     alpha: float = Field(32.0, gt=0)
     """The product of a pair is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -83,19 +85,29 @@ class AdapterConfig(Config):
     """Groups trained beside the adapter (full fine-tuning: beside the decoder)."""
     carry: Literal["merge", "keep", "stack", "pool", "none"] = "merge"
     """What becomes of the adapter in the next stage: merged into the weights, trained on, frozen below a new one,
-    or (full fine-tuning) nothing."""
+    or (full fine-tuning) nothing. A mixture (``moe_lora``) cannot be merged and is trained on if nothing is said."""
 
     @model_validator(mode="before")
     @classmethod
-    def _full_has_no_carry(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("kind") == "none":
-            return {"carry": "none", **data}
-        return data
+    def _by_kind(cls, data: Any) -> Any:
+        own = {"none": {"carry": "none"}, "moe_lora": {"carry": "keep", "experts": 4}}
+        return {**own.get(str(data.get("kind")), {}), **data} if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _carry_fits_kind(self) -> Self:
         if (self.kind == "none") != (self.carry == "none"):
             raise ValueError(f"carry: {self.carry} does not go with kind: {self.kind}")
+        if (self.kind == "moe_lora") != (self.experts is not None):
+            raise ValueError("experts are of kind: moe_lora, which needs their number")
+        if self.kind == "moe_lora" and self.carry == "merge":
+            raise ValueError(
+                "carry: merge does not go with kind: moe_lora: experts weighed per token are no matrix; use keep"
+            )
+        if self.experts is not None and self.rank % self.experts:
+            fits = [n for n in range(1, self.rank + 1) if self.rank % n == 0]
+            raise ValueError(
+                f"{self.experts} experts cannot share rank {self.rank} evenly; experts could be one of {fits}"
+            )
         return self
 
 

@@ -86,6 +86,6 @@ def _short_way(layer: Linear, x: Tensor) -> str | None:
     (name,) = names
     base, a, b, dropout = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
     drops = isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
-    extra = a.bias is not None or b.bias is not None
+    extra = a.bias is not None or b.bias is not None or type(a) is not nn.Linear  # a mixture of experts
     full = all(t.dtype == torch.float32 for t in (x, base.weight, a.weight, b.weight))
     return name if full and not drops and not extra else None

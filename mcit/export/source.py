@@ -138,7 +138,7 @@ def open_source(run: Run, stage: int) -> Source:
 
 def require_adapter(kind: str, folder: Path) -> None:
     """Raise StateError when a stage was full fine-tuning and so cannot be part of an adapter."""
-    if kind != "lora":
+    if kind == "none":
         raise StateError(
             "the stage trained whole weights, which no adapter can hold",
             where=str(folder),

@@ -83,7 +83,7 @@ class Objective(Method):
 
 def unloadable(stage: Stage, name: str) -> list[Problem]:
     """An adapter that the stage does not merge can be taken off, and what was forgotten is back."""
-    if stage.adapter.kind != "lora" or stage.adapter.carry == "merge":
+    if stage.adapter.kind == "none" or stage.adapter.carry == "merge":
         return []
     what = f"adapter.carry is {stage.adapter.carry}: an adapter that can be unloaded has forgotten nothing"
     return [Problem(f"stage {stage.name}, method {name}", what, "set adapter.carry: merge in this stage")]

@@ -3,7 +3,7 @@
 Names are those of a live transformers 5 model (``model.language_model.layers.0.self_attn.q_proj``). Folders of the
 older layout (``language_model.model.layers…``, ``multi_modal_projector…``) are read too.
 
-Shapes: R rank, I/O in/out features of the adapted matrix.
+Shapes: R rank, I/O in/out features of the adapted matrix, E experts of a mixture (`mcit.models.experts`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,10 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 OURS = "mcit.json"
 """Written beside PEFT's two files: base checksum and the statement that names are those of the live model."""
+MIXTURE = "MCIT_MOE_LORA"
+"""``peft_type`` of a mixture, which only this package reads: peft has none that does the same, and refuses the folder."""
 _PREFIX = "base_model.model."
+_ROUTER = ".lora_router.weight"
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<role>[AB])(?:\.[A-Za-z0-9_-]+)?\.weight$")
 _SAVED = re.compile(r"\.modules_to_save\.[A-Za-z0-9_-]+(?=\.)")
 _PATTERN_S = 0.2
@@ -74,11 +77,12 @@ class PeftSettings(BaseModel):
 
 @dataclass(frozen=True)
 class LoraPair:
-    """One adapted matrix: its weight gains ``scale * B_OR @ A_RI``."""
+    """One adapted matrix: its weight gains ``scale * B_OR @ A_RI``; with a router the experts are weighed per token."""
 
     A_RI: Tensor
     B_OR: Tensor
     scale: float
+    router_EI: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -99,8 +103,33 @@ class AdapterFile:
 
 
 def product(pair: LoraPair) -> Tensor:
-    """What the pair adds to its matrix, (O, I) in fp32."""
+    """What the pair adds to its matrix, (O, I) in fp32. Raises StateError for a mixture that is none."""
+    pair = folded(pair)
     return pair.scale * (pair.B_OR.float() @ pair.A_RI.float())
+
+
+def folded(pair: LoraPair, *, where: str = "adapter") -> LoraPair:
+    """The pair without a router that does exactly the same: of a mixture that weighs all experts alike, or has no effect.
+
+    Raises StateError for any other mixture, which no matrix does the same as.
+    """
+    if pair.router_EI is None:
+        return pair
+    if bool((pair.router_EI == pair.router_EI[:1]).all()):
+        return LoraPair(pair.A_RI, pair.B_OR, pair.scale / len(pair.router_EI))
+    if not pair.A_RI.any() or not pair.B_OR.any():
+        return LoraPair(pair.A_RI, pair.B_OR, pair.scale)
+    what = f"is a mixture of {len(pair.router_EI)} experts weighed per token, which no matrix and no PEFT adapter does"
+    raise StateError(
+        what, where=where, fix="evaluate it with mcit; train with adapter.kind: lora what is to be exported"
+    )
+
+
+def without_routers(file: AdapterFile) -> AdapterFile:
+    """The adapter with every mixture folded. Raises StateError where that cannot be exact."""
+    if all(pair.router_EI is None for pair in file.lora.values()):
+        return file
+    return replace(file, lora={module: folded(pair, where=module) for module, pair in file.lora.items()})
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -116,6 +145,7 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
     _refuse_variants(config, folder / CONFIG)
     live = (folder / OURS).is_file() and read_record(folder / OURS, AdapterNote)["names"] == "live"
     halves: dict[str, dict[str, Tensor]] = {}
+    routers: dict[str, Tensor] = {}
     full: dict[str, Tensor] = {}
     for key, tensor in load_tensors(folder / WEIGHTS).items():
         name = _SAVED.sub("", key.removeprefix(_PREFIX))
@@ -123,11 +153,17 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
         if match:
             module = match["module"] if live else live_name(match["module"], known=known, suffix=".weight")
             halves.setdefault(module, {})[match["role"]] = tensor
+        elif name.endswith(_ROUTER) and config["peft_type"] == MIXTURE:
+            routers[name.removesuffix(_ROUTER)] = tensor
         elif ".lora_" in name:
             raise StateError(f"tensor '{key}' is of a kind of LoRA that is not supported", where=str(folder / WEIGHTS))
         else:
             full[name if live else live_name(name, known=known)] = tensor
     lora = {module: _pair(module, halves[module], peft, folder) for module in sorted(halves)}
+    if config["peft_type"] == MIXTURE:
+        lora = {
+            module: replace(pair, router_EI=_router(module, pair, routers, folder)) for module, pair in lora.items()
+        }
     return AdapterFile(lora, dict(sorted(full.items())), config)
 
 
@@ -156,7 +192,7 @@ def _settings(config: JsonDict, path: Path) -> PeftSettings:
 
 def _refuse_variants(config: JsonDict, path: Path) -> None:
     found = config.get("peft_type")
-    if found != "LORA":
+    if found not in ("LORA", MIXTURE):
         raise StateError(
             f"peft_type is {found}, only LORA can be read", where=str(path), fix="merge it with peft first"
         )
@@ -182,6 +218,15 @@ def _pair(module: str, halves: Mapping[str, Tensor], peft: PeftSettings, folder:
         raise StateError(f"rank is {a.shape[0]}, {CONFIG} says {rank}", where=where, fix="restore that file")
     alpha = _patterned(peft.alpha_pattern, module, peft.lora_alpha, where=str(folder / CONFIG))
     return LoraPair(a, b, alpha / (rank**0.5 if peft.use_rslora else rank))
+
+
+def _router(module: str, pair: LoraPair, routers: Mapping[str, Tensor], folder: Path) -> Tensor:
+    found = routers.get(module)
+    if found is None or found.ndim != 2 or found.shape[1] != pair.A_RI.shape[1] or pair.rank % len(found):
+        shape = "no router" if found is None else f"a router {tuple(found.shape)}"
+        what = f"has {shape} for rank {pair.rank} and {pair.A_RI.shape[1]} inputs"
+        raise StateError(what, where=f"{folder / WEIGHTS}: {module}", fix="restore the file")
+    return found
 
 
 def _patterned(patterns: Mapping[str, float], module: str, default: float, *, where: str) -> float:
@@ -213,18 +258,25 @@ def write_adapter(
     dropout: float = 0.0,
     note: JsonDict | None = None,
     known: Collection[str] | None = None,
+    mixtures: bool = False,
 ) -> list[str]:
     """Write a folder that plain PEFT loads: LoRA pairs, and `full` under modules_to_save. Equal content, equal bytes.
+
+    With `mixtures` pairs with routers stay what they are, in a folder that only `read_adapter` reads; else they are folded, or
+    StateError is raised.
 
     `known` are all names of the model's state (parameters and buffers): a module is handed to PEFT only if `full` has
     all of it. Returns the names of `full` that PEFT cannot name, which are not written.
     """
     folder = Path(folder)
+    file = file if mixtures else without_routers(file)
     modules, unnamed = modules_to_save(file.full, adapted=file.lora, known=known)
     tensors = {f"{_PREFIX}{n}": t.detach().float() for n, t in file.full.items() if n not in unnamed}
     for name, pair in file.lora.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = pair.A_RI.detach().float()
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = pair.B_OR.detach().float()
+        if pair.router_EI is not None:
+            tensors[f"{_PREFIX}{name}{_ROUTER}"] = pair.router_EI.detach().float()
     save_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, _config(file, modules, base=base, dropout=dropout, known=known))
     write_json(folder / OURS, {"names": "live", "base_sha256": base_sha256, **(note or {})})
@@ -257,7 +309,7 @@ def _config(
     ranks = {m: pair.rank for m, pair in sorted(file.lora.items()) if pair.rank != rank}
     alphas = {m: _alpha(p.scale, p.rank) for m, p in sorted(file.lora.items()) if (p.rank, p.scale) != (rank, scale)}
     config: JsonDict = {
-        "peft_type": "LORA",
+        "peft_type": MIXTURE if any(pair.router_EI is not None for pair in file.lora.values()) else "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
@@ -305,11 +357,11 @@ def without_zeros(file: AdapterFile) -> tuple[AdapterFile, list[str]]:
 def concat(files: Sequence[AdapterFile]) -> AdapterFile:
     """Several adapters as one with their summed effect: ranks joined, every scale folded into B so that alpha = r.
 
-    A tensor of `full` comes from the last file that has it.
+    A tensor of `full` comes from the last file that has it. Raises StateError for a mixture that cannot be folded.
     """
     pairs: dict[str, list[LoraPair]] = {}
     full: dict[str, Tensor] = {}
-    for file in files:
+    for file in map(without_routers, files):
         full.update(file.full)
         for module, pair in file.lora.items():
             pairs.setdefault(module, []).append(pair)
@@ -326,7 +378,7 @@ def concat(files: Sequence[AdapterFile]) -> AdapterFile:
 
 def negated(file: AdapterFile) -> AdapterFile:
     """The adapter that takes the effect of the LoRA pairs away again; `full` is left out."""
-    return AdapterFile({m: LoraPair(p.A_RI, p.B_OR, -p.scale) for m, p in file.lora.items()}, {}, {})
+    return AdapterFile({m: replace(p, scale=-p.scale) for m, p in file.lora.items()}, {}, {})
 
 
 def truncate(file: AdapterFile, max_rank: int) -> tuple[AdapterFile, float]:
@@ -336,7 +388,7 @@ def truncate(file: AdapterFile, max_rank: int) -> tuple[AdapterFile, float]:
     """
     lost = total = 0.0
     lora = {}
-    for module, pair in sorted(file.lora.items()):
+    for module, pair in sorted(without_routers(file).lora.items()):
         singular_R, left_OR, right_RI = _svd(pair)
         energy_R = singular_R.square()
         total += float(energy_R.sum())

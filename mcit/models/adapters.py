@@ -17,7 +17,8 @@ from torch import nn
 
 from mcit.core.errors import PlanError, StateError
 from mcit.core.schema import AdapterConfig
-from mcit.models.adapterfile import AdapterFile, LoraPair, product
+from mcit.models.adapterfile import AdapterFile, LoraPair, folded, product
+from mcit.models.experts import ExpertsA, place
 from mcit.models.quant import quantised_modules
 from mcit.models.units import base_parameters, group_of, lora_targets
 
@@ -35,11 +36,20 @@ def add_lora(model: nn.Module, config: AdapterConfig, *, seed: int, name: str = 
     Raises PlanError when a target matches nothing.
     """
     alpha = config.alpha * config.rank**0.5 if config.rslora else config.alpha  # scale: alpha over root of rank
-    _inject(model, name, lora_targets(model, config.targets), config.rank, alpha, config.dropout, seed)
+    targets = lora_targets(model, config.targets)
+    _inject(model, name, targets, config.rank, alpha, config.dropout, seed, experts=config.experts)
 
 
 def _inject(
-    model: nn.Module, name: str, targets: Sequence[str], rank: int, alpha: float, dropout: float, seed: int
+    model: nn.Module,
+    name: str,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    dropout: float,
+    seed: int,
+    *,
+    experts: int | None = None,
 ) -> None:
     live = set(lora_layers(model))
     config = LoraConfig(
@@ -53,6 +63,9 @@ def _inject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=name)
+        for layer in lora_layers(model).values() if experts else ():
+            if name in layer.lora_A:
+                place(layer, name, experts, dropout)
     layers = lora_layers(model)
     missing = set(targets) - set(layers)
     if missing or set(layers) - live - set(targets):
@@ -74,20 +87,23 @@ def _activate(model: nn.Module) -> None:
 
 def attach(model: nn.Module, file: AdapterFile, *, name: str) -> None:
     """Inject an adapter with given values, frozen."""
-    by_shape: dict[tuple[int, float], list[str]] = {}
+    by_shape: dict[tuple[int, float, int | None], list[str]] = {}
     for module, pair in file.lora.items():
-        by_shape.setdefault((pair.A_RI.shape[0], pair.scale), []).append(module)
+        experts = None if pair.router_EI is None else len(pair.router_EI)
+        by_shape.setdefault((pair.A_RI.shape[0], pair.scale, experts), []).append(module)
     if len(by_shape) > 1:
         raise StateError(
             "the adapter has different ranks per module", where=name, fix="merge it instead of keeping it live"
         )
-    for (rank, scale), modules in by_shape.items():
-        _inject(model, name, sorted(modules), rank, scale * rank, 0.0, 0)
+    for (rank, scale, experts), modules in by_shape.items():
+        _inject(model, name, sorted(modules), rank, scale * rank, 0.0, 0, experts=experts)
     with torch.no_grad():
         for module, pair in file.lora.items():
             layer: Any = model.get_submodule(module)
             layer.lora_A[name].weight.copy_(pair.A_RI)
             layer.lora_B[name].weight.copy_(pair.B_OR)
+            if pair.router_EI is not None:
+                layer.lora_A[name].router.copy_(pair.router_EI)
     set_full(model, file)
 
 
@@ -120,7 +136,7 @@ def set_full(model: nn.Module, file: AdapterFile) -> None:
 def merge(model: nn.Module, file: AdapterFile) -> None:
     """Add scale * B @ A to the weights in fp32 with one cast, and put full tensors in place.
 
-    Raises StateError when a module is not of this model, or is quantised.
+    Raises StateError when a module is not of this model, or is quantised, and for a mixture that is no matrix.
     """
     low = quantised_modules(model)
     for module, pair in sorted(file.lora.items()):
@@ -139,6 +155,7 @@ def merge(model: nn.Module, file: AdapterFile) -> None:
             raise StateError(
                 f"module '{module}' does not fit this model", where="adapter", fix="use the base it was made for"
             )
+        pair = folded(pair, where=module)
         delta = product(LoraPair(pair.A_RI.to(weight.device), pair.B_OR.to(weight.device), pair.scale))
         weight.copy_((weight.float() + delta).to(weight.dtype))
     set_full(model, file)
@@ -170,12 +187,17 @@ def read_live(model: nn.Module, *, full: Iterable[str] = (), name: str = ACTIVE)
             layer.lora_A[name].weight.detach().float().cpu().clone(),
             layer.lora_B[name].weight.detach().float().cpu().clone(),
             float(layer.scaling[name]),
+            layer.lora_A[name].router.detach().float().cpu().clone() if _mixed(layer, name) else None,
         )
         for path, layer in lora_layers(model).items()
         if name in layer.lora_A
     }
     named = base_parameters(model)
     return AdapterFile(lora, {n: named[n].detach().float().cpu().clone() for n in sorted(full)}, {})
+
+
+def _mixed(layer: Any, name: str) -> bool:
+    return isinstance(layer.lora_A[name], ExpertsA)
 
 
 @contextlib.contextmanager
@@ -237,4 +259,8 @@ def set_dropout(model: nn.Module, dropout: float, *, name: str = ACTIVE) -> None
     """Dropout on the input of one adapter."""
     for layer in lora_layers(model).values():
         if name in layer.lora_A:
-            layer.lora_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
+            made = nn.Dropout(dropout) if dropout else nn.Identity()
+            if _mixed(layer, name):
+                layer.lora_A[name].lora_dropout = made
+            else:
+                layer.lora_dropout[name] = made

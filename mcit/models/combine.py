@@ -25,7 +25,7 @@ from mcit.core.errors import ConfigError, StateError
 from mcit.core.files import digest_of
 from mcit.core.types import JsonDict
 from mcit.models import adapters
-from mcit.models.adapterfile import AdapterFile, LoraPair, concat, negated
+from mcit.models.adapterfile import AdapterFile, LoraPair, concat, negated, without_routers
 from mcit.models.lineage import Lineage
 from mcit.models.quant import is_quantised
 
@@ -110,13 +110,13 @@ def combined_digest(lineage: Lineage, spec: Combination) -> str:
 def own_effect(lineage: Lineage, stage: int) -> AdapterFile:
     """What stage `stage` (from 1) itself added; where it went on training the adapter below, that one is taken off.
 
-    Raises StateError when the stage trained whole weights.
+    Raises StateError when the stage trained whole weights, or a mixture that no plain pair does the same as.
     """
     delta = lineage.deltas[stage - 1]
-    if delta.kind != "lora":
+    if delta.kind == "none":
         fix = "choose other stages, or export it with --as merged"
         raise StateError("the stage trained whole weights, which no adapter can hold", where=str(delta.folder), fix=fix)
-    file = delta.read()
+    file = without_routers(delta.read())
     before = lineage.deltas[stage - 2] if stage > 1 else None
     return concat([negated(before.read()), file]) if before is not None and before.carry == "keep" else file
 

@@ -38,7 +38,7 @@ class Delta:
 
     def read(self) -> AdapterFile:
         """LoRA pairs and full tensors of the stage. Raises StateError for missing or damaged files."""
-        if self.kind == "lora":
+        if self.kind != "none":
             file = read_adapter(self.folder / "adapter")
             extra = self.folder / "extra.safetensors"
             return (

@@ -90,12 +90,15 @@ def weight_units(
 ) -> list[WeightUnit]:
     """Units of everything trainable, sorted by name: one per LoRA pair, one per other tensor.
 
+    A mixture of experts has a unit for each of its tensors: no product of two of them is what it does.
     `shapes` by parameter name as the model reports them, `scales` alpha/rank by module name.
     """
     pairs: dict[str, dict[str, str]] = {}
     units: list[WeightUnit] = []
     for name in trainable:
         match = _LORA.match(name)
+        if match and f"{match['module']}.lora_A.{match['adapter']}.router" in shapes:
+            match = None
         if match and match["adapter"] == adapter:
             pairs.setdefault(match["module"], {})[match["role"]] = name
         elif not match:

@@ -26,7 +26,7 @@ from mcit.core.seeds import seed_for
 from mcit.core.types import FORGET_DATA, JsonDict, MethodSpec, Plan, ProbeSpec, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
 from mcit.plan.pools import router_spec
-from mcit.plan.presets import expanded, preset_file, read_preset
+from mcit.plan.presets import adapter_settings, expanded, preset_file, read_preset
 from mcit.plan.slices import slice_problems, slice_tasks, slices_json
 from mcit.runs.run import config_digest
 
@@ -87,6 +87,9 @@ def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
                 stage = {**known, **stage}
                 stage["methods"], found = _use(stage.get("methods"), f"stages[{i}].methods")
                 problems += found
+                if "adapter" in stage:
+                    stage["adapter"], found = adapter_settings(stage["adapter"], f"stages[{i}].adapter")
+                    problems += found
             merged.append(stage)
         raw["stages"] = merged
     config, found = parse(RunConfig, raw)
@@ -184,9 +187,15 @@ def reference_problems(config: RunConfig) -> list[Problem]:
             fix = "leave it out; adapter.rslora: true is exact"
             problems.append(Problem(f"{where}.adapter.dora", what, fix))
         following = config.stages[i + 1 : i + 2]
-        if stage.adapter.carry == "keep" and following and following[0].adapter.kind != "lora":
+        if stage.adapter.carry == "keep" and following and following[0].adapter.kind == "none":
             problems.append(
                 Problem(f"{where}.adapter.carry", "keep, but the next stage trains no adapter", "use carry: merge")
+            )
+        elif stage.adapter.carry == "keep" and following and stage.adapter.experts != following[0].adapter.experts:
+            kinds = " and ".join(f"{s.adapter.experts or 'no'} experts" for s in (stage, *following))
+            what = f"keep, but an adapter with {kinds} in the next stage are two"
+            problems.append(
+                Problem(f"{where}.adapter.carry", what, "use one kind and number of experts, or carry: stack")
             )
     return problems
 

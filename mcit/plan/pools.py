@@ -48,6 +48,9 @@ def _unlike(config: RunConfig, name: str) -> list[Problem]:
     """Adapters that cannot take the place of one another."""
     problems = []
     for i, stage in enumerate(config.stages):
+        if stage.adapter.kind == "moe_lora":
+            what = f"is moe_lora, but the router {name} reads rows under earlier adapters, which must be plain LoRA"
+            problems.append(Problem(f"stages[{i}].adapter.kind", what, "use kind: lora, or another router"))
         for key in ("rank", "targets"):
             mine, other = getattr(stage.adapter, key), getattr(config.stages[0].adapter, key)
             if mine != other:

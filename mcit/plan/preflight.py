@@ -20,7 +20,7 @@ from mcit.data.rowset import longest
 from mcit.engine.layers import layer_of, layers_of
 from mcit.methods.compose import make
 from mcit.models import load
-from mcit.models.adapterfile import OURS, read_adapter
+from mcit.models.adapterfile import OURS, read_adapter, without_routers
 from mcit.models.adapters import candidates
 from mcit.models.basefiles import base_digest
 from mcit.models.units import decoder_prefix, lora_targets
@@ -147,7 +147,7 @@ def check_adapter(plan: Plan, model: Any) -> list[Problem]:
     where, folder = f"base.adapter: {plan.config.base.adapter}", Path(plan.config.base.adapter)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     try:
-        file = read_adapter(folder, known=frozenset(shapes))
+        file = without_routers(read_adapter(folder, known=frozenset(shapes)))  # it is merged
         said = read_json(folder / OURS) if (folder / OURS).is_file() else {}
     except McitError as error:
         return list(error.problems)
@@ -199,10 +199,10 @@ def trained_parameters(model: Any, stage: Stage) -> int:
     names = candidates(model, stage.adapter)
     shapes = dict(model.named_parameters())
     total = sum(shapes[n].numel() for n in names)
-    if stage.adapter.kind == "lora":
+    if stage.adapter.kind != "none":
         if stage.adapter.targets == "language-linear":
             decoder_prefix(model)
         for module in lora_targets(model, stage.adapter.targets):
             weight = model.get_submodule(module).weight
-            total += stage.adapter.rank * sum(weight.shape)
+            total += stage.adapter.rank * sum(weight.shape) + (stage.adapter.experts or 0) * weight.shape[1]
     return int(total)

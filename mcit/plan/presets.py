@@ -1,4 +1,4 @@
-"""Files of settings that a config names by ``use``: one method's, or a list of methods that belong together.
+"""Files of settings that a config names by ``use``: one method's, a list of methods that belong together, or an adapter's.
 
 Of a list a setting given beside ``use`` goes to every method that the file states it for, and settings below a method's name to
 that method.
@@ -29,6 +29,21 @@ def read_preset(path: Path) -> dict[str, Any]:
         fix = "write name: and its settings, or methods: with a list of such"
         raise ConfigError("holds no settings of a method", where=str(path), fix=fix)
     return dict(found)
+
+
+def adapter_settings(given: Any, where: str) -> tuple[Any, list[Problem]]:
+    """A stage's ``adapter`` with the file that it names by ``use`` laid under it; anything else as it is."""
+    if not isinstance(given, Mapping) or "use" not in given:
+        return given, []
+    own = {key: value for key, value in given.items() if key != "use"}
+    name = str(given["use"])
+    path = Path(name) if name.endswith((".yaml", ".yml")) else preset_file(name)
+    found = load_yaml(path) if path.is_file() else {}
+    if not isinstance(found, dict) or not isinstance(found.get("adapter"), dict):
+        shown = name if path == Path(name) else f"configs/methods/{name}.yaml"
+        what = f"{shown} holds no adapter" if path.is_file() else f"there is no {shown}"
+        return own, [Problem(f"{where}.use", what, "name a file with adapter: and its settings, such as moe_lora")]
+    return {**found["adapter"], **own}, []
 
 
 def expanded(content: Mapping[str, Any], given: Mapping[str, Any], where: str) -> tuple[list[Any], list[Problem]]:

@@ -121,7 +121,7 @@ def stage_model(plan: Plan, stage: Stage, *, cuda: bool) -> tuple[Any, frozenset
             trust_remote_code=base.trust_remote_code,
         )
         model.requires_grad_(False)
-        if stage.adapter.kind == "lora":
+        if stage.adapter.kind != "none":
             for earlier in plan.stages[: stage.index - 1]:
                 if earlier.adapter.carry == "stack":
                     adapters.add_lora(model, earlier.adapter, seed=0, name=f"stage{earlier.index:02d}")
@@ -216,7 +216,7 @@ def _alike(plan: Plan, stage: Stage) -> str:
 def _reference_bytes(plan: Plan, stage: Stage, weights: dict[str, Weight]) -> int:
     """Stage-start copies: with a fresh adapter of all trained tensors but its own, else of all."""
     before = plan.stages[stage.index - 2] if stage.index > 1 else None
-    fresh = stage.adapter.kind == "lora" and not (before and before.adapter.carry == "keep")
+    fresh = stage.adapter.kind != "none" and not (before and before.adapter.carry == "keep")
     return sum(4 * w.count for n, w in weights.items() if w.trained and not (fresh and ".lora_" in n))
 
 
@@ -291,7 +291,7 @@ def _remedies(plan: Plan) -> Sequence[tuple[str, Plan]]:
     if config.engine.micro_batch > 1:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"micro_batch": 1})})
         out.append(("engine.micro_batch: 1", replace(plan, config=config)))
-    lora = all(s.adapter.kind == "lora" and s.adapter.carry != "merge" for s in plan.stages)
+    lora = all(s.adapter.kind != "none" and s.adapter.carry != "merge" for s in plan.stages)
     if config.base.dtype in ("fp32", "bf16") and lora:
         config = config.model_copy(update={"base": config.base.model_copy(update={"dtype": "nf4"})})
         out.append(("base.dtype: nf4", replace(plan, config=config)))

@@ -61,7 +61,7 @@ def stage_problems(stage: Stage, model: Any, known: dict[str, JsonDict]) -> list
     `known` is the state of each method by its name, from the stages before; what this one will leave is put there.
     """
     where = f"stages[{stage.index - 1}].methods"
-    lora = stage.adapter.kind == "lora"
+    lora = stage.adapter.kind != "none"
     try:
         if lora:
             adapters.add_lora(model, stage.adapter, seed=seed_for(stage.seed, "adapter"))

@@ -91,7 +91,7 @@ class Session:
         """The stage was committed with its adapter still on the model: take it off and advance as a restart would."""
         if self._model is None:
             return
-        if stage.adapter.kind == "lora":
+        if stage.adapter.kind != "none":
             adapters.remove(self._model)
         self._model.requires_grad_(False)
         lineage = self.lineage(stage.index)

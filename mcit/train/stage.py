@@ -29,6 +29,7 @@ from mcit.engine.make import make_engine as default_engine
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import without_zeros, write_adapter
+from mcit.models.experts import experts_of
 from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Delta, Lineage, delta_digest, lineage_record
 from mcit.models.pool import members_of, write_members
@@ -159,10 +160,11 @@ def place_adapter(model: nn.Module, stage: Stage, lineage: Lineage, *, joined: D
         return
     layers = adapters.lora_layers(model)
     kept = {n for n, layer in layers.items() if adapters.ACTIVE in layer.lora_A}
-    ranks = {layers[n].r[adapters.ACTIVE] for n in kept}
-    if ranks != {stage.adapter.rank} or kept != set(adapters.lora_targets(model, stage.adapter.targets)):
+    shapes = {(layers[n].r[adapters.ACTIVE], experts_of(layers[n], adapters.ACTIVE)) for n in kept}
+    targets = set(adapters.lora_targets(model, stage.adapter.targets))
+    if shapes != {(stage.adapter.rank, stage.adapter.experts)} or kept != targets:
         raise PlanError(
-            "the adapter kept from the stage below has another rank or other targets",
+            "the adapter kept from the stage below has another rank, other targets or experts",
             where=f"stage {stage.name}",
             fix="use the same adapter settings, or carry: merge in the stage below",
         )
@@ -170,7 +172,7 @@ def place_adapter(model: nn.Module, stage: Stage, lineage: Lineage, *, joined: D
 
 
 def _is_fresh(stage: Stage, lineage: Lineage) -> bool:
-    return not (lineage.deltas and lineage.deltas[-1].carry == "keep" and stage.adapter.kind == "lora")
+    return not (lineage.deltas and lineage.deltas[-1].carry == "keep" and stage.adapter.kind != "none")
 
 
 def engine_spec(
@@ -191,7 +193,7 @@ def engine_spec(
         where=f"stage {stage.folder}",
         bf16=runs_bf16(plan.config.base.dtype, next(model.parameters()).device),
         needs=methods.needs,
-        adapter_off=functools.partial(adapters.disabled, model) if fresh and stage.adapter.kind == "lora" else None,
+        adapter_off=functools.partial(adapters.disabled, model) if fresh and stage.adapter.kind != "none" else None,
         is_projector=lambda name: ".lora_" not in name and group_of(name) == "projector",
         checkpointing=plan.config.engine.gradient_checkpointing,
         is_vision=lambda name: group_of(name) in ("projector", "tower"),
@@ -276,7 +278,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     else:
         zero = []
     lineage = material.lineage
-    if stage.adapter.kind == "lora":
+    if stage.adapter.kind != "none":
         known = {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
         unnamed = write_adapter(
             folder / "adapter",
@@ -286,6 +288,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
             dropout=stage.adapter.dropout,
             note={"zero": zero} if zero else None,
             known=known,
+            mixtures=True,
         )
         if unnamed:
             save_tensors(folder / "extra.safetensors", {n: file.full[n] for n in unnamed})

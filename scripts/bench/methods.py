@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 LORA = {"kind": "lora", "rank": 8, "alpha": 16, "also_train": ["projector"], "carry": "merge"}
+KEEP = {**LORA, "carry": "keep"}
 POOL = {**LORA, "also_train": [], "carry": "pool"}
 FULL = {"kind": "none", "also_train": ["projector"]}
 WITH_EMBEDDINGS = {"kind": "none", "also_train": ["projector", "embeddings"]}
@@ -75,6 +76,7 @@ def cases() -> list[Case]:
         Case(
             "reglora-gere-growth", stage([*REG, {"use": "gere"}]), stage([*REG, {"use": "gere"}]), 1.08, stages=(2, 8)
         ),
+        Case("moe_lora", stage([], KEEP), stage([], {"use": "moe_lora", **KEEP, "kind": "moe_lora"})),
         Case("mos", stage([], POOL), stage([{"use": "mos"}], POOL), 1.05),
         Case("hft", stage([], FULL), stage([{"use": "hft"}], FULL), 0.90),
         Case(
@@ -112,7 +114,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
             "stages": [*earlier, last],
             "eval": {"tasks": "none"},
             "checkpoint": {"every": 0},
-            **({"router": {"use": "oracle"}} if last["adapter"]["carry"] == "pool" else {}),
+            **({"router": {"use": "oracle"}} if last["adapter"].get("carry") == "pool" else {}),
         }
     )
     if config is None or problems:
@@ -128,7 +130,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
         before.methods.on_stage_end(before.ctx)
         before.methods.save(folder / str(stage.index))
         before.streams.close()
-        if stage.adapter.kind == "lora":
+        if stage.adapter.kind != "none":
             adapters.remove(model)
         model.requires_grad_(False)
         inherited = {method.name: folder / str(stage.index) / method.name for method in before.methods.methods}

@@ -17,7 +17,7 @@ SETTINGS = {
     "defaults.optim.eps": 1e-3,
     "eval.rows": 4,
     "engine.workers": 0,
-    "probes.0.every": 2,
+    "probes": "[{use: seen, every: 2, count: 4, share: null}]",
     "router.samples": 16,
 }
 

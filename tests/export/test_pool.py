@@ -30,7 +30,10 @@ print(json.dumps(Pool(sys.argv[2]).answer(json.loads(sys.argv[3]), max_new_token
 """
 
 
-@pytest.mark.parametrize("router", ["oracle", "self_refined", "mcit_sample.nearest:Nearest"])
+NEAREST = "mcit_sample.nearest:Nearest"
+
+
+@pytest.mark.parametrize("router", ["oracle", "self_refined", pytest.param(NEAREST, marks=pytest.mark.slow)])
 def test_the_loader_answers_as_mcit_does(router, tmp_path):
     plan = plan_of(defaults=POOL, stages=STAGES, router={"use": router})
     run = opened(plan, tmp_path)

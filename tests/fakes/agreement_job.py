@@ -76,7 +76,7 @@ def changes(base, stages):
         full = {}
         if (folder / "adapter").is_dir():
             file = read_adapter(folder / "adapter")
-            out |= {f"{index}|{name}": product(pair).double() for name, pair in file.lora.items()}
+            out |= {f"{index}|{name}": effect(f"{index}|{name}", pair, start) for name, pair in file.lora.items()}
             full = dict(file.full)
         for path in (folder / "extra.safetensors", folder / "weights" / "model.safetensors"):
             full |= load_tensors(path) if path.is_file() else {}
@@ -84,6 +84,21 @@ def changes(base, stages):
             out[f"{index}|{name}"] = value.double() - start[name].double()
             start[name] = value
     return out
+
+
+def effect(name, pair, start):
+    """Of a plain pair its product; of a mixture, which has none, the change of all its tensors since the stage before, as one.
+
+    A router hardly moves in a few steps: its own change is no larger than the rounding of its values.
+    """
+    if pair.router_EI is None:
+        return product(pair).double()
+    module, parts = name.partition("|")[2], []
+    for part, value in (("A", pair.A_RI), ("B", pair.B_OR), ("router", pair.router_EI)):
+        before = start.get(f"{module}:{part}", torch.zeros_like(value) if part == "B" else value)
+        start[f"{module}:{part}"] = value  # what A and router of the first stage began with is not on disk
+        parts.append((value.double() - before.double()).flatten())
+    return torch.cat(parts)
 
 
 def changes_of_run(root):

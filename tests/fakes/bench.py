@@ -150,9 +150,9 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
         lineage = read_lineage(folders, base=str(plan.model_path), base_sha256=sha)
         from mcit.models import adapters
 
-        if stage.adapter.kind == "lora":
+        if stage.adapter.kind != "none":
             adapters.remove(model)
-        advance(model, lineage.deltas[-1], below=None if stage.adapter.kind == "lora" else below)
+        advance(model, lineage.deltas[-1], below=None if stage.adapter.kind != "none" else below)
     out["model"] = model
     return out
 

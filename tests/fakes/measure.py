@@ -23,7 +23,7 @@ KINDS = {
 
 def place(model, kind):
     """What trains, on a model or a skeleton."""
-    if KINDS[kind].kind == "lora":
+    if KINDS[kind].kind != "none":
         adapters.add_lora(model, KINDS[kind], seed=0)
     adapters.set_trainable(model, adapters.candidates(model, KINDS[kind]))
     return model

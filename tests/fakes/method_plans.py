@@ -11,6 +11,7 @@ NAMES = lookup.known("methods")
 FULL = {"kind": "none", "also_train": ["projector"]}
 KEEP = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
 POOL = {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}
+MOE = {**KEEP, "kind": "moe_lora", "experts": 2}
 ROUTER = {"use": "self_refined", "rows": 6, "samples": 8, "align_epochs": 2}
 """Of a pool, with little to learn."""
 VARIANTS = {
@@ -30,6 +31,7 @@ VARIANTS = {
         {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"},
     ),
     "lcia, released rule": ("lcia", {"role": "new", "quotient": False, "factor": 2.0, "fallback": 0.01}, None),
+    "l2, mixture of experts": ("l2", {}, MOE),
     "mos, as released": ("mos", {"authors_compat": True}, None),
     "gere, dynamic weight": ("gere", {"weight": "dynamic", "combine": "halves"}, None),
     "gere, features": ("gere", {"variant": "l2", "weight": 1.0}, None),

@@ -20,7 +20,7 @@ def tiny_model(*, dtype="fp32", seed=0):
 def adapted(model, *, rank=4, alpha=8.0, also_train=("projector",), seed=3, only=None, **kwargs):
     """Add LoRA, set what trains; returns the units."""
     config = AdapterConfig(rank=rank, alpha=alpha, also_train=list(also_train), **kwargs)
-    if config.kind == "lora":
+    if config.kind != "none":
         adapters.add_lora(model, config, seed=seed)
     names = adapters.candidates(model, config)
     if only is not None:

@@ -20,7 +20,7 @@ from mcit.core.seeds import seed_for
 
 T = TypeVar("T")
 _ADAPTER = re.compile(r"\.lora_[AB]\.[^.]+(?=\.)")
-_ENDING = re.compile(r"(\.weight|\.bias|_bias)$")
+_ENDING = re.compile(r"(\.weight|\.bias|_bias|\.router)$")
 _EMBEDDINGS = ("embed_tokens", "wte")
 _OUTSIDE = (*_EMBEDDINGS, "lm_head")
 

@@ -67,4 +67,4 @@ def _is_quantised(plan: Plan) -> bool:
 def _trains(stage: Stage) -> tuple[Any, ...]:
     targets = stage.adapter.targets
     names = sorted([targets] if isinstance(targets, str) else targets)
-    return (stage.adapter.kind, names if stage.adapter.kind == "lora" else [])
+    return (stage.adapter.kind, names if stage.adapter.kind != "none" else [])
