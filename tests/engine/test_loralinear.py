@@ -7,6 +7,7 @@ from torch import nn
 from mcit.core.schema import AdapterConfig
 from mcit.engine import loralinear
 from mcit.models import adapters
+from mcit.models.experts import place
 
 
 class Two(nn.Module):
@@ -108,3 +109,14 @@ def test_a_trained_base_is_left_alone():
     model = made()
     model.up.get_base_layer().weight.requires_grad_(True)
     assert len(loralinear.fuse(model)) == 1
+
+
+def test_a_mixture_of_experts_runs_as_it_is(calls):
+    model = made()
+    for layer in adapters.lora_layers(model).values():
+        place(layer, "default", 3, 0.0)
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    before = outcome(model, x)
+    loralinear.fuse(model)
+    after = outcome(model, x)
+    assert not calls and len(before) == len(after) and all(map(torch.equal, before, after))
