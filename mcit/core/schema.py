@@ -90,7 +90,7 @@ class AdapterConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _by_kind(cls, data: Any) -> Any:
-        own = {"none": {"carry": "none"}, "moe_lora": {"carry": "keep", "experts": 4}}
+        own: dict[str, dict[str, Any]] = {"none": {"carry": "none"}, "moe_lora": {"carry": "keep", "experts": 4}}
         return {**own.get(str(data.get("kind")), {}), **data} if isinstance(data, dict) else data
 
     @model_validator(mode="after")

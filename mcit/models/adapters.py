@@ -63,8 +63,8 @@ def _inject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=name)
-        for layer in lora_layers(model).values() if experts else ():
-            if name in layer.lora_A:
+        for layer in lora_layers(model).values():
+            if experts is not None and name in layer.lora_A:
                 place(layer, name, experts, dropout)
     layers = lora_layers(model)
     missing = set(targets) - set(layers)
