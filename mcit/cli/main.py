@@ -19,6 +19,7 @@ VERBS = (
     "run",
     "gold",
     "attack",
+    "forget",
     "resume",
     "sweep",
     "rollback",

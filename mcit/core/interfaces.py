@@ -257,8 +257,12 @@ class StepContext(Protocol):
     def base(self) -> JsonDict:
         """Checksum of weights, tokenizer and processor of the run's base, and its precision."""
 
-    def base_pass(self, rows: Sequence[Row], *, logits: bool = False) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
+    def base_pass(
+        self, rows: Sequence[Row], *, logits: bool = False, size: int = 8
+    ) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
         """Outputs of the run's base on any rows, with claimed hidden states; logits of supervised tokens if asked for.
+
+        `size` rows share a pass; a row alone in its pass has the same bits whatever else is asked for.
 
         Each rank gets its share, with the places of a batch's rows in `rows`; `all_sum` puts results together.
         """

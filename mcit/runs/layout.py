@@ -56,6 +56,16 @@ class RunLayout:
         return self.root / "extension"
 
     @property
+    def replacing(self) -> Path:
+        """Files of committed stages that were decided on and are being moved in."""
+        return self.root / "replacing"
+
+    @property
+    def certificates(self) -> Path:
+        """What requests to forget rows left: one folder each."""
+        return self.root / "certificates"
+
+    @property
     def lock(self) -> Path:
         """Held by the one writer."""
         return self.root / "lock"

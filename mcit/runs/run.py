@@ -26,7 +26,7 @@ from mcit.core.records import Environment, PlanRecord
 from mcit.core.schema import NOT_IDENTITY
 from mcit.core.stored import MANIFEST, check_manifest, listed_bytes, read_listed, valid, write_sealed
 from mcit.core.types import JsonDict, Plan
-from mcit.runs import rewrite
+from mcit.runs import replace, rewrite
 from mcit.runs.draft import StageDraft
 from mcit.runs.identity import Changes, config_changes, differences, identity, layout_changes, told
 from mcit.runs.layout import REMOVED, RunLayout
@@ -130,6 +130,7 @@ class Run:
         Call it under the lock. Raises StateError naming the file that is missing or was changed.
         """
         rewrite.finish(self.layout)
+        replace.finish(self.layout)
         self._check_root_files()
         self.notes += [f"{self.layout.ledger}: {what}" for what in self.ledger.recover()]
         noted = self._noted()

@@ -71,6 +71,7 @@ class BaseModel:
         forward: Forward | None,
         layers: frozenset[str],
         logits: bool = False,
+        size: int = BATCH,
         watch: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
         """This rank's batches, places of their rows in `rows`, and outputs with hidden states of `layers`, no gradients.
@@ -78,10 +79,11 @@ class BaseModel:
         `forward` runs the batch when the present model is the base, else the base is loaded. Which rows share a batch
         depends on `rows` alone; batch b goes to rank b modulo ranks, and every rank runs equally many passes (sharded
         engines gather weights in them). Without `logits` nothing is supervised, so none are computed. `watch` is told how
-        many rows of how many are done, at the same moments on every rank.
+        many rows of how many are done, at the same moments on every rank. `size` rows share a batch; a row alone in it has the
+        same bits whatever is asked beside it.
         """
         order = np.argsort(-lengths(rows), kind="stable").tolist()
-        groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
         run = forward or self._loaded(layers)
         for first in range(0, len(groups), world.size()):
             turn = first + world.rank()
@@ -95,7 +97,7 @@ class BaseModel:
                 out = run(batch)
             if turn < len(groups):
                 yield places, batch, out
-            watch(min(len(rows), (first + world.size()) * BATCH), len(rows))
+            watch(min(len(rows), (first + world.size()) * size), len(rows))
 
     def _loaded(self, layers: frozenset[str]) -> Forward:
         model = self._load().eval()

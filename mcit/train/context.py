@@ -100,14 +100,16 @@ class Context:
         """Checksum of weights, tokenizer and processor of the run's base, and its precision."""
         return dict(self._required_base().identity)
 
-    def base_pass(self, rows: Sequence[Row], *, logits: bool = False) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
+    def base_pass(
+        self, rows: Sequence[Row], *, logits: bool = False, size: int = BATCH
+    ) -> Iterator[tuple[list[int], Batch, ModelOutput]]:
         """This rank's share of outputs of the run's base, with places in `rows`; the random state is as before."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         forward = self._forward if self._at_base else None
         with torch.random.fork_rng(devices=devices):
             layers = layers_of(self._needs)
             yield from self._required_base().outputs(
-                rows, forward=forward, layers=layers, logits=logits, watch=self.watch
+                rows, forward=forward, layers=layers, logits=logits, size=size, watch=self.watch
             )
 
     def blob(

@@ -1,0 +1,64 @@
+"""Replace files inside committed stages as one: new ones are written beside the run's, renamed in one step, then moved in.
+
+The rename of ``replacing/`` decides: from then on the new files hold, and whoever opens the run next finishes the move. Made
+for requests to forget, after which the old bytes must not be there any more. Call everything under the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+
+from mcit.core.errors import StateError
+from mcit.core.files import canonical_json, explained, rename_directory, sha256_bytes, write_bytes
+from mcit.core.records import Manifest
+from mcit.core.stored import MANIFEST, check_manifest, read_sealed, seal, write_manifest
+from mcit.runs.layout import REMOVED, RunLayout
+
+
+def replace_in_stages(layout: RunLayout, files: Mapping[str, Mapping[str, bytes]]) -> None:
+    """By stage folder, the new content of files that its manifest lists, by their path in it; manifests follow.
+
+    Raises StateError for a file that a stage does not have.
+    """
+    new: dict[str, bytes] = {}
+    for folder, contents in files.items():
+        manifest = read_sealed(layout.stage(folder) / MANIFEST, Manifest)
+        for relative, data in contents.items():
+            if relative not in manifest["files"]:
+                what = "is not a file of the stage, so it cannot be replaced"
+                raise StateError(what, where=str(layout.stage(folder) / relative), fix=Manifest.fix)
+            manifest["files"][relative] = {"bytes": len(data), "sha256": sha256_bytes(data)}
+            new[f"{folder}/{relative}"] = data
+        new[f"{folder}/{MANIFEST}"] = (canonical_json(seal(manifest), indent=1) + "\n").encode()
+    work = layout.replacing.with_name(f".{layout.replacing.name}{REMOVED}")
+    with explained(work):
+        shutil.rmtree(work, ignore_errors=True)
+        for name, data in new.items():
+            write_bytes(work / "stages" / name, data)
+        write_manifest(work)
+        rename_directory(work, layout.replacing)
+    finish(layout)
+
+
+def finish(layout: RunLayout) -> bool:
+    """Move decided files in, if there are any; may be killed and called again. Returns whether there were any.
+
+    Raises StateError when they were changed since they were written.
+    """
+    folder = layout.replacing
+    if not folder.is_dir():
+        return False
+    try:
+        names = check_manifest(folder)["files"]
+    except StateError as error:
+        raise StateError(error.what, where=error.where, fix="restore the file from a copy") from None
+    for name in names:
+        write_bytes(layout.root / name, (folder / name).read_bytes())
+    hidden = folder.with_name(f".{folder.name}{REMOVED}")
+    with explained(folder):
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.rename(folder, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    return True

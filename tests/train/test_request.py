@@ -1,0 +1,143 @@
+"""Requests to forget rows: all or nothing, in every head, certified, and checked by a script that knows no mcit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mcit.cli.main import main
+from mcit.core.errors import DataError, McitError, StateError
+from mcit.core.interfaces import Silent
+from mcit.data.folder import DataFolder
+from mcit.plan.plan import make_plan, parse_run
+from mcit.runs.run import open_existing
+from mcit.train.request import forget_rows, read_request, stored_heads
+from mcit.train.routing import build
+from tests.fakes.trained_run import make_run
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_certificate.py"
+CONFIG = {
+    "name": "pooled",
+    "seed": 1,
+    "base": {"family": "tiny", "dtype": "fp32"},
+    "engine": {"micro_batch": 4, "workers": 0},
+    "defaults": {
+        "adapter": {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"},
+        "optim": {"batch": 8, "lr": 1e-2, "warmup": 0},
+        "max_steps": 1,
+    },
+    "router": {"use": "analytic"},
+    "stages": [{"recipe": "tiny/word-forget"}, {"recipe": "tiny/yesno"}],
+    "eval": {"tasks": "none"},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("pooled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+        assert main(["run", str(folder / "c.yaml"), "--runs-dir", str(folder / "runs")]) == 0
+        (root,) = (folder / "runs").glob("pooled-*")
+        found = open_existing(root)
+        yield found, make_plan(parse_run(found.config())[0])
+
+
+def rows_of(plan, task):
+    return list(DataFolder.open(next(t for t in plan.tasks if t.name == task).folder).rows("train"))
+
+
+def verified(run, certificate):
+    command = [sys.executable, str(SCRIPT), str(run.layout.root), certificate]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_request_from_the_command_line_is_certified_and_holds_after_it(run, tmp_path, capsys):
+    found, plan = run
+    asked = rows_of(plan, "word-red")[3:8]
+    before = {h.stage: h.head for h in stored_heads(found)}
+    assert [len(h.rows) for h in before.values()] == [1, 2] and sum(
+        map(len, before["02-yesno"].rows.values())
+    ) == 39 + 120
+    (tmp_path / "rows.txt").write_text("\n".join(row.id for row in asked) + "\n")
+    assert main(["forget", str(found.layout.root), "--rows", str(tmp_path / "rows.txt"), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [(h["stage"], h["removed"], h["difference"]) for h in done["heads"]] == [
+        ("01-word-red", 5, 0.0),
+        ("02-yesno", 5, 0.0),
+    ]
+    for folder in found.committed():
+        found.verify(folder)
+    after = stored_heads(found)
+    assert all(len(h.head.rows["01-word-red"]) == 34 for h in after)
+    checked = verified(found, done["folder"])
+    assert checked.returncode == 0 and checked.stdout.count("ok") == 2, checked.stdout + checked.stderr
+    ledger = [json.loads(line) for line in found.layout.ledger.read_text().splitlines()]
+    assert ledger[-1]["event"] == "forgotten" and ledger[-1]["rows"] == 5
+
+    # the same rows again were never learned now, whatever else is asked for: nothing changes
+    state = found.stage("02-yesno") / "router" / "state.json"
+    bytes_before = state.read_bytes()
+    with found.locked(), pytest.raises(StateError) as error:
+        forget_rows(plan, found, [rows_of(plan, "yesno")[0], *asked], scratch=tmp_path, reporter=Silent())
+    assert len(error.value.problems) == 5 and error.value.problems[0].where == asked[0].where
+    assert state.read_bytes() == bytes_before
+
+    # a head that was tampered with is found by the script
+    record = json.loads(state.read_text())
+    record["state"]["head"]["rows"]["01-word-red"][done["rows"][0]["key"]] = "0" * 32
+    state.write_text(json.dumps(record))
+    checked = verified(found, done["folder"])
+    state.write_bytes(bytes_before)
+    assert checked.returncode == 1 and "WRONG" in checked.stdout
+
+
+def test_the_router_answers_from_the_new_head(run):
+    found, plan = run
+    from mcit.train.sequence import Session
+
+    router = build(plan.router, Session(plan, found, Silent()).lineage(2))
+    head = router._loaded()
+    assert sorted(map(len, head.rows.values())) == sorted(len(v) for v in stored_heads(found)[1].head.rows.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nobody\n", ":1:nobody.*is no training row"),
+        ('{"id": "nobody", "task": "yesno"}', "is no training row"),
+        ("", "names no row"),
+        ("[]", "names no row"),
+        ("[1, 2]", ":2:2"),
+    ],
+)
+def test_a_request_that_names_no_rows(run, tmp_path, text, says):
+    path = tmp_path / "rows.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_request(path, run[1])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_request(tmp_path / "absent", run[1])
+
+
+def test_ids_of_several_rows_need_their_task(run, tmp_path):
+    plan = run[1]
+    red, yes = rows_of(plan, "word-red"), rows_of(plan, "yesno")
+    path = tmp_path / "rows.json"
+    both = {r.id for r in red} & {r.id for r in yes}
+    if both:
+        path.write_text(json.dumps([min(both)]))
+        with pytest.raises(DataError, match="could be one of several"):
+            read_request(path, plan)
+    path.write_text(json.dumps([{"id": yes[2].id, "task": "yesno"}, {"id": yes[2].id, "task": "yesno"}]))
+    assert [(row.id, row.task) for row in read_request(path, plan)] == [(yes[2].id, "yesno")]
+
+
+def test_a_run_without_such_a_head(tmp_path):
+    found, _ = make_run(tmp_path, ["merge"])
+    with found.locked(), pytest.raises(McitError, match="has no analytic head"):
+        forget_rows(None, found, [], scratch=tmp_path, reporter=Silent())
