@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcit.core.types import Batch, HiddenStates, ModelOutput
 from mcit.engine.layers import kept_states
 from mcit.engine.pack import Pack
 from mcit.engine.segments import Segments
+from mcit.engine.tokenloss import token_losses
 
 
 def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
@@ -62,7 +62,7 @@ def run_model(
         logits_NV = logits if logits.ndim == 2 else logits[inputs["logits_to_keep"]]
     targets_N = batch.labels_BT.roll(-1, 1)[predicts_BT].to(device)
     row_N = predicts_BT.nonzero()[:, 0].to(device)
-    nll_N = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    nll_N = token_losses(logits_NV, targets_N)
     real = tuple(batch.predicts_BT.any(1).nonzero().flatten().tolist())  # labels lie in host memory
     return ModelOutput(logits_NV, targets_N, row_N, nll_N, hidden, real)
 

@@ -22,7 +22,9 @@ _CLOSE, _CLOSE_LOW = 1e-3, 0.1
 def refusal(model: nn.Module) -> str:
     """Why this model takes no packs, as far as its config says; empty when it may."""
     decoder: Any = model.get_decoder()  # type: ignore[operator]
-    config = decoder.config
+    config = getattr(decoder, "config", None)
+    if config is None:
+        return "its decoder has no config"
     kinds = set(getattr(config, "layer_types", None) or ())
     if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
         return "its positions are three numbers each"

@@ -4,11 +4,13 @@
 picture: the same drawings at other sizes, places, tilts and grounds. ``easyvqa`` and ``easyvqa-word`` keep the
 published split of the easy-vqa package. Of its yes/no questions only the plain ones are asked: the published set
 answers four of five negated ones ("is there not ...") with yes and four of five plain ones with no, so that a model
-could score 80 % without looking; here both answers are equally frequent for shapes and for colours.
+could score 80 % without looking; here both answers are equally frequent for shapes and for colours. ``easyvqa-ten`` asks
+ten published questions of every kind about each picture.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -52,6 +54,8 @@ NAMING_PROMPT = "What is the object in the image? Answer with its name."
 LOWVISION_PROMPT = "What is this? If it cannot be seen say unanswerable."
 YES_NO_CUE = "Answer yes or no."
 WORD_CUE = "Answer with one word."
+TEN = 10
+"""Questions of a picture in ``easyvqa-ten``."""
 EDIBLE_PROMPT = f"Can you eat this? {YES_NO_CUE}"
 
 VERSION = digest_of(
@@ -123,6 +127,28 @@ def easyvqa_word(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[
     yield from _easy("easyvqa-word", split, rows, seed, image_dir, groups, WORD_CUE, "word")
 
 
+def easyvqa_ten(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
+    """Ten published questions about each picture, of every kind, negated ones too: for measuring speed, not balanced."""
+    by_image: dict[int, list[tuple[str, str]]] = {}
+    with _published(split) as (archive, folder, questions):
+        for question, answer, image in questions:
+            by_image.setdefault(image, []).append((question, answer))
+        draw = _draw(seed, "easyvqa-ten", split)
+        images = sorted(image for image, asked in by_image.items() if len(asked) >= TEN)
+        draw.shuffle(images)
+        if rows > TEN * len(images):
+            what = f"has no more than {TEN * len(images)} rows, ten a picture"
+            raise DataError(what, where=f"easyvqa-ten[{split}]", fix="ask for fewer rows")
+        for number in range(rows):
+            image = images[number // TEN]
+            if number % TEN == 0:
+                name, asked = _picture(archive, folder, image, image_dir), draw.sample(by_image[image], TEN)
+            question, answer = asked[number % TEN]
+            style, cue = ("yes_no", YES_NO_CUE) if answer in ("yes", "no") else ("word", WORD_CUE)
+            meta = {"class": answer, "about": _about(question), "answers": [answer]}
+            yield _row(f"easyvqa-ten-{split}-{number}", name, f"{question} {cue}", answer, style, meta)
+
+
 GENERATORS: dict[str, Callable[[str, int, int, Path], Iterator[dict[str, Any]]]] = {
     "kind": kind,
     "edible": edible,
@@ -130,6 +156,7 @@ GENERATORS: dict[str, Callable[[str, int, int, Path], Iterator[dict[str, Any]]]]
     "lowvision": lowvision,
     "easyvqa": easyvqa,
     "easyvqa-word": easyvqa_word,
+    "easyvqa-ten": easyvqa_ten,
 }
 
 
@@ -145,11 +172,9 @@ def _easy(
     style: str,
 ) -> Iterator[dict[str, Any]]:
     """Published questions, taken from the groups (what about, answer) in turn; none is asked twice."""
-    wheel = fetch_package(EASY_VQA, announce=lambda line: print(line, file=sys.stderr))
-    folder = f"easy_vqa/data/{'test' if split == 'test' else 'train'}"
-    with zipfile.ZipFile(wheel) as archive:
+    with _published(split) as (archive, folder, questions):
         pools: dict[tuple[str, str], list[tuple[str, int]]] = {group: [] for group in groups}
-        for question, answer, image in dict.fromkeys(map(tuple, json.loads(archive.read(f"{folder}/questions.json")))):
+        for question, answer, image in questions:
             pools.get((_about(question), answer), []).append((question, image))
         for (about, answer), pool in pools.items():
             _draw(seed, task, split, about, answer).shuffle(pool)
@@ -160,13 +185,29 @@ def _easy(
                     f"has no more than {number} balanced rows", where=f"{task}[{split}]", fix="ask for fewer rows"
                 )
             question, image = pools[about, answer].pop()
-            name = f"easyvqa-{image}.png"
-            if not (image_dir / name).exists():
-                with Image.open(io.BytesIO(archive.read(f"{folder}/images/{image}.png"))) as picture:
-                    enlarged = picture.convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
-                enlarged.save(image_dir / name)
+            name = _picture(archive, folder, image, image_dir)
             meta = {"class": answer, "about": _subject(about, answer), "answers": [answer]}
             yield _row(f"{task}-{split}-{number}", name, f"{question} {cue}", answer, style, meta)
+
+
+@contextlib.contextmanager
+def _published(split: str) -> Iterator[tuple[zipfile.ZipFile, str, list[tuple[str, str, int]]]]:
+    """The package, its folder of a split, and the questions in it: text, answer, picture; each once."""
+    wheel = fetch_package(EASY_VQA, announce=lambda line: print(line, file=sys.stderr))
+    folder = f"easy_vqa/data/{'test' if split == 'test' else 'train'}"
+    with zipfile.ZipFile(wheel) as archive:
+        found = json.loads(archive.read(f"{folder}/questions.json"))
+        yield archive, folder, list(dict.fromkeys((q, a, int(image)) for q, a, image in found))
+
+
+def _picture(archive: zipfile.ZipFile, folder: str, image: int, image_dir: Path) -> str:
+    """The name of a published picture, stored enlarged."""
+    name = f"easyvqa-{image}.png"
+    if not (image_dir / name).exists():
+        with Image.open(io.BytesIO(archive.read(f"{folder}/images/{image}.png"))) as picture:
+            enlarged = picture.convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
+        enlarged.save(image_dir / name)
+    return name
 
 
 def _about(question: str) -> str:

@@ -63,7 +63,7 @@ def _answers(rows):
     return Counter(row["conversations"][1]["value"] for row in rows)
 
 
-COUNTS = {"kind": 104, "edible": 78, "naming": 60, "lowvision": 48, "easyvqa": 24, "easyvqa-word": 16}
+COUNTS = {"kind": 104, "edible": 78, "naming": 60, "lowvision": 48, "easyvqa": 24, "easyvqa-word": 16, "easyvqa-ten": 40}
 
 
 @pytest.mark.parametrize("name", sorted(demo.GENERATORS))
@@ -179,3 +179,14 @@ def test_recipes_build_without_a_bad_row(name):
     recipe = load_recipe(find_recipe(f"demo/{name}"))
     report = check(recipe)
     assert not report.bad and not report.fatal
+
+
+def test_ten_questions_of_each_picture(tmp_path):
+    """Published ones, none twice; pictures with fewer are left out."""
+    rows = _rows("easyvqa-ten", "train", 60, tmp_path)
+    asked = Counter(row["image"] for row in rows)
+    assert list(asked.values()) == [10] * 6
+    assert len({(row["image"], row["conversations"][0]["value"]) for row in rows}) == 60
+    assert {row["style"] for row in rows} == {"yes_no", "word"} and rows == _rows("easyvqa-ten", "train", 60, tmp_path)
+    with pytest.raises(DataError, match="no more than 240"):
+        _rows("easyvqa-ten", "train", 250, tmp_path)
