@@ -130,7 +130,7 @@ def page() -> str:
         said = texts(cls)
         if cls.model_fields:
             out += ["", "| key | type | default | |", "|---|---|---|---|"]
-            out += [_row(key, field, said.get(key, "")) for key, field in cls.model_fields.items()]
+            out += [row(key, field, said.get(key, "")) for key, field in cls.model_fields.items()]
         else:
             out += ["", f"No keys but `{beside[0]}`." if beside else "No keys."]
         for inner in dict.fromkeys(_inner(cls)):
@@ -142,11 +142,11 @@ def page() -> str:
                     "| key | type | default | |",
                     "|---|---|---|---|",
                 ]
-                out += [_row(key, field, texts(inner).get(key, "")) for key, field in inner.model_fields.items()]
+                out += [row(key, field, texts(inner).get(key, "")) for key, field in inner.model_fields.items()]
     return "\n".join(out) + "\n"
 
 
-def _row(key: str, field: FieldInfo, said: str) -> str:
+def row(key: str, field: FieldInfo, said: str) -> str:
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         shown = "as below"

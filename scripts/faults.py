@@ -46,6 +46,7 @@ OWN = {"tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",)}
 COMMANDS = ("run", "eval", "export", "rollback", "data build")
 DIFFERENT = {
     "ledger.jsonl": "times, and what happened: kills leave no line, restarts add some",
+    "train.log": "times, and what was shown",
     "lock": "empty; it may be there or not",
     "stages/*/progress.json": "`seconds`",
     "stages/*/metrics.jsonl": "`seconds` of each step",
@@ -357,7 +358,7 @@ def contents(root: Path) -> dict[str, bytes]:
         if path.is_dir():
             if path.name.startswith("."):
                 out[f"{name}/"] = b""
-        elif inside not in ("lock", "ledger.jsonl") and path.suffix != ".lock":
+        elif inside not in ("lock", "ledger.jsonl", "train.log") and path.suffix != ".lock":
             out[name] = comparable(inside, path.read_bytes())
     return out
 

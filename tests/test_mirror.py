@@ -6,7 +6,7 @@ import mcit
 
 ROOT = Path(mcit.__file__).parent
 TESTS = Path(__file__).parent
-ELSEWHERE = {f"cli/{verb}.py" for verb in ("doctor", "eval", "export", "forget", "plan", "resume")}
+ELSEWHERE = {f"cli/{verb}.py" for verb in ("chat", "doctor", "eval", "export", "forget", "plan", "resume")}
 """Thin verbs, tested as a user starts them in test_main.py, test_run.py, tests/export and
 tests/train/test_request.py."""
 PROTOCOLS = {"core/interfaces.py", "engine/base.py"}

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from mcit.cli.live import describe
 from mcit.core.errors import ConfigError, printable
 from mcit.core.interfaces import Reporter
 from mcit.core.types import JsonDict, Plan, Progress
@@ -171,11 +172,18 @@ class Lines:
     """Plain log lines: every line as it comes, progress at most every few seconds."""
 
     def __init__(self, *, every_s: float = 5.0) -> None:
-        self._every, self._last = every_s, 0.0
+        self._every, self._last = every_s, -every_s
 
     def line(self, text: str) -> None:
         """Print with flush, so that a log file is always current."""
         print(printable(text), file=sys.stderr, flush=True)
+
+    def doing(self, text: str) -> None:
+        """The first thing at once, others as progress."""
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self.line(f"{text} …")
 
     def progress(self, progress: Progress) -> None:
         """One line every few seconds and at the end of each phase."""
@@ -185,75 +193,13 @@ class Lines:
             self.line(describe(progress))
 
 
-class Live:
-    """A rich progress bar on a terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self._console = Console(stderr=True)
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[extra]}"),
-            console=self._console,
-            transient=True,
-        )
-        self._task: Any = None
-        self._key: tuple[int, str, str] | None = None
-        self._bar.start()
-
-    def line(self, text: str) -> None:
-        """Print above the bar."""
-        self._console.print(printable(text), highlight=False, markup=False)
-
-    def progress(self, progress: Progress) -> None:
-        """Move the bar; a new phase gets a new one."""
-        key = (progress.stage, progress.name, progress.phase)
-        if key != self._key:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            self._key = key
-            title = f"stage {progress.stage} of {progress.stages} {progress.name} {progress.phase}"
-            self._task = self._bar.add_task(title, total=progress.total, extra="")
-        self._bar.update(self._task, completed=progress.done, extra=_numbers(progress))
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._bar.stop()
-
-
 def reporter() -> Reporter:
-    """Live bars on a terminal, log lines elsewhere."""
-    return Live() if sys.stderr.isatty() else Lines()
+    """The live view on a terminal, log lines elsewhere and on ranks other than 0."""
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        from mcit.cli.live import Live
 
-
-def describe(progress: Progress) -> str:
-    """One line of progress."""
-    where = f"stage {progress.stage} of {progress.stages} {progress.name} {progress.phase}"
-    return f"{where} {progress.done}/{progress.total} {_numbers(progress)}".rstrip()
-
-
-def _numbers(progress: Progress) -> str:
-    parts = []
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.4f}")
-    if progress.tokens_per_s is not None:
-        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
-    if progress.left_stage_s is not None:
-        parts.append(f"stage left {_time(progress.left_stage_s)}")
-    if progress.left_total_s is not None:
-        parts.append(f"all left {_time(progress.left_total_s)}")
-    return "  ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        return Live()
+    return Lines()
 
 
 def config_of_run(run: Run) -> RunConfig:

@@ -67,7 +67,7 @@ def _build(recipe: Recipe, args: argparse.Namespace) -> int:
         print_json({**found, "styles": folder.manifest["styles"], "warnings": folder.manifest["warnings"]})
         return 0
     for kind, items in (("warning", folder.manifest["warnings"]), ("dropped", dropped)):
-        for line in shown([Problem(item["where"], item["what"]) for item in items]):
+        for line in shown([Problem(item["where"], item["what"], level="note") for item in items]):
             print(line if line.startswith(" ") else f"{kind}: {line}")
     print(", ".join(f"{split} {count}" for split, count in folder.counts.items()))
     print(folder.path)

@@ -222,7 +222,8 @@ def on_ranks(args: argparse.Namespace, folder: Path) -> list[Outcome]:
             [*args.argv, "--job", str(folder)], ranks, says="stopping after this check; a second signal stops at once"
         )
         if ended.code == Interrupted.exit_code:
-            raise ended.error or Interrupted("stopped by a signal", where="self-test")
+            fix = "run it again: it begins anew"
+            raise ended.error or Interrupted("stopped by a signal", where="self-test", fix=fix)
         left = [item for item in items if item not in lost and outcome_of(item, folder, ranks=ranks) is None]
         if ended.code == 0:
             break

@@ -1,4 +1,4 @@
-"""``mcit eval``: score stages of a run, or score stored predictions again."""
+"""``mcit eval``: score stages of a run, any model on recipes, or stored predictions again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import agreed, on_first
+from mcit.core.types import JsonDict
 
 if TYPE_CHECKING:
     from mcit.core.schema import KitConfig
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     """Register the verb."""
     parser = verbs.add_parser("eval", help="score a run's stages, or its stored predictions again")
-    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="folder of the run")
+    parser.add_argument("--model", metavar="FOLDER", help="score this model in place of a run, on each --recipe")
+    parser.add_argument("--recipe", action="append", default=[], metavar="R", help="with --model; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="with --model: base.dtype=fp32, eval.rows=100"
+    )
+    parser.add_argument("--out", metavar="DIR", help="with --model: folder of answers and scores (default: evals/…)")
     parser.add_argument(
         "--after", type=int, metavar="K", help="only after stage K; 0 is the base (default: every stage)"
     )
@@ -49,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
     """Score and rewrite the report."""
     from mcit.runs.run import open_existing
 
+    if args.model or args.run is None:
+        return _model(args)
+    for name in ("recipe", "set", "out"):
+        if getattr(args, name):
+            raise ConfigError("goes with --model only", where=f"--{name}", fix="leave it out, or the RUN")
     found = open_existing(Path(args.run))
     if args.combine and (args.predictions or args.rescore or args.after is not None):
         what = "goes with none of --after, --rescore and --predictions"
@@ -91,6 +103,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _model(args: argparse.Namespace) -> int:
+    """Score a model by itself and print its scores."""
+    if args.run is not None or not args.model or not args.recipe:
+        fix = "give a RUN, or --model FOLDER and --recipe R"
+        raise ConfigError("say what to score, once, and on what", where="mcit eval", fix=fix)
+    given = ("after", "task", "rescore", "predictions", "combine", "nproc")
+    if extra := [name for name in given if getattr(args, name)]:
+        raise ConfigError("goes with a RUN only", where=f"--{extra[0]}", fix="leave it out")
+    from mcit.cli.common import Lines, StopFlag, start_torch
+
+    stop = StopFlag()
+    stop.install()
+    start_torch()
+    from mcit.train.standalone import Standalone, model_config
+
+    one = Standalone(model_config(args.model, args.set), recipes=args.recipe, reporter=Lines())
+    name = f"{one.plan.model_path.name}-{one.digest[:8]}"
+    out = Path(args.out) if args.out else Path("evals") / name
+    scores = one.score(out, stop=stop)
+    if args.json:
+        print_json({"model": str(one.plan.model_path), "out": str(out), "scores": scores})
+        return 0
+    for score in scores:
+        print(_score_line(score))
+    print(f"out: {out}")
+    return 0
+
+
+def _score_line(score: JsonDict) -> str:
+    return (
+        f"{score['task']}: strict {score['strict']['accuracy']:.2f} %, fixed {score['fixed']['accuracy']:.2f} %, "
+        f"format-valid {score['format_validity']:.2f} % of {score['n']} rows"
+    )
+
+
 def _elsewhere(args: argparse.Namespace, found: Any) -> int:
     """Score a file of answers and print the score; the matrix holds the run's own answers alone."""
     from mcit.cli.common import config_of_run
@@ -105,10 +152,7 @@ def _elsewhere(args: argparse.Namespace, found: Any) -> int:
     if args.json:
         print_json({"folder": str(folder), **score})
     else:
-        print(
-            f"{score['task']}: strict {score['strict']['accuracy']:.2f} %, fixed {score['fixed']['accuracy']:.2f} %, "
-            f"format-valid {score['format_validity']:.2f} % of {score['n']} rows\n{folder / 'score.json'}"
-        )
+        print(f"{_score_line(score)}\n{folder / 'score.json'}")
     return 0
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import mcit
 from mcit.cli.common import print_json
@@ -24,12 +25,25 @@ VERBS = (
     "sweep",
     "rollback",
     "status",
+    "watch",
     "eval",
+    "chat",
     "export",
     "data",
     "report",
+    "compare",
     "doctor",
 )
+
+
+class _Completion(argparse.Action):
+    """Print what a shell needs to complete commands and options: ``eval "$(mcit --print-completion bash)"``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        import shtab
+
+        print(shtab.complete(parser, str(values)))
+        parser.exit(0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         prog="mcit", description="Train a vision-language model on a sequence of tasks, stage after stage."
     )
     top.add_argument("--version", action="version", version=f"mcit {mcit.__version__}")
+    top.add_argument("--print-completion", choices=("bash", "zsh", "tcsh"), action=_Completion, help="for this shell")
     verbs = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for verb in VERBS:
         importlib.import_module(f"mcit.cli.{verb}").add_parser(verbs)

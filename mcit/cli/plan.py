@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mcit.cli.common import config_arguments, print_json
+from mcit.cli.common import config_arguments, print_json, reporter, runs_dir, start_torch
+from mcit.cli.log import Logged
 from mcit.cli.team import refuse
+from mcit.core.doing import doing, told_to
 from mcit.core.errors import PlanError
-from mcit.core.types import Plan
+from mcit.core.interfaces import Silent
+from mcit.core.types import JsonDict, Plan, Stage
 
 if TYPE_CHECKING:
+    from mcit.core.schema import RunConfig
     from mcit.plan.resources import RunEstimate
 
 
@@ -34,21 +39,8 @@ def run(args: argparse.Namespace) -> int:
     config, _ = read_config(args.config, args.set)  # schema and references first, without torch
     refuse(config, nproc=args.nproc, here=not args.gpu_memory)  # a stated device memory asks about another machine
     memory = _size(args.gpu_memory)
-    from mcit.cli.common import runs_dir, start_torch
-
-    start_torch(computes=False)
-    from mcit.core.fetch import NeedsDownload, without_network
-    from mcit.models.load import pending
-    from mcit.plan.plan import make_plan, plan_json
-
-    waiting = None if args.fetch else pending(config.base)
-    plan = None
-    if not waiting:
-        try:
-            with contextlib.nullcontext() if args.fetch else without_network():
-                plan = make_plan(config, announce=None if args.json else print)
-        except NeedsDownload as error:
-            waiting = error.what.removeprefix("has to be downloaded first: ")
+    with contextlib.closing(Logged(Silent() if args.json else reporter())) as out:
+        waiting, plan = _checked(config, out, fetch=args.fetch)
     if plan is None:
         note = f"schema and references are in order; the rest needs a download first: {waiting} (mcit plan --fetch)"
         if args.json:
@@ -56,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(note)
         return 0
+    from mcit.plan.plan import plan_json
     from mcit.plan.resources import estimate, resource_problems, suggestion
 
     cuda = True if memory else None  # a stated device memory asks about such a device, whatever this machine has
@@ -79,6 +72,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _checked(config: RunConfig, out: Logged, *, fetch: bool) -> tuple[str | None, Plan | None]:
+    """What has to be downloaded first, or the plan."""
+    with told_to(out.doing):
+        doing("loading torch and transformers")
+        start_torch(computes=False)
+        from mcit.core.fetch import NeedsDownload, without_network
+        from mcit.models.load import pending
+        from mcit.plan.plan import make_plan
+
+        waiting = None if fetch else pending(config.base)
+        if waiting:
+            return waiting, None
+        try:
+            with contextlib.nullcontext() if fetch else without_network():
+                return None, make_plan(config, announce=out.line)
+        except NeedsDownload as error:
+            return error.what.removeprefix("has to be downloaded first: "), None
+
+
 def _size(text: str | None) -> int | None:
     from mcit.engine.estimate.sizes import parse_size
 
@@ -91,37 +103,50 @@ def _size(text: str | None) -> int | None:
 
 
 def show(plan: Plan, content: dict[str, Any], found: RunEstimate) -> None:
-    """The plan as tables; what trains is what the methods of a stage leave of it."""
+    """The plan in 80 columns: what all stages have in common is said once; what trains is what their methods leave of it."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"{plan.config.name} ({plan.digest[:8]}), base {plan.model_path.name}")
-    for column in ("stage", "tasks", "rows", "steps", "batch", "adapter", "carry", "trains", "methods"):
-        table.add_column(column)
-    for stage, needs in zip(plan.stages, found.stages, strict=True):
-        scaled = " rs" if stage.adapter.rslora else ""
-        scaled += f" E={stage.adapter.experts}" if stage.adapter.experts else ""
-        adapter = (
-            f"r={stage.adapter.rank} a={stage.adapter.alpha:g}{scaled}" if stage.adapter.kind != "none" else "full"
-        )
-        table.add_row(
-            stage.folder,
-            ", ".join(t.name for t in stage.tasks),
-            str(stage.rows),
-            str(stage.steps),
-            str(stage.optim.batch),
-            adapter,
-            stage.adapter.carry,
-            f"{needs.shape.trained:,}",
-            ", ".join(m.name for m in stage.methods) or "-",
-        )
+    console.print(f"{plan.config.name} ({plan.digest[:8]}), base {plan.model_path.name}", highlight=False)
+    facts = [_facts(stage, needs.shape.trained) for stage, needs in zip(plan.stages, found.stages, strict=True)]
+    common = [name for name in facts[0] if all(f[name] == facts[0][name] for f in facts)]
+    console.print(f"every stage: {', '.join(f'{name} {facts[0][name]}' for name in common)}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    columns = [name for name in facts[0] if name not in common]
+    for column in ("stage", "tasks", "rows", "steps", *columns):
+        table.add_column(column, justify="right" if column in ("rows", "steps", "batch", "trains") else "left")
+    for stage, fact in zip(plan.stages, facts, strict=True):
+        tasks = ", ".join(t.name for t in stage.tasks)
+        table.add_row(stage.folder, tasks, str(stage.rows), str(stage.steps), *(fact[name] for name in columns))
     console.print(table)
-    for stage, record in zip(plan.stages, content["stages"], strict=True):
-        for hook, names in record["hooks"].items():
-            console.print(f"{stage.folder}: {hook} <- {', '.join(names)}", highlight=False)
+    for line in _hook_lines(content["stages"]):
+        console.print(line, highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
+
+
+def _facts(stage: Stage, trained: int) -> dict[str, str]:
+    """What is often alike in all stages, in words."""
+    adapter = stage.adapter
+    more = (" rs" if adapter.rslora else "") + (f" E={adapter.experts}" if adapter.experts else "")
+    return {
+        "batch": str(stage.optim.batch),
+        "adapter": f"r={adapter.rank} a={adapter.alpha:g}{more}" if adapter.kind != "none" else "full",
+        "carry": adapter.carry,
+        "trains": f"{trained:,}",
+        "methods": ", ".join(m.name for m in stage.methods) or "-",
+    }
+
+
+def _hook_lines(stages: list[JsonDict]) -> list[str]:
+    """Who acts on which hook, once for stages in a row that are alike."""
+    lines = []
+    for hooks, group in itertools.groupby(stages, key=lambda stage: stage["hooks"]):
+        alike = [stage["folder"] for stage in group]
+        where = alike[0] if len(alike) == 1 else f"{alike[0]} … {alike[-1]}"
+        lines += [f"{where}: {hook} <- {', '.join(names)}" for hook, names in hooks.items()]
+    return lines
 
 
 def show_estimate(plan: Plan, found: RunEstimate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mcit.cli import team
-from mcit.cli.common import StopFlag, config_arguments, print_json, reporter, trust_argument
+from mcit.cli.common import (
+    StopFlag,
+    config_arguments,
+    environment,
+    print_json,
+    reporter,
+    start_torch,
+    trust_argument,
+)
+from mcit.cli.log import Logged
 from mcit.cli.team import nproc_argument
-from mcit.core.errors import ConfigError, StateError
+from mcit.core.doing import doing, told_to
+from mcit.core.errors import ConfigError, McitError, StateError
 from mcit.core.hashes import reading_all
 from mcit.core.interfaces import Reporter
-from mcit.core.ranks import on_first
+from mcit.core.ranks import Ranks, on_first
 from mcit.core.schema import EngineConfig, RunConfig
 from mcit.core.types import Plan
 from mcit.runs.layout import RunLayout
 
 if TYPE_CHECKING:
+    from mcit.report.matrix import Table
     from mcit.runs.run import Run
 
 Planned = Callable[[Reporter], Plan]
@@ -148,41 +160,99 @@ def train(
 
     With several ranks all of them go through this; rank 0 opens, locks and reports. Raises Interrupted when `stop` says so.
     """
-    from mcit.cli import common
+    out = Logged(make_reporter())
+    with contextlib.closing(out), told_to(out.doing):
+        doing("loading torch and transformers")  # seconds in which nothing else could be told
+        start_torch()
+        with team.joined(engine) as ranks:
 
-    common.start_torch()
+            return _trained(planned, opened, ranks, out, config_text=config_text, stop=stop, trust_mtime=trust_mtime)
+
+
+def _trained(
+    planned: Planned,
+    opened: Opened,
+    ranks: Ranks,
+    out: Logged,
+    *,
+    config_text: str,
+    stop: Callable[[], bool],
+    trust_mtime: bool,
+) -> Done:
     from mcit.plan import plan as planning
     from mcit.train.sequence import run_sequence
 
-    with team.joined(engine) as ranks:
-        first, out = ranks.rank() == 0, make_reporter()
-        try:
+    first = ranks.rank() == 0
 
-            def open_or_create() -> Run:
-                start = {
-                    "config_text": config_text,
-                    "resolved": planning.resolved(plan.config),
-                    "plan_json": planning.plan_json(plan),
-                    "environment": {**common.environment(), "ranks": ranks.size()},
-                }
-                return opened(plan, start)
+    def open_or_create() -> Run:
+        doing("reading the base's files")
+        start = {
+            "config_text": config_text,
+            "resolved": planning.resolved(plan.config),
+            "plan_json": planning.plan_json(plan),
+            "environment": {**environment(), "ranks": ranks.size()},
+        }
+        return opened(plan, start)
 
-            with reading_all(first and not trust_mtime):
-                plan = team.same_plan(ranks, lambda: planned(out))
-                run = team.same_run(ranks, open_or_create)
-            with run.locked():
-                out.line(f"run {run.layout.root}")
-                for note in run.notes:
-                    out.line(f"note: {note}")
-                page = Page(run.layout, out.line)
-                run_sequence(plan, run, reporter=out, stop=stop, scored=page.refresh)
-                paths = on_first(ranks, lambda: finish(run.layout.root))
-                on_first(ranks, page.write)
-        finally:
-            close = getattr(out, "close", None)
-            if close:
-                close()
+    with reading_all(first and not trust_mtime):
+        plan = team.same_plan(ranks, lambda: planned(out))
+        run = team.same_run(ranks, open_or_create)
+    with run.locked():
+        if first:
+            out.open(run.layout.log)
+            out.watch(run.layout.root)
+        out.line(f"run {run.layout.root}")
+        for note in run.notes:
+            out.line(f"note: {note}")
+        page = Page(run.layout, out.line)
+        with contextlib.closing(Followed(plan, run, out, first)) as followed:
+
+            def scored() -> None:
+                page.refresh()
+                followed.scored()
+
+            run_sequence(plan, run, reporter=out, stop=stop, scored=scored, logged=followed.logged)
+        doing("writing the report")
+        paths = on_first(ranks, lambda: finish(run.layout.root))
+        on_first(ranks, page.write)
     return Done(run.layout.root, paths, first)
+
+
+class Followed:
+    """A run and its trackers, which only the first rank tells."""
+
+    def __init__(self, plan: Plan, run: Run, out: Logged, first: bool) -> None:
+        from mcit.engine.trackers import Tracking
+        from mcit.runs.identity import flatten
+
+        self._plan, self._run, self._out = plan, run, out
+        root = run.layout.root
+        names = plan.config.track if first else []
+        self._tracking = Tracking(names, folder=run.layout.tracking, run=root.resolve().name, say=out.line)
+        self._tracking.about({"config": flatten(run.config()), "environment": flatten(environment())})
+        self._known = self._table() if self._tracking.on else None
+        self.logged = self._tracking.logged
+
+    def scored(self) -> None:
+        """Tell the matrix if it has changed."""
+        table = self._table() if self._tracking.on else None
+        if table is not None and table != self._known:
+            done = sum(stage.steps for stage in self._plan.stages if self._run.is_committed(stage.folder))
+            self._tracking.scores(*table, at=done)
+        self._known = table
+
+    def _table(self) -> Table | None:
+        from mcit.report.matrix import matrix_table
+
+        try:
+            return matrix_table(self._run.layout.root)
+        except McitError as error:
+            self._out.line(f"note: the matrix was not told to trackers: {error}")
+            return None
+
+    def close(self) -> None:
+        """Finish."""
+        self._tracking.close()
 
 
 class Page:
@@ -202,10 +272,10 @@ class Page:
 
     def write(self) -> None:
         """Write it now."""
-        from mcit.core.errors import McitError
         from mcit.report.page.html import write_page
 
         start = self._clock()
+        doing("writing the page of the report")
         try:
             write_page([self._layout.root], self._layout.page)
         except McitError as error:

@@ -135,7 +135,8 @@ class Team:
         with contextlib.suppress(OSError):
             self._keep_traceback(error)
         if isinstance(error, KeyboardInterrupt):
-            error = Interrupted("stopped at once by a second signal", where=f"rank {self.place.rank}")
+            what, fix = "stopped at once by a second signal", "run the same command again to continue"
+            error = Interrupted(what, where=f"rank {self.place.rank}", fix=fix)
         elif isinstance(error, Interrupted) or is_agreed(error):
             return self._fail_together(error, as_json=as_json)
         kind = ""

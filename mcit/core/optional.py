@@ -14,6 +14,10 @@ _CURES = {
     "sklearn": "pip install 'mcit[routers]' for a router, or 'mcit[forgetting]' for the forgetting kit",
     "scipy": "pip install 'mcit[forgetting]'",
     "rouge_score": "pip install 'mcit[forgetting]'",
+    "tensorboard": "pip install 'mcit[tensorboard]', or leave it out of track",
+    "wandb": "pip install 'mcit[wandb]', or leave it out of track",
+    "mlflow": "pip install 'mcit[mlflow]', or leave it out of track",
+    "trackio": "pip install 'mcit[trackio]', or leave it out of track",
     "vllm": "pip install 'mcit[vllm]' on a machine with a GPU, or set eval.backend: own",
 }
 

@@ -314,6 +314,8 @@ class RunConfig(Config):
     """Recipes whose rows are left out of every stage's training data: a gold run, see `mcit gold`."""
     router: dict[str, Any] | None = None
     """Who chooses among the adapters of a pool (``carry: pool``): ``{use: …}`` with the router's settings."""
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Trackers that are told every metric; each needs the extra of its name. Not part of a run's identity."""
 
     @field_validator("name")
     @classmethod
@@ -323,5 +325,5 @@ class RunConfig(Config):
         return value
 
 
-NOT_IDENTITY = frozenset({"engine", "checkpoint"})
+NOT_IDENTITY = frozenset({"engine", "checkpoint", "track"})
 """Sections that may differ between two starts of the same run."""

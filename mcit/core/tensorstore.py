@@ -34,7 +34,8 @@ class HostTensors:
     def put(self, kind: str, name: str, tensor: Tensor) -> None:
         """Store a detached copy in host memory."""
         if _SEPARATOR in kind or _SEPARATOR in name:
-            raise StateError(f"'{_SEPARATOR}' is not allowed in the name of a method tensor", where=f"{kind} {name}")
+            what = f"'{_SEPARATOR}' is not allowed in the name of a method tensor"
+            raise StateError(what, where=f"{kind} {name}", fix="let the method name it otherwise")
         self._tensors[kind, name] = tensor.detach().to("cpu", copy=True).contiguous()
 
     def accumulate(self, kind: str, name: str, tensor: Tensor, factor: float = 1.0) -> None:

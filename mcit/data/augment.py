@@ -30,9 +30,8 @@ def changed(image: Image.Image, changes: Sequence[PictureChange], *, where: str)
         try:
             image = function(image, *change.values)
         except ValueError as error:
-            raise DataError(
-                f"picture change '{change.kind}' cannot use {change.values}: {error}", where=where
-            ) from None
+            what = f"picture change '{change.kind}' cannot use {change.values}: {error}"
+            raise DataError(what, where=where, fix=f"give values that {change.kind} takes") from None
     return image
 
 

@@ -33,7 +33,8 @@ class RowBook:
     def spec(self, task: str) -> TaskSpec:
         """Scorer, style and length of answers of a task. Raises DataError for one that is not in the sequence so far."""
         if task not in self._tasks:
-            raise DataError(f"task '{task}' is not in this or an earlier stage", where=self.stage.name)
+            what, fix = f"task '{task}' is not in this or an earlier stage", f"one of {', '.join(self._tasks)}"
+            raise DataError(what, where=self.stage.name, fix=fix)
         return self._tasks[task]
 
     def rows(self, task: str, split: str = "train") -> Sequence[Row]:
@@ -88,9 +89,8 @@ class RowBook:
 
     def _pool(self, recipe: str) -> TaskSpec:
         if recipe not in self._pools:
-            raise DataError(
-                f"recipe '{recipe}' is none that a method of this or an earlier stage reads", where=self.stage.name
-            )
+            what = f"recipe '{recipe}' is none that a method of this or an earlier stage reads"
+            raise DataError(what, where=self.stage.name, fix="let the method name it in recipes()")
         return self._pools[recipe]
 
     def _folder(self, task: TaskSpec) -> DataFolder:

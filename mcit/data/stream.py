@@ -128,10 +128,12 @@ class Stream:
         if view == 0:
             return row
         if self._show is None:
-            raise TrainingError(f"view {view} is asked for, but nothing makes views", where=f"stream {self.name}")
+            what, fix = f"view {view} is asked for, but nothing makes views", "let the method that asks have on_row"
+            raise TrainingError(what, where=f"stream {self.name}", fix=fix)
         shown = self._show(row, view, self.seed)
         if shown.id != row.id or len(shown.images) != len(row.images):
-            raise TrainingError("on_row changed a row's id or its number of images", where=row.where)
+            what, fix = "on_row changed a row's id or its number of images", "let it change texts and encoding alone"
+            raise TrainingError(what, where=row.where, fix=fix)
         return shown
 
     def step(self, cursor: int) -> range:

@@ -42,7 +42,8 @@ class StageStreams:
         """
         self.streams = {stream.name: stream for stream in streams}
         if len(self.streams) != len(streams):
-            raise DataError("two streams have one name", where=", ".join(s.name for s in streams))
+            names = ", ".join(s.name for s in streams)
+            raise DataError("two streams have one name", where=names, fix="give each stream of a stage its own name")
         for stream in streams:
             if stream.group > micro_batch:
                 what = f"{stream.group} rows must share a micro-batch, which takes {micro_batch}"
@@ -116,7 +117,7 @@ class StageStreams:
             if best is None or batch.input_ids_BT.numel() > best.input_ids_BT.numel():
                 best = batch
         if best is None:
-            raise DataError("the stage has no stream", where="streams")
+            raise DataError("the stage has no stream", where="streams", fix="give the stage a recipe with training rows")
         return best
 
     def probe(self) -> Batch | None:

@@ -13,6 +13,9 @@ from mcit.core.errors import TrainingError
 from mcit.core.types import WeightUnit
 from mcit.engine.effective import Traces, effective
 
+SAME_SHAPE = "replace a gradient by one of the tensor's own shape"
+"""What a method has to do that handed in another shape."""
+
 
 def zero_moments(state: Mapping[str, Any]) -> None:
     """Put the moments of an optimiser's state for one tensor to zero in place; 8-bit ones by their block scales."""
@@ -94,6 +97,7 @@ class LocalGradients:
             raise TrainingError(
                 f"gradient of shape {tuple(gradient.shape)} for a tensor of {tuple(parameter.shape)}",
                 where=unit.params[role],
+                fix=SAME_SHAPE,
             )
         parameter.grad = gradient.detach().to(parameter.device, parameter.dtype).clone()
 

@@ -17,6 +17,7 @@ from mcit.core.errors import TrainingError
 from mcit.core.types import WeightUnit
 from mcit.engine import world
 from mcit.engine.effective import Traces, effective
+from mcit.engine.gradients import SAME_SHAPE
 from mcit.engine.shards import MOMENTS
 
 
@@ -108,7 +109,8 @@ class ShardGradients:
         name = unit.params[role]
         shape = self._gatherer.shapes[name]
         if gradient.shape != shape:
-            raise TrainingError(f"gradient of shape {tuple(gradient.shape)} for a tensor of {tuple(shape)}", where=name)
+            what = f"gradient of shape {tuple(gradient.shape)} for a tensor of {tuple(shape)}"
+            raise TrainingError(what, where=name, fix=SAME_SHAPE)
         self._touched.add(name)
         self._shards.put_gradient(name, self._gatherer.part(name, gradient.float()))
 

@@ -89,9 +89,8 @@ class MethodSet:
         for method in self.order("select_trainable"):
             mine = method.select_trainable(names, ctx)
             if mine - names:
-                raise PlanError(
-                    f"selects '{sorted(mine - names)[0]}', which this stage does not train", where=method.name
-                )
+                what = f"selects '{sorted(mine - names)[0]}', which this stage does not train"
+                raise PlanError(what, where=method.name, fix="let select_trainable return names that it was given")
             chosen &= mine
         if names and not chosen:
             raise PlanError(
@@ -114,9 +113,11 @@ class MethodSet:
                         f"stream '{name}' is opened twice", where=method.name, fix="remove one of the methods"
                     )
                 if name not in method.claims.streams:
-                    raise PlanError(f"opens stream '{name}' without claiming it", where=method.name)
+                    what, fix = f"opens stream '{name}' without claiming it", "name it in claims.streams"
+                    raise PlanError(what, where=method.name, fix=fix)
                 if not spec.rows:
-                    raise DataError(f"stream '{name}' has no rows", where=method.name)
+                    fix = "leave the method out of this stage, or give it rows"
+                    raise DataError(f"stream '{name}' has no rows", where=method.name, fix=fix)
                 opened[name] = spec
         return opened
 
@@ -145,7 +146,8 @@ class MethodSet:
         for method in self.order("on_batch"):
             new = method.on_batch(batch, self._view(method, ctx))
             if len(new.rows) != len(batch.rows) or new.stream != batch.stream:
-                raise TrainingError("on_batch changed the rows or the stream of a batch", where=method.name)
+                what, fix = "on_batch changed the rows or the stream of a batch", "let it change tensors alone"
+                raise TrainingError(what, where=method.name, fix=fix)
             batch = new
         return batch
 

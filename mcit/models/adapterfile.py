@@ -156,7 +156,8 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
         elif name.endswith(_ROUTER) and config["peft_type"] == MIXTURE:
             routers[name.removesuffix(_ROUTER)] = tensor
         elif ".lora_" in name:
-            raise StateError(f"tensor '{key}' is of a kind of LoRA that is not supported", where=str(folder / WEIGHTS))
+            what, fix = f"tensor '{key}' is of a kind of LoRA that is not supported", "give an adapter of plain LoRA or rsLoRA"
+            raise StateError(what, where=str(folder / WEIGHTS), fix=fix)
         else:
             full[name if live else live_name(name, known=known)] = tensor
     lora = {module: _pair(module, halves[module], peft, folder) for module in sorted(halves)}

@@ -69,7 +69,8 @@ def _inject(
     layers = lora_layers(model)
     missing = set(targets) - set(layers)
     if missing or set(layers) - live - set(targets):
-        raise PlanError(f"adapter landed on other modules than asked for, e.g. {sorted(missing)[:1]}", where="adapter")
+        what = f"adapter landed on other modules than asked for, e.g. {sorted(missing)[:1]}"
+        raise PlanError(what, where="adapter.targets", fix="list endings of module names that are linear layers")
     for layer in layers.values():
         if name in layer.lora_A:
             for part in (layer.lora_A[name], layer.lora_B[name]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mcit.core.doing import doing
 from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
@@ -63,6 +64,7 @@ class Tasks:
         from mcit.data.folder import DataFolder
         from mcit.data.recipe import find_recipe, load_recipe
 
+        doing(f"data set {name}")
         try:
             recipe = load_recipe(find_recipe(name))
             if leave_out:

@@ -20,6 +20,7 @@ from mcit.methods.compose import make
 
 _NAMED = 20
 """Overlapping rows that are named one by one; how many more there are is said."""
+_AS_NAMED = "see to them as to those that are named"
 
 
 def forget_problems(plan: Plan) -> list[Problem]:
@@ -55,7 +56,7 @@ def forget_problems(plan: Plan) -> list[Problem]:
         ]
         more = len(both) - _NAMED
         if more > 0:
-            problems.append(Problem(where, f"{more} more rows are to be forgotten and retained at once"))
+            problems.append(Problem(where, f"{more} more rows are to be forgotten and retained at once", _AS_NAMED))
         problems += _held_out(stage, plan)
         problems += _unusable(stage, plan)
         problems += _learned_again(stage, plan)
@@ -113,7 +114,7 @@ def _held_out(stage: Stage, plan: Plan) -> list[Problem]:
     return [
         Problem(f"{where}: {row.where}", f"is held out and {how} ({other.where})", "leave it out of one of the two")
         for row, other, how in both[:_NAMED]
-    ] + ([Problem(where, f"{len(both) - _NAMED} more rows are held out and used")] if len(both) > _NAMED else [])
+    ] + ([Problem(where, f"{len(both) - _NAMED} more rows are held out and used", _AS_NAMED)] if len(both) > _NAMED else [])
 
 
 def _unusable(stage: Stage, plan: Plan) -> list[Problem]:

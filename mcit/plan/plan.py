@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from mcit.core import lookup
+from mcit.core import lookup, optional
 from mcit.core.config import Config, MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
+from mcit.core.doing import doing
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
 from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.paths import find_shipped, shipped
@@ -68,7 +69,7 @@ def parse_run(data: Any) -> tuple[RunConfig | None, list[Problem]]:
     defaults = raw.pop("defaults", None) or {}
     problems: list[Problem] = []
     if not isinstance(defaults, Mapping):
-        return None, [Problem("defaults", "expected a mapping", "")]
+        return None, [Problem("defaults", "expected a mapping", "write keys of a stage below it, or leave it out")]
     for key in defaults:
         if key not in StageConfig.model_fields:
             problems.append(Problem(f"defaults.{key}", "unknown key", suggestion(str(key), StageConfig.model_fields)))
@@ -145,6 +146,8 @@ def reference_problems(config: RunConfig) -> list[Problem]:
         fix = "give a text file that holds a Jinja chat template"
         problems.append(Problem("base.chat_template", f"'{config.base.chat_template}' is no file", fix))
     problems += filter_problems(config.eval.filters)
+    for i, tracker in enumerate(config.track):
+        problems += optional.missing(tracker, where=f"track[{i}]")
     for i, entry in enumerate(config.probes):
         if "use" not in entry:
             problems.append(Problem(f"probes[{i}]", "has no use", "write {use: …} and the probe's settings"))
@@ -212,6 +215,7 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     problems += found
     if problems:  # before a base is fetched or data is built
         raise ConfigError.of(problems)
+    doing("the base")
     model_path = materialize(config.base, announce=announce)
     data, problems = build_tasks(config, announce=announce)
     problems += build_pools(data, methods, announce=announce)
@@ -357,7 +361,9 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     if any(p.level == "problem" for p in problems):
         return problems
     problems += forget_problems(plan)
+    doing("checking rows and pictures")
     problems += check_rows(plan)
+    doing("checking what is trained")
     shapes = check_shapes(plan)
     problems += shapes
     if not shapes and narrowed(plan):
@@ -366,6 +372,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
         from mcit.engine.launch import launch_of
         from mcit.plan.resources import estimate, resource_problems
 
+        doing("estimating memory and disk")
         place = launch_of(os.environ)
         found = estimate(plan, nproc=place.size if place else 1)
         problems += resource_problems(plan, found, runs_dir)

@@ -133,6 +133,24 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
     }
 
 
+Table = tuple[list[str], list[list[str | float | None]]]
+"""Head and rows; the first cell of each is its name."""
+
+
+def matrix_table(run: Path) -> Table:
+    """Head and rows of the accuracy matrix so far, for trackers; rows are filled up, the base first if it was scored.
+
+    Raises StateError as `read_matrix` does.
+    """
+    mode, found = read_plan(run)["scorer_mode"], measure(run)
+    rows: list[list[str | float | None]] = []
+    for row, name in enumerate(["base", *(stage["folder"] for stage in found.stages)]):
+        cells = [found.of(row, task, lambda s: s[mode]["accuracy"]) for task in found.tasks]
+        if any(cell is not None for cell in cells):
+            rows.append([name, *cells])
+    return ["after", *found.tasks], rows
+
+
 def combined(run: Path, tasks: Sequence[str], mode: str) -> list[JsonDict]:
     """Accuracies of combined adapters, which are beside the matrix: no stage has these weights."""
     layout, out = RunLayout(run), []
@@ -157,9 +175,15 @@ def _constants(found: Measured, mode: str) -> list[Cell]:
 
 
 def metric_intervals(found: Measured, mode: str) -> dict[str, list[float] | None]:
-    """Bootstrap interval of every metric over questions; None where the metric is, or where results per row are gone.
+    """Bootstrap interval of every metric over questions; None where the metric is, or where results per row are gone."""
+    samples = metric_samples(found, mode)
+    return {name: percentile_interval(values) if values else None for name, values in samples.items()}
 
-    The questions of a task are resampled alike in all rows of the matrix.
+
+def metric_samples(found: Measured, mode: str) -> dict[str, list[float]]:
+    """Every metric in each resample of the questions; empty where it is not defined or results per row are gone.
+
+    The questions of a task are resampled alike in all rows of the matrix, and in all runs that asked them.
     """
     means: dict[tuple[int, int], Any] = {}
     for i, task in enumerate(found.tasks):
@@ -170,16 +194,14 @@ def metric_intervals(found: Measured, mode: str) -> dict[str, list[float] | None
         for ids, rows in by_ids.items():
             sampled = 100.0 * resampled_means([found.rows[row, task][mode] for row in rows], ids)
             means.update({(row, i): values for row, values in zip(rows, sampled, strict=True)})
-    if not means:
-        return dict.fromkeys(METRICS)
     samples: dict[str, list[float]] = {name: [] for name in METRICS}
-    for k in range(len(next(iter(means.values())))):
+    for k in range(len(next(iter(means.values()), ()))):
         cells = {key: float(values[k]) for key, values in means.items()}
         grid = [[cells.get((row, i)) for i in range(len(found.tasks))] for row in range(len(found.stages) + 1)]
         for name, value in metrics(ScoreMatrix.of(grid[1:], first=found.first, base=grid[0])).items():
             if value is not None:
                 samples[name].append(value)
-    return {name: percentile_interval(values) if values else None for name, values in samples.items()}
+    return samples
 
 
 def forgetting_kinds(found: Measured, mode: str) -> JsonDict:

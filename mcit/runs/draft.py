@@ -72,7 +72,8 @@ class StageDraft:
 
     def _begin(self) -> None:
         if self._layout.stage(self._folder).exists():
-            raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)))
+            fix = "run the same command again: it goes on after this stage"
+            raise StateError("the stage is committed already", where=str(self._layout.stage(self._folder)), fix=fix)
         self._new = not self.path.is_dir()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

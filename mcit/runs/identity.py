@@ -69,9 +69,10 @@ def minor(version: str | None) -> str | None:
 
 def told(changes: Changes) -> list[str]:
     """``key: old -> new`` for people, long checksums cut."""
-    return [f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in changes.items()]
+    return [f"{key}: {short(old)} -> {short(new)}" for key, (old, new) in changes.items()]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for people; of a checksum the beginning."""
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text

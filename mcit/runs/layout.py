@@ -149,6 +149,16 @@ class RunLayout:
         return self.root / "logs"
 
     @property
+    def log(self) -> Path:
+        """What was shown while the run was trained, as plain lines."""
+        return self.root / "train.log"
+
+    @property
+    def tracking(self) -> Path:
+        """Files of trackers that write to a folder."""
+        return self.root / "tracking"
+
+    @property
     def report(self) -> Path:
         """Tables and matrix."""
         return self.root / "report"

@@ -46,7 +46,7 @@ def run_config(ranks: int, engine: JsonDict) -> RunConfig:
 def export_differences(kit: Kit) -> dict[str, float]:
     """Train, export as adapter and merged, reload; largest difference of logits over the largest logit, by kind."""
     if kit.export is None:
-        raise PlanError("no function to export with was given", where="self-test")
+        raise PlanError("no function to export with was given", where="self-test", fix="start it with mcit doctor")
     config = run_config(world.size(), kit.engine.model_dump(mode="json", exclude={"micro_batch", "workers"}))
     made: list[Plan] = []
     on_first(world, lambda: made.append(planning.make_plan(config)))
@@ -104,7 +104,8 @@ def _compared(session: Session, kit: Kit) -> dict[str, float]:
     untrained: Any = AutoModelForImageTextToText.from_pretrained(str(session.plan.model_path), dtype=torch.float32)
     effect = float((_logits(untrained.to(kit.device), batch, kit.device) - expected).abs().max()) / largest
     if not effect > 100 * kit.tolerance:
-        raise PlanError(f"training moved the logits by {effect:.1e} only, too little to compare", where="self-test")
+        what = f"training moved the logits by {effect:.1e} only, too little to compare"
+        raise PlanError(what, where="self-test", fix="report it with the output of mcit doctor --json")
     return out
 
 

@@ -105,7 +105,8 @@ def run_items(
             any(flags) for flags in zip(*world.gather_objects([time.time() > deadline, stop()]), strict=True)
         )
         if stopping:
-            raise agreed(Interrupted(f"stopped before {item.check} on {item.engine}", where="self-test"))
+            what, fix = f"stopped before {item.check} on {item.engine}", "run it again: it begins anew"
+            raise agreed(Interrupted(what, where="self-test", fix=fix))
         if over:
             return
         home = folder / "work" / name_of(item)

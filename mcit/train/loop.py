@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,9 +53,16 @@ class StageWork:
 
 
 def train_stage(
-    work: StageWork, draft: StageDraft, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False
+    work: StageWork,
+    draft: StageDraft,
+    *,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+    told: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
 ) -> JsonDict:
     """Start hooks, steps, end hooks; continues from the newest live checkpoint. Returns what progress.json records.
+
+    `told` gets what a step adds to metrics.jsonl.
 
     Raises Interrupted after a checkpoint when `stop` says so, TrainingError for a non-finite loss or gradient.
     """
@@ -89,7 +96,9 @@ def train_stage(
         metrics = {**engine.metrics(), **terms, **ctx.metrics()}
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
             metrics.update(work.validate())
-        draft.record(step + 1, meter.after(step + 1, metrics))
+        metrics = meter.after(step + 1, metrics)
+        draft.record(step + 1, metrics)
+        told(step + 1, metrics)
         if work.probes:
             total = step + 1 if last else stage.steps
             meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))

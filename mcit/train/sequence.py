@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from mcit.core.doing import doing
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import Ranks, on_first
 from mcit.core.stored import write_sealed
@@ -35,6 +36,9 @@ from mcit.train.loop import train_stage
 from mcit.train.routing import pooled
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
 
+Logged = Callable[[str, int, int, Mapping[str, float]], None]
+"""Gets a stage's folder, the steps of the stages below, a step of the stage and its metrics."""
+
 
 class Session:
     """The model of a run at some stage, loaded when first needed and moved forward in memory."""
@@ -44,6 +48,7 @@ class Session:
         self._model: PreTrainedModel | None = None
         self._encoder: Encoder | None = None
         self._at = -1
+        self._told: list[str] = []
         self._sha = base_digest(plan.model_path)
 
     @property
@@ -87,6 +92,11 @@ class Session:
     def _load(self) -> PreTrainedModel:
         return load_run_base(self.plan, device=self.device)
 
+    def new_lines(self, lines: list[str]) -> list[str]:
+        """`lines`, unless they are what was told last: a table of parameters is shown once per run."""
+        new, self._told = lines != self._told, lines
+        return lines if new else []
+
     def trained(self, stage: Stage) -> None:
         """The stage was committed with its adapter still on the model: take it off and advance as a restart would."""
         if self._model is None:
@@ -106,16 +116,18 @@ def run_sequence(
     reporter: Reporter,
     stop: Callable[[], bool] = lambda: False,
     scored: Callable[[], None] = lambda: None,
+    logged: Logged = lambda stage, before, step, metrics: None,
 ) -> None:
     """Train, commit and score every stage that is not done yet; with several ranks all of them call it.
 
-    `scored` is called by the first rank after each stage's scores.
+    `scored` is called by the first rank after the base's scores and each stage's, `logged` by every rank after each step.
 
     Raises Interrupted when `stop` says so on any rank; running again continues.
     """
     session = Session(plan, run, reporter)
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
+        on_first(run.ranks, scored)
     elif plan.config.eval.tasks != "none":
         compared = (*forget_due(plan, 0), *slices_due(plan, 0))  # what the first stage is compared with
         if compared:
@@ -125,7 +137,7 @@ def run_sequence(
         measure_kit(session, 0, kit, reporter=reporter, stop=stop)
     for stage in plan.stages:
         if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
-            train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop))
+            train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop), logged=logged)
         score(session, stage.index, reporter=reporter, stop=stop)
         if kit is not None:
             measure_kit(session, stage.index, kit, reporter=reporter, stop=stop)
@@ -137,26 +149,39 @@ def agreed_stop(ranks: Ranks, stop: Callable[[], bool]) -> Callable[[], bool]:
     return stop if ranks.size() == 1 else lambda: any(ranks.gather_objects(bool(stop())))
 
 
-def train(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[[], bool]) -> None:
+def train(
+    session: Session,
+    stage: Stage,
+    *,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    logged: Logged = lambda stage, before, step, metrics: None,
+) -> None:
     """Train and commit one stage."""
     plan, run = session.plan, session.run
+    before = sum(earlier.steps for earlier in plan.stages[: stage.index - 1])
     lineage = session.lineage(stage.index - 1)
     model = session.model_after(stage.index - 1)
     material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
     with run.draft(stage.folder, keep=plan.config.checkpoint.keep) as draft:
+        doing(f"preparing stage {stage.folder}")
         work = build_stage(stage, material, inherited=shared_state(plan, run, stage))
         reporter.line(
             f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
         )
         moments = moment_line({n: p for n, p in model.named_parameters() if p.requires_grad}, stage.optim)
-        for line in [*audit_lines(model), *([moments] if moments else [])]:
+        for line in session.new_lines([*audit_lines(model), *([moments] if moments else [])]):
             reporter.line(f"  {line}")
+        doing(f"starting stage {stage.folder}")
         try:
-            progress = train_stage(work, draft, reporter=reporter, stop=stop)
+            progress = train_stage(
+                work, draft, reporter=reporter, stop=stop, told=functools.partial(logged, stage.folder, before)
+            )
         finally:
             work.streams.close()  # or every stage would leave its worker threads behind
         work.engine.discard()
         work.engine.finish()
+        doing(f"writing stage {stage.folder}")
         draft.commit(lambda folder: write_stage(folder, work, material), progress)
     session.trained(stage)
 
@@ -232,6 +257,7 @@ def _scored(
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
         return False
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
+    doing(f"scoring after stage {after}")
     model: Any = None if answered else make_model()
     bf16 = runs_bf16(plan.config.base.dtype, session.device)
     with contextlib.ExitStack() as stack:

@@ -86,7 +86,8 @@ def build_stage(
     chosen = methods.select_trainable(names, Names(stage, stage.seed, shapes))
     adapters.set_trainable(model, chosen)
     if dtype_problems(model):
-        raise PlanError(f"'{dtype_problems(model)[0]}' would train in low precision", where=stage.name)
+        what, fix = f"'{dtype_problems(model)[0]}' would train in low precision", "report it: trained tensors are fp32"
+        raise PlanError(what, where=stage.name, fix=fix)
     frozen = frozen_checksums(model)
     book.answer = StartAnswers(
         model,

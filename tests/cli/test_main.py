@@ -32,6 +32,14 @@ def test_help_names_every_verb_and_imports_no_torch():
     assert "LOADED []" in done.stdout
 
 
+def test_completion_knows_every_command_and_is_a_script(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert stop.value.code == 0 and all(verb in script for verb in VERBS) and "--runs-dir" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
 def test_help_is_fast():
     """At most a second on the issue's machine; the median of three leaves room for a busy one."""
     times = []
@@ -68,12 +76,18 @@ def test_unknown_config_and_unknown_key(tmp_path, capsys):
     assert found["exit"] == 2 and found["problems"][0]["what"] == "unknown key"
 
 
-def test_plan_of_tiny(capsys):
+def test_plan_of_tiny_is_readable_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["plan", "tiny", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert [s["folder"] for s in content["stages"]] == ["01-letter", "02-yesno", "03-word"]
     assert main(["plan", "tiny", "--set", "stages.1.methods=[{use: l2}]"]) == 0
-    assert "02-yesno: weight_penalty <- l2" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert "02-yesno: weight_penalty <- l2" in lines and max(map(len, lines)) <= 80
+    assert any(line.startswith("every stage: batch 8, adapter r=8 a=16, carry merge, trains") for line in lines)
+    assert any(line.split() == ["stage", "tasks", "rows", "steps", "methods"] for line in lines)
+    assert printed.err.startswith("loading torch and transformers …")
 
 
 def test_plan_of_the_demo_without_its_downloads_says_what_is_missing(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from mcit.cli.main import main
 from mcit.core.files import sha256_file
 
+DIARIES = {"lock", "ledger.jsonl", "train.log"}
+TRACK = ["--set", "track=[tensorboard]"]
 FAST = ["--set", "defaults.epochs=1", "--set", "eval.rows=8"]
 
 
@@ -29,7 +32,7 @@ def kept(root):
 
 
 def start(runs, *extra, cache):
-    command = [sys.executable, "-m", "mcit", "run", "tiny", "--runs-dir", str(runs), *FAST, *extra]
+    command = [sys.executable, "-m", "mcit", "run", "tiny", "--runs-dir", str(runs), *FAST, *TRACK, *extra]
     env = {**os.environ, "MCIT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -49,16 +52,43 @@ def test_it_ends_with_matrix_metrics_and_paths(finished):
     root, out = finished
     for word in ("letter", "yesno", "word", "MFT", "MFN", "MAA", "BWT", "orgetting", "report.md", f"run: {root}"):
         assert word in out, word
+    log = (root / "train.log").read_text()
+    for word in (" loading torch", " stage 1 of 3: letter", " stage 3 of 3 word train", " after-03/word: strict"):
+        assert word in log, word
+    assert len(re.findall("projector +trained", log)) == 1  # alike in all stages: shown once
     report = json.loads((root / "report" / "report.json").read_text())
     assert set(report) >= {"tasks", "base", "constant", "matrix", "format_validity", "metrics"}
     assert [len(row) for row in report["matrix"]] == [1, 2, 3] or all(len(row) == 3 for row in report["matrix"])
 
 
+def test_tensorboards_own_reader_finds_every_scalar(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    root, _ = finished
+    home, before, found = root / "tracking" / "tensorboard", 0, {}
+    for folder in ("run", "01-letter", "02-yesno", "03-word"):
+        found[folder] = EventAccumulator(str(home / folder), size_guidance={"scalars": 0}).Reload()
+    points = {f: {tag: {e.step: e.value for e in a.Scalars(tag)} for tag in a.Tags()["scalars"]} for f, a in found.items()}
+    for stage in ("01-letter", "02-yesno", "03-word"):
+        lines = [json.loads(line) for line in (root / "stages" / stage / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            for name, value in line.items():
+                if name != "step":
+                    for folder, step in ((stage, line["step"]), ("run", before + line["step"])):
+                        assert points[folder][name][step] == pytest.approx(value, rel=1e-6), (folder, name, step)
+        before += lines[-1]["step"]
+    assert set(points["run"]["accuracy/letter"]) == {0, *(before * k // 3 for k in (1, 2, 3))}
+    texts = found["run"].Tags()["tensors"]
+    assert {"matrix/text_summary", "config/text_summary", "environment/text_summary"} <= set(texts)
+    last = found["run"].Tensors("matrix/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert last.startswith("| after | letter | yesno | word |") and "| 03-word |" in last
+
+
 def test_run_again_changes_nothing_and_prints_the_same(finished, capsys):
     root, out = finished
-    before = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in {"lock", "ledger.jsonl"}}
-    assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST]) == 0
-    after = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in {"lock", "ledger.jsonl"}}
+    before = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in DIARIES}
+    assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST, *TRACK]) == 0
+    after = {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name not in DIARIES}
     assert before == after
     assert capsys.readouterr().out.split() == out.split()
 
@@ -119,14 +149,14 @@ def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys):
 
 
 def test_a_changed_version_or_recipe_is_refused_by_name_and_can_be_accepted(finished, capsys, monkeypatch):
-    import mcit.cli.common
+    import mcit.cli.run
     import mcit.plan.plan
 
     root, _ = finished
-    here, record = mcit.cli.common.environment(), mcit.plan.plan.plan_json
+    here, record = mcit.cli.run.environment(), mcit.plan.plan.plan_json
     old = {**here, "versions": {**here["versions"], "peft": "0.1.0"}}
     with monkeypatch.context() as patch:
-        patch.setattr(mcit.cli.common, "environment", lambda: old)
+        patch.setattr(mcit.cli.run, "environment", lambda: old)
         assert main(["run", "tiny", "--runs-dir", str(root.parent), *FAST]) == 5
     assert "peft" in capsys.readouterr().err
     with monkeypatch.context() as patch:
@@ -243,3 +273,42 @@ def test_the_page_takes_a_tenth_of_a_runs_time_at_most(tmp_path, monkeypatch):
     assert written == [0.0, 20.0] and "was not written" in said[0]
     page.write()
     assert written[-1] == 30.0
+
+
+def test_chat_says_what_the_scored_answer_was_and_keeps_the_dialogue(finished, capsys):
+    from mcit.data.build import build
+    from mcit.data.folder import DataFolder
+    from mcit.data.recipe import find_recipe, load_recipe
+
+    root, _ = finished
+    rows = DataFolder.open(build(load_recipe(find_recipe("tiny/letter")))).rows("test")
+    asked = rows[0].question.replace("<image>", "").strip()
+    image = Path(rows[0].root) / rows[0].images[0]
+    settings = json.loads((root / "evals" / "base" / "letter" / "generation.json").read_text())["settings"]
+    limit = str(settings["max_new_tokens"])
+    given = ["--image", str(image), "--max-new-tokens", limit, "--ask", asked, "--ask", "Again?", "--json"]
+    for stage, folder in ((0, "base"), (3, "after-03")):
+        assert main(["chat", str(root), "--stage", str(stage), *given]) == 0
+        first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+        lines = (root / "evals" / folder / "letter" / "predictions.jsonl").read_text().splitlines()
+        scored = json.loads(lines[0])
+        assert scored["id"] == rows[0].id and first["text"] == scored["text"]
+        assert second["question"] == "Again?" and isinstance(second["text"], str)
+    assert main(["chat", str(root), "--stage", "9"]) == 2
+    assert main(["chat", str(root), "--image", str(root / "none.png"), "--ask", "x"]) == 4
+    assert "no such picture" in capsys.readouterr().err
+
+
+def test_any_model_on_a_recipe_scores_as_in_a_run(finished, tmp_path, monkeypatch, capsys):
+    root, _ = finished
+    monkeypatch.chdir(tmp_path)
+    given = ["--recipe", "tiny/letter", "--set", "base.dtype=fp32", "--set", "eval.rows=8", "--set", "eval.batch=8"]
+    assert main(["eval", "--model", "tiny", *given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    of_run = json.loads((root / "evals" / "base" / "letter" / "score.json").read_text())
+    assert [score["strict"] for score in found["scores"]] == [of_run["strict"]]
+    answers = Path(found["out"]) / "letter" / "predictions.jsonl"
+    assert answers.read_bytes() == (root / "evals" / "base" / "letter" / "predictions.jsonl").read_bytes()
+    monkeypatch.setattr("mcit.train.standalone.load_run_base", lambda *a, **k: 1 / 0)  # scored already: no weights
+    assert main(["eval", "--model", "tiny", *given]) == 0
+    assert "letter: strict" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import sys
 import time
 
 from mcit.cli.main import main
+from mcit.cli.status import watch
 from tests.fakes.run_dir import opened, resolved, train, whole
 
 
@@ -68,3 +69,53 @@ def test_it_needs_no_torch_and_is_quick(tmp_path):
         subprocess.run([sys.executable, "-c", code, str(run.layout.root)], check=True, capture_output=True)
         best = min(best, time.monotonic() - begin)
     assert best < 3.0  # about 0.4 s on an idle core; the limit leaves room for a busy one
+
+
+def entry(folder, *, committed, step=None):
+    return {"folder": folder, "steps": 40, "committed": committed, "live_step": step, "shared_from": None}
+
+
+def seen(stages, events=()):
+    finished = all(stage["committed"] for stage in stages)
+    return [{"run": "runs/a", "finished": finished, "writer": None, "stages": stages, "events": list(events)}]
+
+
+def test_watch_prints_what_changed_and_ends_when_all_is_done(capsys):
+    looks = [
+        seen([entry("01-a", committed=False)]),
+        seen([entry("01-a", committed=False)]),
+        seen([entry("01-a", committed=False, step=20)]),
+        seen([entry("01-a", committed=True)]),
+    ]
+    slept = []
+    watch(lambda: looks.pop(0), none="no runs", sleep=slept.append)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(slept) == 3 and [line for line in lines if line.startswith("  ")] == [
+        "  01-a: not started",
+        "  01-a: started, checkpoint at step 20 of 40",
+        "  01-a: committed",
+    ]
+
+
+def test_watch_ends_with_an_interrupt_and_does_not_go_with_json(tmp_path, capsys):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    watch(lambda: [], none="no runs in here", sleep=interrupted)
+    assert capsys.readouterr().out == "no runs in here\n"
+    assert main(["status", "--runs-dir", str(tmp_path), "--watch", "--json"]) == 2
+    run = whole(tmp_path)
+    assert main(["status", str(run.layout.root), "--watch"]) == 0  # finished: one look
+
+
+def test_many_stages_and_long_events_fit_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    stages = [entry(f"{i:02d}-task", committed=i < 90) for i in range(1, 101)]
+    looks = [
+        seen(stages, [{"time": "2026-01-01T00:00:00+00:00", "event": "problem", "what": "word " * 40}]),
+        seen([entry("01-a", committed=True)]),
+    ]
+    watch(lambda: looks.pop(0), none="", sleep=lambda s: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) < 12
+    assert "  01-task … 89-task (89 stages): committed" in lines

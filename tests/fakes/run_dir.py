@@ -97,10 +97,12 @@ def plan_record(tasks, *, names=None, scorer="exact", style="word", mode="strict
     }
 
 
-def create(root, plan):
-    """A run folder of this plan with nothing trained; an older one's plan is replaced."""
+def create(root, plan, *, config=None, env=None):
+    """A run folder of this plan with nothing trained; an older plan is replaced. `config` adds to the resolved one."""
     run = Run(root)
-    run.create(config_text="", resolved={"name": plan["name"]}, plan_json=plan, environment=environment())
+    stages = [{"recipe": stage["name"], "methods": []} for stage in plan["stages"]]
+    resolved = {"name": plan["name"], "seed": 1, "stages": stages, **(config or {})}
+    run.create(config_text="", resolved=resolved, plan_json=plan, environment=env or environment())
     return run
 
 

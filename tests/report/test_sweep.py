@@ -4,7 +4,7 @@ from mcit.core.errors import StateError
 from mcit.core.stored import write_sealed
 from mcit.report.sweep import markdown, read_sweep, runs_csv, summary, write_sweep
 from mcit.runs.layout import SWEEP
-from tests.report.conftest import FakeRun
+from tests.fakes.score_run import FakeRun
 
 RIGHT = {"one": (4, 2, 3), "two": (2, 1, 4), "three": (4, 4, 2)}
 """Right answers of four: task a after stage 1 and 2, task b after stage 2."""

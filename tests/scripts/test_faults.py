@@ -41,6 +41,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     files = {
         "ledger.jsonl": ("a", "b"),
+        "train.log": ("a", "b"),
         "lock": ("", "x"),
         "stages/01-a/progress.json": ('{"seconds": 1, "loss": 2}', '{"seconds": 9, "loss": 2}'),
         "stages/01-a/metrics.jsonl": ('{"seconds": 1, "loss": 2}\n', '{"seconds": 2, "loss": 2}\n'),

@@ -169,7 +169,8 @@ def assemble(
     result = model.load_state_dict(state, strict=False)
     wrong = [n for n in result.missing_keys if "feature_" not in n and "projector" not in n and n != "lm_head.weight"]
     if wrong or result.unexpected_keys:
-        raise DataError(f"tensors do not fit: {(wrong + result.unexpected_keys)[:3]}", where="embedded model")
+        what = f"tensors do not fit: {(wrong + result.unexpected_keys)[:3]}"
+        raise DataError(what, where="embedded model", fix="install the versions in constraints.txt, or another mcit")
     model.tie_weights()
     merge_lora(model, lora)
     model.generation_config = GenerationConfig(eos_token_id=ids[END], pad_token_id=ids[PAD], do_sample=False)

@@ -10,11 +10,11 @@ from typing import Any
 from mcit.core.files import parse_json, write_bytes, write_text
 from mcit.core.stored import listed_bytes
 from mcit.core.types import JsonDict
-from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.report.matrix import Measured, measure
 from mcit.report.page import charts, words
 from mcit.report.page.bundle import script
 from mcit.report.page.examples import examples
+from mcit.report.paired import paired
 from mcit.report.probes import gap_rows, metric_rows, rho
 from mcit.report.tables import NAMES, full_report
 from mcit.runs.layout import RunLayout
@@ -27,14 +27,25 @@ def write_page(runs: Sequence[Path], target: Path, *, mode: str | None = None, f
 
     Raises StateError if a folder is no run, a file is damaged or the target cannot be written.
     """
-    reports, measured = [full_report(run, mode=mode) for run in runs], [measure(run) for run in runs]
-    drawn = charts_of(runs, reports, measured)
-    write_text(target, render(runs, reports, measured, drawn))
+    text, drawn = _made(runs, mode)
+    write_text(target, text)
     paths = [target]
     for name, content in (charts.figures(drawn) if figures else {}).items():
         paths.append(target.parent / f"{target.stem}-{name}")
         write_bytes(paths[-1], content.encode() if isinstance(content, str) else content)
     return paths
+
+
+def page_text(runs: Sequence[Path], *, mode: str | None = None) -> str:
+    """The same page as text. Raises StateError if a folder is no run or a file is damaged."""
+    return _made(runs, mode)[0]
+
+
+def _made(runs: Sequence[Path], mode: str | None) -> tuple[str, dict[str, JsonDict]]:
+    """Text and charts."""
+    reports, measured = [full_report(run, mode=mode) for run in runs], [measure(run) for run in runs]
+    drawn = charts_of(runs, reports, measured)
+    return render(runs, reports, measured, drawn), drawn
 
 
 def render(
@@ -148,31 +159,3 @@ def _metrics(run: Path) -> dict[str, list[JsonDict]]:
             lines = listed_bytes(folder, "metrics.jsonl").splitlines()
             out[stage["folder"]] = [parse_json(line, where=str(folder / "metrics.jsonl")) for line in lines]
     return out
-
-
-def paired(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
-    """Final accuracy of each task in every run, and the difference from the first run with its paired 95 % interval.
-
-    The same questions are resampled in both; no interval where runs were asked different questions.
-    """
-    tasks = list(dict.fromkeys(task for report in reports for task in report["tasks"]))
-    out = []
-    for task in tasks:
-        line: JsonDict = {"task": task, "runs": []}
-        rows = [_final_rows(found, task) for found in measured]
-        for k, (report, own) in enumerate(zip(reports, rows, strict=True)):
-            mode = report["scorer_mode"]
-            score = None if own is None else 100.0 * sum(own[mode]) / len(own[mode])
-            entry: JsonDict = {"score": score, "difference": None, "span": None}
-            first, first_mode = rows[0], reports[0]["scorer_mode"]
-            if k and score is not None and own and first and own["id"] == first["id"]:
-                a, b = 100.0 * resampled_means([first[first_mode], own[mode]], own["id"])
-                entry["difference"] = score - 100.0 * sum(first[first_mode]) / len(first[first_mode])
-                entry["span"] = percentile_interval(b - a)
-            line["runs"].append(entry)
-        out.append(line)
-    return out
-
-
-def _final_rows(measured: Measured, task: str) -> JsonDict | None:
-    return measured.rows.get((len(measured.stages), task))

@@ -6,9 +6,7 @@ import pytest
 
 from mcit.cli.main import main
 from mcit.core.errors import StateError
-from mcit.report.matrix import measure
-from mcit.report.page.html import paired, write_page
-from mcit.report.tables import full_report
+from mcit.report.page.html import write_page
 
 HOSTILE = '</script><img src=x onerror=alert(1)>"&\u202eevil'
 
@@ -51,18 +49,6 @@ def test_a_run_that_is_being_written_or_without_any_score(fake_run, tmp_path) ->
     run = fake_run([["a"], ["b"]])
     assert "Nothing has been scored yet." in page([run], tmp_path)
     assert "01-s1" in page([run.shares(1, "a", 5)], tmp_path)
-
-
-def test_paired_differences(fake_run, tmp_path) -> None:
-    """b is right on 3 more of the same ten questions: +30, with an interval; other questions have none."""
-    a = fake_run([["t"], ["u"]], "a").shares(2, "t", 4).shares(2, "u", 5)
-    b = fake_run([["t"], ["u"]], "b").shares(2, "t", 7).shares(2, "u", 3, n=5)
-    lines = paired([full_report(r.root) for r in (a, b)], [measure(r.root) for r in (a, b)])
-    t, u = (line["runs"][1] for line in lines)
-    assert t["difference"] == pytest.approx(30) and 0 <= t["span"][0] <= 30 <= t["span"][1]
-    assert u["score"] == 60 and u["difference"] is None
-    text = page([a, b], tmp_path)
-    assert "+30.0" in text and "2 runs side by side" in text
 
 
 def test_runs_of_different_tasks(fake_run, tmp_path) -> None:

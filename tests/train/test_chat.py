@@ -1,0 +1,76 @@
+"""A dialogue with the tiny model; that an answer is the scored one is in tests/cli/test_run.py."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mcit.cli.main import main
+from mcit.core.errors import DataError
+from mcit.core.interfaces import Silent
+from mcit.train.chat import Chat
+from mcit.train.standalone import Standalone, model_config
+
+
+@pytest.fixture(scope="module")
+def tiny(cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        one = Standalone(model_config("tiny", ["base.dtype=fp32"]), reporter=Silent())
+        return {"model": one.model, "encoder": one.encoder, "device": torch.device("cpu")}
+
+
+class Seen:
+    """An encoder that keeps the rows that it was given."""
+
+    def __init__(self, encoder):
+        self._encoder, self.rows = encoder, []
+
+    def prompt(self, row):
+        self.rows.append(row)
+        return self._encoder.prompt(row)
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_earlier_turns_stay_in_the_prompt_with_the_picture_in_the_first(tiny, picture):
+    encoder = Seen(tiny["encoder"])
+    chat = Chat(**{**tiny, "encoder": encoder}, images=[picture])
+    first = chat.ask("What is this?", max_new_tokens=3)
+    chat.ask("And now?", max_new_tokens=3)
+    texts = [[turn.text for turn in row.turns] for row in encoder.rows]
+    assert texts[0] == ["<image>\nWhat is this?", ""]
+    assert texts[1] == ["<image>\nWhat is this?", first["text"], "And now?", ""]
+    assert all(Path(row.root, *row.images) == picture for row in encoder.rows)
+
+
+def test_a_memory_chooses_what_of_the_dialogue_is_seen(tiny, picture):
+    encoder = Seen(tiny["encoder"])
+    chat = Chat(**{**tiny, "encoder": encoder}, images=[picture], history=lambda turns: turns[:2])
+    for question in ("one", "two", "three"):
+        chat.ask(question, max_new_tokens=1)
+    assert [turn.text for turn in encoder.rows[-1].turns if turn.role == "user"] == ["<image>\none", "three"]
+
+
+def test_without_a_picture_and_with_one_that_is_gone(tiny, tmp_path):
+    assert set(Chat(**tiny).ask("Hello?", max_new_tokens=2)) == {"text", "tokens", "truncated"}
+    with pytest.raises(DataError, match="no such picture"):
+        Chat(**tiny, images=[tmp_path / "gone.png"])
+
+
+def test_the_verb_with_a_model_reads_questions_from_standard_input(picture, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n\nAgain?\n"))
+    given = ["--model", "tiny", "--set", "base.dtype=fp32", "--image", str(picture), "--max-new-tokens", "2"]
+    assert main(["chat", *given]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for wrong in ([], ["x", "--model", "y"], ["--model", "tiny", "--stage", "1"], ["x", "--set", "a=1"]):
+        assert main(["chat", *wrong]) == 2
