@@ -97,7 +97,8 @@ def forget_rows(
     never = [place for place, key in zip(where, keys, strict=True) if key not in known]
     if never:
         fix = "ask for training rows of stages with an analytic head"
-        more = [Problem("rows", f"{len(never) - _NAMED} more were never learned")] if len(never) > _NAMED else []
+        count = len(never) - _NAMED
+        more = [Problem("rows", f"{count} more were never learned", fix)] if count > 0 else []
         raise StateError.of([*(Problem(place, "was never learned", fix) for place in never[:_NAMED]), *more])
     reporter.line(f"features of {len(asked)} rows to forget")
     x_ND = features.of(asked)
@@ -252,7 +253,7 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
     if problems:
         more = len(problems) - _NAMED
         raise DataError.of(
-            [*problems[:_NAMED], *([Problem(str(path), f"{more} more lines are wrong")] if more > 0 else [])]
+            [*problems[:_NAMED], *([Problem(str(path), f"{more} more lines are wrong", "as above")] if more > 0 else [])]
         )
     if not out:
         raise DataError("names no row", where=str(path), fix="write one id per line")
