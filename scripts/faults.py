@@ -12,6 +12,14 @@ but for what `DIFFERENT` lists, with none missing and none left over. A tracebac
 operation stands for a place, which kill, which error, and the order are drawn by the seed; ``--minutes`` stops earlier. With
 ``--ranks 2`` the run is on two processes, and every round hits one of them. Exit 1 if anything failed. Commands on one process
 run in forks of this one, which has imported everything but done nothing.
+
+On one process a command is started once for all its faults (`inject/states.py`): a kill leaves what is on disk at its moment,
+so the folder is copied there; for an error, or half a write, the process forks there. Where two faults leave equal folders,
+byte for byte, the command runs again on one of them. ``--separate`` starts a process for each fault and sends SIGKILL; so does
+a system that gives this user no mounts of its own.
+
+``--json`` appends a line per round. The same call goes on where an earlier one was stopped: rounds that the file holds for the
+same state of the code are not played again, but counted. ``--part 1/2`` and ``--part 2/2`` share the rounds between two calls.
 """
 
 from __future__ import annotations
@@ -27,16 +35,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent / "inject"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from faultpoints import ERRORS, KILLS, Fault, Operations
+from scripts.inject.faultpoints import ERRORS, KILLS, Fault, Look
+from scripts.inject.forked import call, call_ranks, prepare
+from scripts.inject.samefiles import compared
+from scripts.inject.states import States, can_move
 
 CONFIGS = ("tiny", "tiny-forget", "tiny-methods")
 SMALL = ("defaults.max_steps=3", "checkpoint.every=2", "eval.rows=4", "eval.batch=2", "engine.workers=0")
@@ -44,19 +54,6 @@ SMALL = ("defaults.max_steps=3", "checkpoint.every=2", "eval.rows=4", "eval.batc
 OWN = {"tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",)}
 """What a config needs besides, to be as short."""
 COMMANDS = ("run", "eval", "export", "rollback", "data build")
-DIFFERENT = {
-    "ledger.jsonl": "times, and what happened: kills leave no line, restarts add some",
-    "train.log": "times, and what was shown",
-    "lock": "empty; it may be there or not",
-    "stages/*/progress.json": "`seconds`",
-    "stages/*/metrics.jsonl": "`seconds` of each step",
-    "stages/*/manifest.json": "size and checksum of these two, and its own",
-    "report/report.json": "`seconds` of each stage",
-    "report/report.md": "the same",
-    "report/report.html": "the same, and their sum in words",
-}
-"""What two runs of the same config on the same machine and number of processes may differ in."""
-LIMIT_S = 900
 
 
 @dataclass
@@ -72,6 +69,18 @@ class Round:
     outcome: str = ""
     """How the disturbed command ended: killed, told (an error message), absorbed (it finished), or not reached."""
     wrong: list[str] = field(default_factory=list)
+    after: tuple[str, ...] = ()
+    """Of these what was wrong after the fault."""
+    like: str = ""
+    """The round that left an equal folder, which was played."""
+    seconds: float = 0
+    code: str = ""
+    """State of the code: what git calls it."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells one round of a config from another."""
+        return self.config, self.command, self.at, self.how, self.rank, self.code
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def main() -> int:
     os.environ.setdefault("MCIT_CACHE", str(base / "cache"))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     prepare()
-    draw, rounds = random.Random(args.seed), list[tuple[Scene, Round]]()
+    code, draw, rounds = state_of_code(), random.Random(args.seed), list[tuple[Scene, Round]]()
     for config in args.configs or CONFIGS:
         for scene in scenes(config, base / config, args.commands, ranks=args.ranks, settings=tuple(args.set)):
             found = [(scene, one) for one in planned(scene, draw)]
@@ -124,21 +133,33 @@ def main() -> int:
             rounds += found
         args.commands = [command for command in args.commands if command != "data build"]
     draw.shuffle(rounds)
-    planned_rounds = rounds if args.all else rounds[: args.rounds]
-    begin, done = time.monotonic(), list[Round]()
-    for scene, one in planned_rounds:
+    chosen = rounds if args.all else rounds[: args.rounds]
+    for _, one in chosen:
+        one.code = code
+    before = {one.key: one for one in written_rounds(args.json)}
+    done = [before[one.key] for _, one in chosen if one.key in before]
+    left = [(scene, one) for scene, one in chosen if one.key not in before]
+    part, parts = map(int, args.part.split("/"))
+    begin, states = time.monotonic(), dict[Scene, States | None]()
+    for scene, one in left[part - 1 :: parts]:
         if args.minutes and time.monotonic() - begin > 60 * args.minutes:
             break
-        play(scene, one, base / "round")
+        if scene not in states:
+            faults = [Fault(r.at, r.how) for of, r in left[part - 1 :: parts] if of is scene]
+            together = scene.ranks == 1 and not args.separate and can_move()
+            states[scene] = taken(scene, faults, base) if together else None
+        kept = states[scene]
+        play(scene, one, base / "round", kept if kept and kept.holds(Fault(one.at, one.how)) else None)
         done.append(one)
         where = f"{one.config} {one.command}: {one.how} {one.at}{'' if one.rank is None else f' of rank {one.rank}'}"
         print(
             f"{len(done):>4} {where} ({one.place}): {one.outcome}, {'; '.join(one.wrong) or 'same files'}", flush=True
         )
         if args.json:
-            args.json.write_text(json.dumps([asdict(r) for r in done], indent=1))
-    print(f"{len(done)} of {len(planned_rounds)} rounds (seed {args.seed})")
-    return summary(done, seconds=time.monotonic() - begin)
+            with open(args.json, "a") as file:
+                file.write(json.dumps(asdict(one)) + "\n")
+    print(f"{len(done)} of {len(chosen)} rounds (seed {args.seed}, code {code})")
+    return summary(done)
 
 
 def arguments() -> argparse.Namespace:
@@ -157,88 +178,26 @@ def arguments() -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for the run: engine.kind=zero2"
     )
     parser.add_argument("--home", help="folder for everything (default: a temporary one)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round")
+    parser.add_argument("--separate", action="store_true", help="start a process for each fault, and send it SIGKILL")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="play every N-th round, from the K-th on")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add a line per round; those it holds are done")
     return parser.parse_args()
 
 
-def prepare() -> None:
-    """Import what commands import, so that each fork starts at once."""
-    import peft  # noqa: F401
-    import torch
-    import transformers  # noqa: F401
-    from rich.console import Console  # noqa: F401
-
-    import mcit.cli.main
-    import mcit.export.export
-    import mcit.train.sequence  # noqa: F401
-
-    torch.set_num_threads(1)
+def state_of_code() -> str:
+    """The commit, ``-dirty`` if files differ from it; empty outside a git checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
-# ---- commands --------------------------------------------------------------------------------------------------------
-def call(argv: Sequence[str], log: Path, *, root: Path, fault: Fault | None = None, note: Path | None = None) -> int:
-    """Run one command in a fork, its operations below `root` wrapped; returns its exit code, negative for a signal."""
-    child = os.fork()
-    if child:
-        return waited(child)
-    code = 1
-    try:
-        os.setsid()
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-        from mcit.cli.main import main as mcit
-
-        with Operations(root, fault, note=note):
-            code = mcit(argv)
-    except SystemExit as error:
-        code = int(error.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def waited(child: int) -> int:
-    """Exit code of a process, which is killed after `LIMIT_S` seconds."""
-    end = time.monotonic() + LIMIT_S
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return 124
-
-
-def call_ranks(
-    argv: Sequence[str],
-    log: Path,
-    *,
-    root: Path,
-    rank: Any = None,
-    fault: Fault | None = None,
-    note: Path | None = None,
-) -> int:
-    """The same on several processes, of which `rank` is wrapped (``any``: each, to note its operations)."""
-    env = {k: v for k, v in os.environ.items() if k != "FAULTPOINTS"}
-    if rank is not None:
-        setting = {"root": str(root), "rank": rank, "note": str(note) if note else None}
-        env["FAULTPOINTS"] = json.dumps({**setting, **(asdict(fault) if fault else {})})
-        env["PYTHONPATH"] = str(Path(__file__).parent / "inject")
-    with open(log, "ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcit", *argv], stdout=out, stderr=out, env=env, start_new_session=True
-        )
-        try:
-            return process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return 124
+def written_rounds(path: Path | None) -> list[Round]:
+    """Rounds that an earlier call wrote; a last line cut off by a kill is dropped from the file."""
+    if not path or not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines := lines[:-1]))
+    return [Round(**json.loads(line)) for line in lines]
 
 
 def scenes(
@@ -248,33 +207,51 @@ def scenes(
     base.mkdir(parents=True, exist_ok=True)
     if ranks > 1:
         commands = ["run"]
-    now = base / "now"
-    now.mkdir()
+    last = nothing = base / "nothing"
+    nothing.mkdir(exist_ok=True)
     for command in COMMANDS:
         if command not in commands and (command == "data build" or command != "run"):
             continue
-        before, after = base / f"{command}-before", base / f"{command}-after"
-        shutil.copytree(now, before)
-        scene = Scene(config, command, before, after, base / f"{command}.txt", ranks, settings)
-        log = base / f"{command}.log"
-        code = started(scene, now, log, note=scene.note)
-        if code != 0 or "Traceback" in log.read_text():
-            raise SystemExit(f"the undisturbed command failed with {code}: see {log}")
-        shutil.copytree(now, after)
+        before = nothing if command == "data build" else last
+        scene = Scene(config, command, before, base / f"{command}-after", base / f"{command}.txt", ranks, settings)
+        if not scene.after.is_dir():
+            undisturbed(scene, base / "now", base / f"{command}.log")
+        last = scene.after
         if command in commands:
             yield scene
-        if command == "rollback":
-            shutil.rmtree(now)
-            now.mkdir()
+
+
+def undisturbed(scene: Scene, home: Path, log: Path) -> None:
+    """Make what a scene's command leaves."""
+    fresh(scene.before, home)
+    for old in (log, *scene.note.parent.glob(f"{scene.note.name}*")):
+        old.unlink(missing_ok=True)
+    code = started(scene, home, log, note=scene.note)
+    if code != 0 or "Traceback" in log.read_text():
+        raise SystemExit(f"the undisturbed command failed with {code}: see {log}")
+    home.rename(scene.after)
+
+
+def fresh(source: Path, home: Path) -> None:
+    """Make a folder a copy of another."""
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(source, home, symlinks=True)
 
 
 def started(
-    scene: Scene, home: Path, log: Path, *, note: Path | None = None, fault: Fault | None = None, rank: Any = None
+    scene: Scene,
+    home: Path,
+    log: Path,
+    *,
+    note: Path | None = None,
+    fault: Fault | None = None,
+    look: Look | None = None,
+    rank: Any = None,
 ) -> int:
     """One call of a scene's command in a folder."""
     argv = scene.argv(home)
     if scene.ranks == 1:
-        return call(argv, log, root=home, fault=fault, note=note)
+        return call(argv, log, root=home, fault=fault, note=note, look=look)
     return call_ranks(argv, log, root=home, fault=fault, note=note, rank="any" if note else rank)
 
 
@@ -311,14 +288,30 @@ def planned(scene: Scene, draw: random.Random) -> Iterator[Round]:
                 yield Round(scene.config, scene.command, place, draw.choice(numbers), how, rank)
 
 
-def play(scene: Scene, one: Round, home: Path) -> None:
-    """Disturb, look, run again, compare; what is wrong is noted in the round."""
-    shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(scene.before, home)
-    log = home.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    code = started(scene, home, log, fault=Fault(one.at, one.how), rank=one.rank)
-    text = log.read_text()
+def taken(scene: Scene, faults: Sequence[Fault], base: Path) -> States:
+    """What faults leave, from one call of the scene's command."""
+    home = base / "round"
+    fresh(scene.before, home)
+    folder = base / "states" / f"{scene.config} {scene.command}"
+    return States(folder, home, faults, lambda log, note, look: started(scene, home, log, note=note, look=look))
+
+
+_OUTCOMES: dict[tuple[Scene, str], Round] = {}
+"""Rounds by the folder that their fault left."""
+
+
+def play(scene: Scene, one: Round, home: Path, states: States | None = None) -> None:
+    """Disturb, look, run again, compare; what is wrong is noted in the round. `states` hold what faults leave."""
+    begin, fault = time.monotonic(), Fault(one.at, one.how)
+    log, note = home.with_suffix(".log"), home.with_suffix(".txt")
+    note.unlink(missing_ok=True)
+    if states:
+        (code, text), note = states.ended(fault), states.note
+    else:
+        log.write_text("")
+        fresh(scene.before, home)
+        code = started(scene, home, log, note=None if scene.ranks > 1 else note, fault=fault, rank=one.rank)
+        text = log.read_text()
     if one.how in KILLS:
         one.outcome = "killed" if code == -signal.SIGKILL or scene.ranks > 1 and code else f"exit {code}"
         if code == 0:
@@ -329,67 +322,37 @@ def play(scene: Scene, one: Round, home: Path) -> None:
         one.wrong.append("traceback of the disturbed command")
     if one.outcome.startswith("exit") or one.outcome == "not reached":
         one.wrong.append(one.outcome)
-    size = len(text)
-    if call(["status", "--runs-dir", str(home / "runs")], log, root=home) != 0 or "damaged" in log.read_text()[size:]:
-        one.wrong.append("mcit status does not answer")
+    elif scene.ranks == 1 and place_of(operations(note)[one.at - 1]) != one.place:
+        one.wrong.append(f"operation {one.at} was another: {operations(note)[one.at - 1]}")
+    key = (scene, states.digest(fault)) if states else None
+    before = _OUTCOMES.get(key) if key else None
+    if before:
+        one.like = f"{before.how} {before.at}"
+        one.after = before.after
+    else:
+        if states:
+            fresh(states.at(fault), home)
+        one.after = tuple(again(scene, home, log))
+    if key:
+        _OUTCOMES.setdefault(key, one)
+    one.wrong += one.after
+    one.seconds = round(time.monotonic() - begin, 2)
+
+
+def again(scene: Scene, home: Path, log: Path) -> Iterator[str]:
+    """Ask for the status of what a fault left, run the command again, compare; gives what is wrong."""
+    log.write_text("")
+    if call(["status", "--runs-dir", str(home / "runs")], log, root=home) != 0 or "damaged" in log.read_text():
+        yield "mcit status does not answer"
     code = started(scene, home, log)
     if code != 0:
-        one.wrong.append(f"run again it ends with {code}: {log.read_text()[size:].strip()[-300:]}")
-    if "Traceback" in log.read_text()[size:]:
-        one.wrong.append("traceback of the command that ran again")
-    one.wrong += compared(scene.after, home)
+        yield f"run again it ends with {code}: {log.read_text().strip()[-300:]}"
+    if "Traceback" in log.read_text():
+        yield "traceback of the command that ran again"
+    yield from compared(scene.after, home)
 
 
-# ---- comparing -------------------------------------------------------------------------------------------------------
-def compared(expected: Path, found: Path) -> list[str]:
-    """Files that differ, are missing or are left over."""
-    here, there = contents(expected), contents(found)
-    out = [f"missing: {name}" for name in here.keys() - there.keys()]
-    out += [f"left over: {name}" for name in there.keys() - here.keys()]
-    return sorted(out + [f"differs: {name}" for name in here.keys() & there.keys() if here[name] != there[name]])
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Content of every file by path, without what may differ; empty folders that are hidden count too."""
-    out: dict[str, bytes] = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        inside = name.split("/", 2)[2] if name.startswith("runs/") and name.count("/") > 1 else ""
-        if path.is_dir():
-            if path.name.startswith("."):
-                out[f"{name}/"] = b""
-        elif inside not in ("lock", "ledger.jsonl", "train.log") and path.suffix != ".lock":
-            out[name] = comparable(inside, path.read_bytes())
-    return out
-
-
-def comparable(name: str, data: bytes) -> bytes:
-    """Bytes of a file without seconds and what follows from them; `name` is relative to the run."""
-    if name.startswith("stages/") and name.endswith("/progress.json"):
-        return plain({**json.loads(data), "seconds": 0})
-    if name.startswith("stages/") and name.endswith("/metrics.jsonl"):
-        return b"\n".join(plain({**json.loads(line), "seconds": 0}) for line in data.splitlines())
-    if re.fullmatch(r"stages/[^/]+/manifest\.json", name):
-        files = json.loads(data)["files"]
-        return plain({k: v if k not in ("progress.json", "metrics.jsonl") else None for k, v in files.items()})
-    if name == "report/report.json":
-        report = json.loads(data)
-        return plain({**report, "costs": [{**cost, "seconds": 0} for cost in report["costs"]]})
-    if name == "report/report.md":
-        head, _, costs = data.decode().partition("\n| stage | steps | ")
-        return (head + re.sub(r"\d+\.\d\d \|", "S |", costs)).encode()
-    if name == "report/report.html":
-        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h)</td>', "<td>S</td>", data.decode())
-        return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
-    return data
-
-
-def plain(value: Any) -> bytes:
-    """Canonical JSON."""
-    return json.dumps(value, sort_keys=True).encode()
-
-
-def summary(done: Sequence[Round], *, seconds: float) -> int:
+def summary(done: Sequence[Round]) -> int:
     """Print counts by config, command and fault, and every round that went wrong; returns the exit code."""
     counts = Counter((r.config, r.command, "kill" if r.how in KILLS else "error", r.outcome) for r in done)
     for (config, command, kind, outcome), count in sorted(counts.items()):
@@ -399,7 +362,8 @@ def summary(done: Sequence[Round], *, seconds: float) -> int:
         print(f"WRONG {one.config} {one.command} {one.how} {one.at} ({one.place}): {'; '.join(one.wrong)}")
     kills, places = sum(r.how in KILLS for r in done), {(r.config, r.command, r.place) for r in done}
     print(
-        f"{len(done)} rounds ({kills} kills, {len(done) - kills} errors) at {len(places)} places in {seconds:.0f} s: "
+        f"{len(done)} rounds ({kills} kills, {len(done) - kills} errors) at {len(places)} places in "
+        f"{sum(r.seconds for r in done):.0f} s ({sum(bool(r.like) for r in done)} left the same as another): "
         f"{len(bad)} went wrong"
     )
     return 1 if bad else 0

@@ -1,12 +1,14 @@
 """Seeded mutations of the code that must not be wrong, each of which the tests must catch.
 
     python scripts/mutate.py [--count 20] [--seed 0] [--json FILE]
-    python scripts/mutate.py --all [--within mcit/runs …] [--mirror-only]
+    python scripts/mutate.py --all [--within mcit/runs mcit/core/files.py:196- …] [--mirror-only]
 
 A mutation swaps one comparison, arithmetic or boolean operator, number, or negation in a copy of the package; then the test
 file that mirrors the module runs against the copy, and if that notices nothing the tests of its package (and the contract suite
-for methods). Exit 1 if any mutant survives. `--all` tries every place instead of a draw.
-Constants that a comment marks ``speed:`` change how fast a result comes and never the result; they are left out.
+for methods). Exit 1 if any mutant survives. `--all` tries every place instead of a draw; `--within` may name any file of the
+package, also one that is not drawn from.
+Constants that a comment marks ``speed:`` change how fast a result comes and never the result; they are left out. Mutants that
+no test can catch are listed with the reason in `equivalent.py`; they are told and not run.
 
 Each mutant's first tests run in a fork of this process, which has imported torch and transformers but nothing of mcit.
 """
@@ -23,21 +25,29 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scripts.equivalent import EQUIVALENT
 
 sys.dont_write_bytecode = True
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (
     "mcit/core/files.py",
-    "mcit/core/stored.py",
+    "mcit/core/hashes.py",
     "mcit/core/records.py",
+    "mcit/core/stored.py",
     "mcit/data/encode.py",
+    "mcit/data/pictures.py",
+    "mcit/models/basefiles.py",
     "mcit/train/blobs.py",
+    "mcit/train/loop.py",
 )
-TARGETS = (*FILES, "mcit/runs", "mcit/methods", "mcit/evals")
+TARGETS = (*FILES, "mcit/runs", "mcit/methods", "mcit/evals", "mcit/export")
 SWAPS: dict[type, type] = {
     ast.Lt: ast.GtE,
     ast.GtE: ast.Lt,
@@ -101,13 +111,27 @@ def apply(node: ast.AST, kind: str) -> str:
 
 
 def is_in(path: Path, number: int, part: str) -> bool:
-    """Whether a place is in a file or folder, or on one line of a file (``mcit/runs/run.py:12``)."""
+    """Whether a place is in a file or folder, or on lines of a file (``mcit/runs/run.py:12``, ``…:12-`` from there on)."""
     where, _, line = part.partition(":")
     if not path.is_relative_to(where):
         return False
+    if not line:
+        return True
     source = (ROOT / path).read_text()
-    node, _ = sites(source, ast.parse(source))[number]
-    return not line or node.lineno == int(line)  # type: ignore[attr-defined]
+    first, here = int(line.rstrip("-")), sites(source, ast.parse(source))[number][0].lineno  # type: ignore[attr-defined]
+    return bool(here >= first if line.endswith("-") else here == first)
+
+
+def files_of(parts: Sequence[str]) -> list[Path]:
+    """Python files in or below these, relative to the repository. Exits for a name that is none."""
+    found: set[Path] = set()
+    for part in parts:
+        path = ROOT / part.partition(":")[0]
+        here = [path] if path.suffix == ".py" else list(path.rglob("*.py"))
+        if not here or not all(p.is_file() for p in here):
+            raise SystemExit(f"{part} names no Python file")
+        found.update(p.relative_to(ROOT) for p in here)
+    return sorted(found)
 
 
 def mirror_of(path: Path) -> str:
@@ -123,6 +147,12 @@ def others_for(path: Path) -> list[str]:
     return {"methods": ["tests/contracts/test_methods.py"], "runs": ["tests/runs"], "evals": ["tests/evals"]}.get(
         package, []
     )
+
+
+def change(path: Path, number: int) -> str:
+    """What a mutation changes, in the words of the code."""
+    source = (ROOT / path).read_text()
+    return apply(*sites(source, ast.parse(source))[number])
 
 
 @contextmanager
@@ -194,16 +224,11 @@ def main() -> int:
     import transformers  # noqa: F401
 
     torch.set_num_threads(1)
-    files = sorted(p for t in TARGETS for p in ([ROOT / t] if t.endswith(".py") else (ROOT / t).rglob("*.py")))
-    texts = {path: path.read_text() for path in files}
-    pool = [
-        (path.relative_to(ROOT), number)
-        for path, text in texts.items()
-        for number in range(len(sites(text, ast.parse(text))))
-    ]
+    texts = {path: (ROOT / path).read_text() for path in files_of(args.within or TARGETS)}
+    pool = [(path, number) for path, text in texts.items() for number in range(len(sites(text, ast.parse(text))))]
     inside = [place for place in pool if not args.within or any(is_in(*place, w) for w in args.within)]
     chosen = inside if args.all else random.Random(args.seed).sample(inside, min(args.count, len(inside)))
-    results = []
+    results, equivalent = [], 0
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for folder in ("mcit", "tests", "configs", "data_recipes", "scripts"):
@@ -211,11 +236,19 @@ def main() -> int:
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, work / file)
         for i, (path, number) in enumerate(chosen, start=1):
+            reason = EQUIVALENT.get((str(path), change(path, number)))
+            if reason:
+                print(f"{i:>3} equivalent          {path}: {change(path, number)}: {reason}", flush=True)
+                equivalent += 1
+                continue
             caught, what, seconds = run_mutant(path, number, work, mirror_only=args.mirror_only)
             results.append({"mutant": what, "caught": caught, "seconds": round(seconds, 1)})
             print(f"{i:>3} {'caught  ' if caught else 'SURVIVED'} {seconds:6.1f} s  {what}", flush=True)
     survived = [r for r in results if not r["caught"]]
-    print(f"{len(results) - len(survived)} of {len(results)} mutants caught (seed {args.seed}, {len(pool)} places)")
+    print(
+        f"{len(results) - len(survived)} of {len(results)} mutants caught, {equivalent} equivalent "
+        f"(seed {args.seed}, {len(pool)} places)"
+    )
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, "places": len(pool), "results": results}, indent=1))
     return 1 if survived else 0

@@ -157,11 +157,15 @@ def read_bytes(path: Path | str) -> bytes:
         raise StateError(f"cannot be read ({error.strerror})", where=str(path), fix="restore it") from None
 
 
+NOT_JSON = (ValueError, RecursionError)
+"""What ``json.loads`` raises for text that is none: no UTF-8, malformed, too long a number, too many levels."""
+
+
 def parse_json(data: bytes, *, where: str) -> Any:
     """JSON of untrusted bytes. Raises StateError for what is cut off, too deep, too long a number or no JSON at all."""
     try:
         return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
+    except NOT_JSON as error:
         raise StateError(
             f"not valid JSON ({error})", where=where, fix="the file was edited or cut off; restore it"
         ) from None

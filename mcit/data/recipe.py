@@ -270,7 +270,7 @@ def load_recipe(path: Path | str) -> Recipe:
         raise ConfigError.of(problems)
     return Recipe(
         path=path,
-        text=path.read_text(),
+        text=path.read_text(encoding="utf-8-sig"),
         config=config,
         sources=tuple(source for source in sources if source is not None),
         transforms=tuple(transform for transform in transforms if transform is not None),
@@ -333,7 +333,7 @@ def _with_neighbours(name: str, done: dict[str, str]) -> dict[str, str]:
     """Checksums by module of a file in mcit/data/sources and of those there that it imports, directly or not."""
     path = Path(inspect.getfile(part_of("data.sources", name)))
     done[name] = sha256_file(path)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(_SOURCES):
             continue
         inner = (node.module or "").removeprefix(_SOURCES).lstrip(".")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import DataError, Problem
+from mcit.core.files import NOT_JSON
 from mcit.core.types import Row
 
 
@@ -36,7 +37,7 @@ def _answers(path: Path) -> dict[str, list[str]]:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix="check 'answers'") from None
-    except ValueError as error:
+    except NOT_JSON as error:
         raise DataError(f"is not JSON ({error})", where=str(path), fix="fetch the file again") from None
     entries = value.get("data") if isinstance(value, dict) else value
     if not isinstance(entries, list):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import McitError, PlanError, Problem, TrainingError
+from mcit.core.files import NOT_JSON
 from mcit.core.ranks import error_from
 from mcit.core.schema import EngineConfig, RunConfig
 from mcit.core.types import JsonDict
@@ -231,8 +232,8 @@ def _deepspeed_file(env: Env) -> dict[str, Any]:
     if not name or name == "none" or not Path(name).is_file():
         return {}
     try:
-        found = json.loads(Path(name).read_text())
-    except ValueError:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, *NOT_JSON):
         return {}
     return found if isinstance(found, dict) else {}
 

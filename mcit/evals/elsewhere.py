@@ -14,7 +14,7 @@ from typing import Any
 
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
-from mcit.core.files import sha256_file
+from mcit.core.files import NOT_JSON, sha256_file
 from mcit.core.records import ScoreElsewhere
 from mcit.core.types import JsonDict, Row
 from mcit.data.folder import DataFolder
@@ -61,7 +61,7 @@ def read_answers(file: Path) -> list[tuple[str, str]]:
     whole = text.lstrip().startswith("[")
     try:
         lines = list(enumerate(json.loads(text), 1)) if whole else _lines(text)
-    except ValueError as error:
+    except NOT_JSON as error:
         raise DataError(
             f"is not JSON ({error})", where=str(file), fix="write one object per line, or one list"
         ) from None

@@ -25,7 +25,7 @@ from mcit.core.files import (
     sha256_bytes,
     write_bytes,
 )
-from mcit.core.records import Generation, PartBatch, PartHead, Prediction
+from mcit.core.records import Backend, Generation, PartBatch, PartHead, Prediction
 from mcit.core.stored import read_sealed, read_sealed_lines, sealed_line, valid, write_sealed
 from mcit.core.types import JsonDict, Row
 
@@ -155,7 +155,10 @@ def stored_lines(folder: Path, *, kind: str) -> list[JsonDict]:
 
 
 def _checked(folder: Path) -> tuple[JsonDict, bytes]:
-    """Record and bytes of finished predictions. Raises StateError if they do not belong together."""
+    """Record and bytes of finished predictions. Raises StateError if they do not belong together.
+
+    So does a damaged record of what made the answers, where the run's own loop did not.
+    """
     record, data = read_sealed(folder / GENERATION, Generation), read_bytes(folder / PREDICTIONS)
     found = sha256_bytes(data)
     if found != record["sha256"]:
@@ -164,6 +167,8 @@ def _checked(folder: Path) -> tuple[JsonDict, bytes]:
             where=str(folder / PREDICTIONS),
             fix="restore the file, or remove the folder and evaluate again",
         )
+    if record["settings"].get("backend"):
+        read_sealed(folder / BACKEND, Backend)
     return record, data
 
 

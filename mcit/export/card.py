@@ -70,7 +70,7 @@ def base_licence(base: Path) -> dict[str, str]:
         match = _FRONT.match((base / CARD).read_text(encoding="utf-8", errors="replace"))
         try:
             front = yaml.safe_load(match[1]) if match else {}
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # a day that no month has is a ValueError
             front = {}
         found = front.get("license") if isinstance(front, dict) else None
         name = found if isinstance(found, str) else ""

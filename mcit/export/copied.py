@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json, sha256_file, write_json
+from mcit.core.files import sha256_file, write_json
+from mcit.models.basefiles import read_mapping
 
 _FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*")
 _FOLDERS = ("additional_chat_templates",)
@@ -63,7 +64,7 @@ def copy_config(base: Path, folder: Path, dtype: torch.dtype) -> bool:
     Returns whether it is the base's bytes.
     """
     written = str(dtype).removeprefix("torch.")
-    old: dict[str, Any] = read_json(base / "config.json")
+    old = read_mapping(base / "config.json")
     new = _with_dtype(old, written)
     if not any(key in new for key in _DTYPES):
         new["torch_dtype"] = written  # the name that older and newer versions of transformers read

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_bytes, read_json, write_json, write_text
+from mcit.core.files import read_bytes, write_json, write_text
+from mcit.core.records import MethodState
+from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import Batch, JsonDict
 from mcit.export import portable
@@ -49,7 +51,7 @@ def write(source: Source, folder: Path, batch: Batch, *, router: str | None) -> 
             apart = difference(expected, reloaded(source.plain_base(), folder / name, batch, source=source))
             require_equal(apart, bf16=source.bf16, what=f"adapter {name}")
             worst = max(worst, apart, key=lambda d: d.absolute)
-    state = read_json(home / "state.json")["state"]
+    state = read_record(home / "state.json", MethodState)["state"]
     write_json(folder / "pool.json", {"members": list(members), "router": router, "state": state})
     tensors = home / "tensors.safetensors"
     save_tensors(

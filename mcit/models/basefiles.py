@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import ConfigError, McitError
-from mcit.core.files import digest_of
+from mcit.core.files import NOT_JSON, digest_of
 from mcit.core.hashes import sha256_files
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
@@ -43,7 +43,7 @@ def check_base(path: Path | str) -> None:
     root = Path(path)
     for name in _MAPPINGS:
         if (root / name).is_file():
-            _mapping(root / name)
+            read_mapping(root / name)
     if (root / "adapter_config.json").exists():
         raise ConfigError(
             "the folder holds an adapter; loading it would load the model that adapter names, from another place",
@@ -102,12 +102,12 @@ def reading(path: Path | str, what: str, *, fix: str) -> Iterator[None]:
 def _shards(root: Path) -> list[str]:
     """Names of the weight files that would be read. Raises ConfigError for one that is not a plain name in the folder."""
     named = {file.name: file.name for file in sorted(root.glob("*.safetensors"))}
-    config = _mapping(root / "config.json") if (root / "config.json").is_file() else {}
+    config = read_mapping(root / "config.json") if (root / "config.json").is_file() else {}
     explicit = config.get("transformers_weights")
     if explicit is not None:
         named[explicit if isinstance(explicit, str) else repr(explicit)] = "config.json"
     for index in sorted(root.glob(f"*{_INDEX}")):
-        weights = _mapping(index).get("weight_map")
+        weights = read_mapping(index).get("weight_map")
         if not isinstance(weights, dict) or not all(isinstance(value, str) for value in weights.values()):
             raise ConfigError("has no weight_map of names to files", where=str(index), fix=_WHOLE)
         named.update({value: index.name for value in weights.values()})
@@ -139,10 +139,11 @@ def _check_header(file: Path) -> None:
         raise ConfigError(what, where=str(file), fix=_WHOLE) from None
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
+    """A JSON object of the folder. Raises ConfigError for a file that holds none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ConfigError(f"not valid JSON ({said})", where=str(file), fix=_WHOLE) from None
     if not isinstance(found, dict):

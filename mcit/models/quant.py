@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json
+from mcit.models.basefiles import read_mapping
 from mcit.models.units import group_of, lora_targets
 
 QUANTISED = frozenset({"nf4", "int8"})
@@ -44,11 +44,14 @@ def runs_bf16(dtype: str, device: torch.device | str) -> bool:
 
 
 def quantised_already(path: Path | str) -> str | None:
-    """The quantisation method that a model folder's own config names, or None."""
+    """The quantisation method that a model folder's own config names, or None. Raises ConfigError for no mapping."""
     file = Path(path) / "config.json"
-    config = read_json(file) if file.is_file() else {}
-    found = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    return str(found.get("quant_method", "unknown")) if found else None
+    config = read_mapping(file) if file.is_file() else {}
+    inner = config.get("text_config")
+    found = config.get("quantization_config") or (inner.get("quantization_config") if isinstance(inner, dict) else None)
+    if not found:
+        return None
+    return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else "unknown"
 
 
 def language_linears(model: nn.Module) -> list[str]:

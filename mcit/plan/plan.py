@@ -43,7 +43,7 @@ def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfi
         known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
         raise ConfigError("no such config", where=name, fix=suggestion(name, known))
     data = lookup.anchored(apply_overrides(load_yaml(path), overrides or []), path.parent)
-    return _checked(data, where=f"{path}: "), path.read_text()
+    return _checked(data, where=f"{path}: "), path.read_text(encoding="utf-8-sig")
 
 
 def read_mapping(content: Mapping[str, Any], overrides: list[str] | None = None) -> tuple[RunConfig, str]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from mcit.core.errors import McitError, Problem
-from mcit.core.files import read_json
+from mcit.core.records import AdapterNote
+from mcit.core.stored import read_record
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
@@ -148,7 +149,7 @@ def check_adapter(plan: Plan, model: Any) -> list[Problem]:
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     try:
         file = without_routers(read_adapter(folder, known=frozenset(shapes)))  # it is merged
-        said = read_json(folder / OURS) if (folder / OURS).is_file() else {}
+        said = read_record(folder / OURS, AdapterNote) if (folder / OURS).is_file() else {}
     except McitError as error:
         return list(error.problems)
     wanted: dict[str, tuple[int, ...]] = {
@@ -162,9 +163,9 @@ def check_adapter(plan: Plan, model: Any) -> list[Problem]:
             f"{len(wrong)} of {len(wanted)} tensors do not fit the base: {wrong[0]} {wanted[wrong[0]]}, it has {have}"
         )
         return [Problem(where, what, "give the base that the adapter was trained on")]
-    own = said.get("base_sha256") if isinstance(said, dict) else None
+    own = said.get("base_sha256")
     if own is not None and own != base_digest(plan.model_path):
-        what = f"was trained on another base (sha256 {str(own)[:12]}…)"
+        what = f"was trained on another base (sha256 {own[:12]}…)"
         return [
             Problem(where, what, f"give that base, or remove {OURS} from the adapter's folder if this one is meant")
         ]

@@ -35,7 +35,7 @@ from mcit.report.probes import (
 from mcit.report.slices import HEAD as SLICES
 from mcit.report.slices import kept_rows, read_slices, slice_rows
 from mcit.runs.layout import RunLayout
-from mcit.runs.shared import home
+from mcit.runs.shared import check_order, home
 
 NAMES = {
     "mft": "MFT, mean right after learning",
@@ -82,9 +82,13 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
 
 
 def costs(run: Path) -> list[JsonDict]:
-    """Steps, positions (text and images, no padding), seconds and last loss of each committed stage, by ``progress.json``."""
-    layout, out = RunLayout(run), []
-    for stage in read_plan(run)["stages"]:
+    """Steps, positions (text and images, no padding), seconds and last loss of each committed stage, by ``progress.json``.
+
+    Raises StateError for one that is missing while a later one is there.
+    """
+    layout, out, stages = RunLayout(run), [], read_plan(run)["stages"]
+    check_order(layout, [stage["folder"] for stage in stages])
+    for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}
         kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss", "ended")}

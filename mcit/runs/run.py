@@ -133,7 +133,10 @@ class Run:
         replace.finish(self.layout)
         self._check_root_files()
         self.notes += [f"{self.layout.ledger}: {what}" for what in self.ledger.recover()]
-        noted = self._noted()
+        noted, planned = self._noted(), self.stage_folders()
+        for folder in planned:
+            if folder in noted and not self.is_committed(folder):
+                self.notes.append(f"{self.layout.stage(folder)}: was committed and is gone; it is trained again")
         for folder in self.committed():
             self.verify(folder)
             if folder not in noted and self.layout.stage(folder).is_dir():
@@ -151,6 +154,8 @@ class Run:
         for event in self.ledger.events():
             if event["event"] == "stage_committed":
                 noted.add(str(event.get("stage")))
+            elif event["event"] == "created":
+                noted.update(map(str, event.get("shared", [])))
             elif event["event"] == "rollback":
                 noted -= set(map(str, event["removed"]))
         return noted

@@ -16,7 +16,7 @@ from mcit.core.records import Reference
 from mcit.core.stored import MANIFEST, read_sealed, write_sealed
 from mcit.runs.layout import RunLayout
 
-_ANSWERS = ("generation.json", "predictions.jsonl", "rows.json", "score.json")
+_ANSWERS = ("backend.json", "generation.json", "predictions.jsonl", "rows.json", "score.json")
 """Files of a scored task in the order in which they are made: a part of them is made again."""
 
 
@@ -52,6 +52,17 @@ def _read(reference: Path) -> tuple[Path, str]:
     if path.name != reference.stem:
         raise StateError("is a reference to another stage", where=str(reference), fix=Reference.fix)
     return Path(os.path.normpath(reference.parent / path)), found["manifest_sha256"]
+
+
+def check_order(layout: RunLayout, folders: Sequence[str]) -> None:
+    """Raise StateError for a stage that is missing while a later one, which was trained on it, is there."""
+    there = [home(layout, folder).is_dir() for folder in folders]
+    if there != sorted(there, reverse=True):
+        first = there.index(False)
+        later = folders[there.index(True, first)]
+        name = layout.reference(folders[first]).name
+        fix = f"restore it, or its reference {name}, from a copy, or run the same command again: it is then trained again"
+        raise StateError(f"is gone, and {later} was trained on it", where=str(layout.stage(folders[first])), fix=fix)
 
 
 def share(layout: RunLayout, parent: RunLayout, folders: Sequence[str], *, tasks: Collection[str]) -> None:

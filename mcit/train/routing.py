@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json, write_json
+from mcit.core.files import write_json
+from mcit.core.records import MethodState
+from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors
 from mcit.core.types import Plan, RouterSpec, Row
 from mcit.data.collate import collate
@@ -36,7 +38,7 @@ def build(spec: RouterSpec, lineage: Lineage) -> Router:
     router = make(spec)
     if lineage.deltas:
         home = lineage.deltas[-1].folder / ROUTER
-        record = read_json(home / "state.json")
+        record = read_record(home / "state.json", MethodState)
         if record["state_version"] != router.state_version:
             what = f"state has version {record['state_version']}, this code writes {router.state_version}"
             raise StateError(what, where=str(home), fix="use the version the stage was trained with")
@@ -58,7 +60,7 @@ class LivePool:
 
     def __init__(self, model: Any, encoder: Encoder, live: Mapping[str, str], router: type[Any], home: Path) -> None:
         self._model, self._encoder, self._live, self._router = model, encoder, live, router
-        self._state = read_json(home / ROUTER / "state.json")["state"]
+        self._state = read_record(home / ROUTER / "state.json", MethodState)["state"]
         tensors = home / ROUTER / "tensors.safetensors"
         self._tensors: Mapping[str, Tensor] = load_tensors(tensors) if tensors.is_file() else {}
         self.members = list(live)

@@ -40,7 +40,10 @@ def write_set(folder: Path, rows: int, *, layout: str) -> Path:
         out.write("[\n" if layout == "array" else "")
         for k in range(rows):
             turns = [
-                {"from": "human", "value": f"<image>\n{text}What is number {k}?\nAnswer the question using a single word."},
+                {
+                    "from": "human",
+                    "value": f"<image>\n{text}What is number {k}?\nAnswer the question using a single word.",
+                },
                 {"from": "gpt", "value": f"word{k % 997}"},
             ]
             row = {"id": f"row-{k}", "image": f"{k % _PICTURES}.png", "conversations": turns}
@@ -49,7 +52,9 @@ def write_set(folder: Path, rows: int, *, layout: str) -> Path:
     with open(folder / "test.json", "w") as out:
         for k in range(1_000):
             question = f"What is test {k}?\nAnswer the question using a single word."
-            out.write(json.dumps({"question_id": k, "image": f"{k % _PICTURES}.png", "text": question, "answer": "a"}) + "\n")
+            out.write(
+                json.dumps({"question_id": k, "image": f"{k % _PICTURES}.png", "text": question, "answer": "a"}) + "\n"
+            )
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         "name: bench/rows\ntask: bench\nsources:\n"
@@ -122,7 +127,9 @@ def main() -> None:
                     flush=True,
                 )
     if args.json:
-        args.json.write_text(json.dumps({"machine": platform.platform(), "layout": args.layout, "results": results}, indent=1))
+        args.json.write_text(
+            json.dumps({"machine": platform.platform(), "layout": args.layout, "results": results}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ class Fault:
     """``before``, ``inside`` (half of a write is on disk) or ``after`` it a kill; or the name of an error."""
 
 
+Look = tuple[Collection[Fault], Callable[[Fault], bool]]
+"""Faults, and what is called at the moment of each instead; it says whether the fault shall happen in this process.
+
+The disk is shown before and after an operation; what is left inside one has to happen.
+"""
+
+
 class Operations:
     """Counts file operations below `root` while it is entered; what `fault` says happens at its operation."""
 
@@ -54,19 +61,22 @@ class Operations:
         kinds: Collection[str] = KINDS,
         kill: Callable[[], Any] | None = None,
         note: Path | None = None,
+        look: Look | None = None,
     ) -> None:
         """`kinds`: what counts. `kill` ends the process; raising `Killed` in it makes every later operation raise too.
 
-        `note`: a file outside `root` that lists the operations, one a line.
+        `note`: a file outside `root` that lists the operations, one a line. `look` is called at its moments; where it says
+        no the process goes on, where it says yes the fault happens and nothing is shown any more.
         """
         self.root = os.path.realpath(root)
         self.seen: list[str] = []
         self.fired = False
         self._fault, self._kinds, self._note = fault, frozenset(kinds), note
+        self._moments, self._look = frozenset(look[0]) if look else frozenset(), look[1] if look else None
         self._kill = kill or (lambda: os.kill(os.getpid(), signal.SIGKILL))
         self._lock = threading.RLock()
         self._before: list[tuple[Any, str, Any]] = []
-        self._dead = False
+        self._dead = self._looking = False
 
     def __enter__(self) -> Operations:
         self._open = io.open
@@ -136,7 +146,7 @@ class Operations:
 
     def _at(self, kind: str, where: str, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
         """Count one operation and do it, or what is to happen at it."""
-        if kind not in self._kinds or not self._counts(where):
+        if self._looking or kind not in self._kinds or not self._counts(where):
             return act()
         with self._lock:
             if self._dead:
@@ -146,9 +156,9 @@ class Operations:
                 handle = self._before_os("open")(self._note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.write(handle, (self.seen[-1] + "\n").encode())
                 os.close(handle)
-            fault = self._fault
-            if fault is None or len(self.seen) != fault.at:
-                return act()
+            fault = self._fault if self._fault and self._fault.at == len(self.seen) else self._asked()
+            if fault is None:
+                return self._shown(act)
             self.fired = True
             if fault.how == "after":
                 with contextlib.suppress(OSError):  # it fails, and then the process dies
@@ -161,6 +171,33 @@ class Operations:
             self._dead = True
             self._kill()
         raise Killed
+
+    def _asked(self) -> Fault | None:
+        """The fault that this process is to meet now; half a write is one: whoever shows it has flushed too much."""
+        for fault in (Fault(len(self.seen), how) for how in ("inside", *ERRORS)):
+            if fault in self._moments and self._shows(fault):
+                self._moments, self._note = frozenset(), None
+                return fault
+        return None
+
+    def _shown(self, act: Callable[[], Any]) -> Any:
+        """Do an operation, and show the disk before and after it where that is asked for."""
+        before, after = Fault(len(self.seen), "before"), Fault(len(self.seen), "after")
+        if before in self._moments:
+            self._shows(before)
+        try:
+            return act()
+        finally:
+            if after in self._moments:
+                self._shows(after)
+
+    def _shows(self, moment: Fault) -> bool:
+        """Call `look`; what that does counts for nothing."""
+        self._looking = True
+        try:
+            return self._look is not None and self._look(moment)
+        finally:
+            self._looking = False
 
     def _before_os(self, name: str) -> Any:
         return next(function for module, known, function in self._before if module is os and known == name)

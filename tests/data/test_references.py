@@ -42,6 +42,7 @@ def test_a_row_without_an_entry_is_named(tmp_path):
     ("value", "says"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ({"answers": []}, "no list of answers"),
         ({"data": [{"question_id": 1}]}, "entry 1"),
         ({"data": [{"question_id": 1, "answers": "red"}]}, "entry 1"),

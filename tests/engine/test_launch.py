@@ -125,6 +125,9 @@ def test_accelerate_settings_that_agree_are_fine(tmp_path):
     env = {**ACCELERATE, **deepspeed, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
     (found,) = told(env=env, engine=engine)
     assert "zero_stage is 2" in found and "zero3" in found
+    for text in (b"[" * 100_000, b"\xff", b"[1]"):
+        file.write_bytes(text)
+        assert told(env=env, engine=engine) == []  # it is DeepSpeed's to refuse
 
 
 # ---- how ranks ended -------------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ def test_a_long_list_is_cut(run, rows, tmp_path):
     ("text", "says"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"id": ' + "9" * 5000 + "}", "is not JSON"),
         ("[1]", "is no answer"),
         ('{"id": "a"}', "is no answer"),
         ('{"id": "a", "text": 3}', "is no answer"),

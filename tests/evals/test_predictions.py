@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcit.core.errors import StateError
-from mcit.core.stored import sealed_line
+from mcit.core.stored import sealed_line, write_sealed
 from mcit.core.types import Row, Turn
 from mcit.evals import predictions as p
 
@@ -34,6 +34,20 @@ def test_batches_hold_every_row_once(kinds: list, size: int) -> None:
     groups = p.batches([row(i, text, images) for i, (text, images) in enumerate(kinds)], size)
     assert sorted(i for group in groups for i in group) == list(range(len(kinds)))
     assert all(len(group) == size for group in groups[:-1])
+
+
+def test_answers_of_another_backend_need_its_record(tmp_path) -> None:
+    """The record says in how many answers it differs from the run's own; a damaged one would be lost unseen."""
+    p.write_predictions(tmp_path, [line(0)], {"backend": "vllm"})
+    record = {"backend": "vllm", "version": "1", "compared": 1, "different": 0, "ids": []}
+    write_sealed(tmp_path / p.BACKEND, record)
+    assert p.damage(tmp_path) is None and p.made_with(tmp_path) == {"backend": "vllm"}
+    text = (tmp_path / p.BACKEND).read_text()
+    (tmp_path / p.BACKEND).write_text(text.replace('"compared": 1', '"compared": 2'))
+    wrong = p.damage(tmp_path)
+    assert wrong is not None and wrong.where == str(tmp_path / p.BACKEND) and p.made_with(tmp_path) is None
+    (tmp_path / p.BACKEND).unlink()
+    assert p.damage(tmp_path) is not None and p.made_with(tmp_path) is None
 
 
 def test_gold_holds_what_scorers_need() -> None:

@@ -103,7 +103,13 @@ def test_licence_and_hub_id_of_the_base(exported, tmp_path):
     text = card(run, record=record, base=tmp_path, evals=None, model_class="AutoModelForImageTextToText")
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["base_model"] == "owner/model" and front["license"] == "apache-2.0" and "Not scored." in text
-    for odd in ("---\n[\n---\n", "---\nlicense: [a]\n---\n", "no front matter"):
+    for odd in (
+        "---\nlicense: 2024-99-99\n---\n",
+        f"---\n{'[' * 3000}\n---\n",
+        "---\n[\n---\n",
+        "---\nlicense: [a]\n---\n",
+        "no front matter",
+    ):
         write_text(tmp_path / "README.md", odd)
         assert base_licence(tmp_path)["id"] == ""
 

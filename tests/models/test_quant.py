@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcit.core.errors import StateError
+from mcit.core.errors import ConfigError, StateError
 from mcit.models import quant
 from mcit.models.adapters import lora_layers
 from mcit.models.frozen import frozen_checksums
@@ -225,6 +225,17 @@ def test_a_folder_says_whether_it_is_quantised_already(tmp_path):
     assert quant.quantised_already(tiny_path()) is None and quant.quantised_already(tmp_path) is None
     (tmp_path / "config.json").write_text('{"text_config": {"quantization_config": {"quant_method": "gptq"}}}')
     assert quant.quantised_already(tmp_path) == "gptq"
+    for text in ('{"quantization_config": ["gptq"]}', '{"quantization_config": {}, "text_config": [1]}', "{}"):
+        (tmp_path / "config.json").write_text(text)
+        assert quant.quantised_already(tmp_path) == ("unknown" if "gptq" in text else None)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{cut", "[" * 3000])
+def test_a_config_that_is_no_mapping_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        quant.quantised_already(tmp_path)
+    assert error.value.where == str(tmp_path / "config.json") and error.value.fix
 
 
 def test_rounded_to_nf4_and_back_bit_for_bit():

@@ -168,6 +168,13 @@ def test_a_final_folder_without_a_valid_manifest_is_an_error_that_names_it(tmp_p
             run.is_committed("02-b")
 
 
+def test_a_stage_that_was_committed_and_is_gone_is_said(tmp_path):
+    run = whole(tmp_path)
+    shutil.rmtree(run.layout.stage("01-a"))
+    again = opened(tmp_path)
+    assert again.notes == [f"{run.layout.stage('01-a')}: was committed and is gone; it is trained again"]
+
+
 def test_a_missing_ledger_line_is_added(tmp_path):
     run = whole(tmp_path)
     lines = run.layout.ledger.read_text().splitlines()

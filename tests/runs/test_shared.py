@@ -8,8 +8,10 @@ from mcit.core.errors import StateError
 from mcit.core.files import sha256_file, write_json, write_text
 from mcit.core.stored import write_sealed
 from mcit.runs.layout import RunLayout
-from mcit.runs.shared import home, share, shared_from, users
+from mcit.runs.shared import check_order, home, share, shared_from, users
 from tests.fakes.run_dir import resolved, whole
+
+ANSWERS = ("backend.json", "generation.json", "predictions.jsonl", "rows.json", "score.json")
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def parent(tmp_path):
     run = whole(tmp_path / "runs", resolved(stages=("a", "b", "c")))
     write_text(run.layout.evals(0) / "other" / "score.json", "of a task that the child does not have")
     for after in range(4):
-        for name in ("generation.json", "predictions.jsonl", "rows.json", "score.json", "predictions.part.jsonl"):
+        for name in (*ANSWERS, "predictions.part.jsonl"):
             write_text(run.layout.evals(after) / "task" / name, f"{name} {after}")
     write_json(run.layout.blobs / "gere-1.json", {"bytes": 3})
     write_text(run.layout.blobs / "gere-1.safetensors", "big")
@@ -32,8 +34,7 @@ def test_stages_by_reference_scores_as_copies_large_tensors_as_one_file(parent):
     assert home(child, "03-c") == child.stage("03-c")
     assert json.loads(child.reference("01-a").read_text())["stage"] == f"../../{parent.root.name}/stages/01-a"
     copied = sorted(str(p.relative_to(child.root)) for p in (child.root / "evals").rglob("*") if p.is_file())
-    names = ("generation.json", "predictions.jsonl", "rows.json", "score.json")
-    assert copied == [f"evals/{after}/task/{name}" for after in ("after-01", "after-02", "base") for name in names]
+    assert copied == [f"evals/{after}/task/{name}" for after in ("after-01", "after-02", "base") for name in ANSWERS]
     blob = child.blobs / "gere-1.safetensors"
     assert os.path.samefile(blob, parent.blobs / blob.name) and (child.blobs / "gere-1.json").is_file()
 
@@ -104,3 +105,16 @@ def test_users_are_those_that_still_refer_to_the_folder(parent):
     child.reference("02-b").unlink()
     assert users(parent, children, ["02-b", "03-c"]) == []
     assert sha256_file(home(child, "01-a") / "manifest.json") == sha256_file(parent.stage("01-a") / "manifest.json")
+
+
+def test_a_stage_that_is_gone_below_a_later_one_is_named(parent):
+    child = RunLayout(parent.root.parent / "child")
+    share(child, parent, ["01-a", "02-b"], tasks=["task"])
+    check_order(child, ["01-a", "02-b", "03-c"])
+    child.reference("02-b").unlink()
+    check_order(child, ["01-a", "02-b", "03-c"])
+    child.stage("02-b").mkdir()
+    child.reference("01-a").unlink()
+    with pytest.raises(StateError, match="is gone, and 02-b was trained on it") as error:
+        check_order(child, ["01-a", "02-b", "03-c"])
+    assert error.value.where == str(child.stage("01-a")) and "01-a.json" in error.value.fix

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from scripts import faults
+from scripts.inject import samefiles
 from tests.fakes.docs import block, written
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +19,7 @@ DOCS = ROOT / "docs" / "reliability.md"
 
 def test_the_docs_list_what_may_differ():
     lines = ["| file of a run | what differs |", "|---|---|"]
-    lines += [f"| `{name}` | {what} |" for name, what in faults.DIFFERENT.items()]
+    lines += [f"| `{name}` | {what} |" for name, what in samefiles.DIFFERENT.items()]
     written(DOCS, "different", "\n".join(lines))
     assert block(DOCS, "different") == "\n".join(lines)
 
@@ -45,14 +47,18 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "lock": ("", "x"),
         "stages/01-a/progress.json": ('{"seconds": 1, "loss": 2}', '{"seconds": 9, "loss": 2}'),
         "stages/01-a/metrics.jsonl": ('{"seconds": 1, "loss": 2}\n', '{"seconds": 2, "loss": 2}\n'),
+        "stages/01-a/probes.jsonl": ('{"seconds": 1, "step": 2}\n', '{"seconds": 2, "step": 2}\n'),
         "stages/01-a/manifest.json": (
             '{"files": {"a": 1, "progress.json": 1}, "seal": "a"}',
             '{"files": {"a": 1, "progress.json": 2}, "seal": "b"}',
         ),
-        "report/report.json": ('{"costs": [{"seconds": 1}], "a": 1}', '{"costs": [{"seconds": 2}], "a": 1}'),
+        "report/report.json": (
+            '{"costs": [{"seconds": 1}], "a": 1, "p": {"seconds": 3, "share": 0.1}}',
+            '{"costs": [{"seconds": 2}], "a": 1, "p": {"seconds": 4, "share": 0.2}}',
+        ),
         "report/report.md": (
-            "1.00 |\n| stage | steps | positions | seconds |\n| 2.00 |",
-            "1.00 |\n| stage | steps | positions | seconds |\n| 3.00 |",
+            "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
+            "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 3.00 | 0.2 |",
         ),
         "report/report.html": (
             'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
@@ -64,40 +70,51 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             path = home / "runs" / "r-1" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    assert faults.compared(one, two) == []
-    listed = {name.replace("*", "01-a") for name in faults.DIFFERENT}
+    assert samefiles.compared(one, two) == []
+    listed = {name.replace("*", "01-a") for name in samefiles.DIFFERENT}
     assert listed == files.keys(), "each of them is one that the docs list"
     changes = {
         "stages/01-a/progress.json": ("2", "3"),
         "stages/01-a/metrics.jsonl": (' "loss"', ' "lass"'),
+        "stages/01-a/probes.jsonl": ('"step": 2', '"step": 3'),
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
         "report/report.json": ('"a": 1', '"a": 2'),
-        "report/report.md": ("1.00", "9.00"),
+        "report/report.md": ("| 5 |", "| 6 |"),
         "report/report.html": ("2 steps", "3 steps"),
     }
     for name, change in changes.items():
         path = two / "runs" / "r-1" / name
         before = path.read_text()
         path.write_text(before.replace(*change))
-        assert faults.compared(one, two) == [f"differs: runs/r-1/{name}"]
+        assert samefiles.compared(one, two) == [f"differs: runs/r-1/{name}"]
         path.write_text(before)
     (two / "runs" / "r-1" / ".x.tmp").mkdir()
     (two / "runs" / "r-1" / "report" / "more").write_text("")
     (two / "runs" / "r-1" / "lock").unlink()
     (two / "runs" / "r-1" / "report" / "report.md").unlink()
-    assert faults.compared(one, two) == [
+    assert samefiles.compared(one, two) == [
         "left over: runs/r-1/.x.tmp/", "left over: runs/r-1/report/more", "missing: runs/r-1/report/report.md",
     ]  # fmt: skip
 
 
+def test_a_file_of_rounds_is_read_again_but_for_a_line_cut_off(tmp_path):
+    one = faults.Round("tiny", "run", "write RUN/x", 3, "EIO", outcome="told", code="abc")
+    path = tmp_path / "rounds.jsonl"
+    assert faults.written_rounds(None) == faults.written_rounds(path) == []
+    line = json.dumps(asdict(one)) + "\n"
+    path.write_text(line + line[:9])
+    (found,) = faults.written_rounds(path)
+    assert found.key == one.key and path.read_text() == line
+
+
 def rounds(tmp_path, *options):
-    out = tmp_path / "rounds.json"
+    out = tmp_path / "rounds.jsonl"
     given = [sys.executable, "scripts/faults.py", *options, "--home", str(tmp_path / "home"), "--json", str(out)]
     done = subprocess.run(
         given, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(out.read_text())
+    return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 @pytest.mark.slow

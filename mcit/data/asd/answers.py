@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import DataError, Problem
-from mcit.core.files import digest_of
+from mcit.core.files import NOT_JSON, digest_of
 from mcit.core.types import JsonDict, Row
 from mcit.data.asd.assemble import Content
 from mcit.data.asd.exchange import Exchange, source_of
@@ -91,7 +91,7 @@ def load_answers(path: Path) -> Answers:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             torn += 1
             continue
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mcit.core.errors import DataError
+from mcit.core.files import NOT_JSON
 from mcit.data.formats.element import Element
 
 LONGEST = 16 << 20
@@ -97,7 +98,7 @@ def _one_object(file: BinaryIO, start: int) -> str:
     file.seek(back)
     try:
         value = json.loads(text) if len(text) <= LONGEST else None
-    except (ValueError, RecursionError):
+    except NOT_JSON:
         return ""
     if not isinstance(value, dict):
         return ""

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import DataError
+from mcit.core.files import NOT_JSON
 from mcit.core.optional import needed
+from mcit.core.types import JsonDict
 from mcit.data.formats.element import Element
 
 _ROWS = 64
@@ -95,11 +97,15 @@ def _stream(source: Any) -> Any:
     return pyarrow.ipc.open_stream(source)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> JsonDict:
+    """A JSON object. Raises DataError for a file that holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DataError("cannot be read as JSON", where=str(path), fix="save the data set again") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NOT_JSON):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError("cannot be read as a JSON object", where=str(path), fix="save the data set again")
+    return found
 
 
 def _splits(path: Path) -> str:

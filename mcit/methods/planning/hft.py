@@ -1,4 +1,4 @@
-"""What a plan must meet for HFT: full precision, masks that fit what trains, schedules that can follow earlier stages."""
+"""What a plan must meet for HFT: masks that fit what trains, schedules that can follow earlier stages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from mcit.core import lookup
 from mcit.core.errors import Problem
-from mcit.core.files import read_json
 from mcit.core.types import Plan, Stage
 from mcit.methods.base import Method
 
@@ -15,12 +14,9 @@ ENTRIES = frozenset({"row", "element"})
 
 
 def hft_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
-    """A quantised base, masks inside LoRA pairs or the tower, schedules that cannot follow; notes on what freezes."""
+    """Masks inside LoRA pairs or the tower, schedules that cannot follow; notes on what freezes."""
     where = f"stages[{stage.index - 1}].methods ({name})"
     found: list[tuple[str, str]] = []
-    if _is_quantised(plan):
-        fix = "use a base with full-precision weights, or remove hft"
-        found.append(("the base is quantised and takes no dense updates", fix))
     if config.selection in ENTRIES and stage.adapter.kind != "none":
         fix = "use selection: category, which freezes whole pairs, or adapter.kind: none"
         found.append((f"selection: {config.selection} would split LoRA pairs", fix))
@@ -57,11 +53,6 @@ def _notes(config: Any, stage: Stage, where: str) -> list[Problem]:
             what = f"{spec.name}: half of the decoder is frozen by hft in this stage"
             notes.append(Problem(where, what, "", "note"))
     return notes
-
-
-def _is_quantised(plan: Plan) -> bool:
-    file = plan.model_path / "config.json"
-    return file.is_file() and "quantization_config" in read_json(file)
 
 
 def _trains(stage: Stage) -> tuple[Any, ...]:

@@ -13,9 +13,9 @@ def script() -> str:
     path = cache_dir() / "scripts" / f"vega-{version('vl-convert-python')}.js"
     mark = path.with_suffix(".sha256")
     if path.is_file() and mark.is_file():
-        text = path.read_text(encoding="utf-8")
-        if sha256_bytes(text.encode()) == mark.read_text().strip():
-            return text
+        data = path.read_bytes()
+        if sha256_bytes(data) == mark.read_text(errors="replace").strip():
+            return data.decode()
     import vl_convert
 
     text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

@@ -89,7 +89,7 @@ def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:
         ],
         "stability": probe_words(report["probes"]),
         "examples": examples(run, measured, mode),
-        "config": RunLayout(run).resolved.read_text(),
+        "config": listed_bytes(run, RunLayout(run).resolved.name).decode(),
     }
 
 

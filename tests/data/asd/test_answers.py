@@ -55,8 +55,9 @@ def test_digest_knows_content_and_neither_time_nor_order(tmp_path):
 
 
 def test_torn_lines_are_counted(tmp_path):
-    answers = load_answers(written(tmp_path, line(), line()[:40], line(style="detail")))
-    assert len(answers.entries) == 2 and answers.torn == 1
+    none = ["[" * 100_000, "9" * 5000]
+    answers = load_answers(written(tmp_path, line(), line()[:40], *none, line(style="detail")))
+    assert len(answers.entries) == 2 and answers.torn == 3
 
 
 @pytest.mark.parametrize(

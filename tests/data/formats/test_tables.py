@@ -98,7 +98,11 @@ def test_damaged_and_foreign_files(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "state.json").write_text('{"_data_files": [{"filename": "../a.parquet"}]}')
-    for name, what in [("a.parquet", "damaged"), ("b.arrow", "damaged"), ("gone.parquet", "cannot be read"),
+    for name, text in [("deep", "[" * 100_000), ("list", "[1]")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(text)
+    for name, what in [("deep", "JSON object"), ("list", "JSON object"),
+                       ("a.parquet", "damaged"), ("b.arrow", "damaged"), ("gone.parquet", "cannot be read"),
                        ("empty", "no Parquet files"), ("evil", "outside itself")]:  # fmt: skip
         with pytest.raises(DataError, match=what) as caught:
             list(table_elements(tmp_path / name))

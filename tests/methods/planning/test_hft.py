@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from mcit.core.errors import PlanError
-from mcit.core.files import write_json
 from mcit.core.schema import AdapterConfig
 from mcit.core.types import MethodSpec
 from mcit.methods.hft import HFT
@@ -16,13 +15,12 @@ from tests.fakes.bench import TINY, plan_of
 from tests.methods.test_hft import LORA, NONE, plan_with
 
 
-def test_a_quantised_base_is_refused(tmp_path):
+def test_no_file_of_the_base_is_read(tmp_path):
+    """Whether the base is quantised is asked once, for every method: mcit/plan/precision.py."""
     plan = plan_with(adapter=NONE)
-    write_json(tmp_path / "config.json", {"quantization_config": {"load_in_4bit": True}})
+    (tmp_path / "config.json").write_text("{cut")
     method = HFT(plan.stages[0].methods[0].config)
-    assert method.check(plan.stages[0], plan) == []
-    problems = method.check(plan.stages[0], dataclasses.replace(plan, model_path=tmp_path))
-    assert [p.level for p in problems] == ["problem"] and "quantised" in problems[0].what and problems[0].fix
+    assert method.check(plan.stages[0], dataclasses.replace(plan, model_path=tmp_path)) == []
 
 
 @pytest.mark.parametrize(

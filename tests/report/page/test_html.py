@@ -33,6 +33,14 @@ def test_changed_metrics_are_named_and_not_drawn(three, tmp_path) -> None:
     assert error.value.where == str(path)
 
 
+def test_a_changed_config_is_named_and_not_shown(three, tmp_path) -> None:
+    path = three.root / "resolved.yaml"
+    path.write_bytes(path.read_bytes() + b"# \xff")
+    with pytest.raises(StateError, match="checksum differs") as error:
+        page([three], tmp_path)
+    assert error.value.where == str(path)
+
+
 def test_it_needs_no_network(three, tmp_path) -> None:
     body = re.sub(r"<script>.*?</script>", "", page([three], tmp_path), flags=re.DOTALL)
     assert not re.search(r'(src|href)\s*=\s*"?https?:', body) and "default-src 'none'" in body

@@ -1,0 +1,91 @@
+"""Whether two folders hold the same runs, data sets and exports: every file byte for byte, but for what `DIFFERENT` lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+DIFFERENT = {
+    "ledger.jsonl": "times, and what happened: kills leave no line, restarts add some",
+    "train.log": "times, and what was shown",
+    "lock": "empty; it may be there or not",
+    "stages/*/progress.json": "`seconds`",
+    "stages/*/metrics.jsonl": "`seconds` of each step",
+    "stages/*/probes.jsonl": "`seconds` of each measurement",
+    "stages/*/manifest.json": "size and checksum of these three, and its own",
+    "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time",
+    "report/report.md": "the same",
+    "report/report.html": "the same, and their sum in words",
+}
+"""What two runs of the same config on the same machine and number of processes may differ in."""
+
+
+def compared(expected: Path, found: Path) -> list[str]:
+    """Files that differ, are missing or are left over."""
+    here, there = contents(expected), contents(found)
+    out = [f"missing: {name}" for name in here.keys() - there.keys()]
+    out += [f"left over: {name}" for name in there.keys() - here.keys()]
+    return sorted(out + [f"differs: {name}" for name in here.keys() & there.keys() if here[name] != there[name]])
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Content of every file by path, without what may differ; empty folders that are hidden count too."""
+    out: dict[str, bytes] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        inside = name.split("/", 2)[2] if name.startswith("runs/") and name.count("/") > 1 else ""
+        if path.is_dir():
+            if path.name.startswith("."):
+                out[f"{name}/"] = b""
+        elif inside not in ("lock", "ledger.jsonl", "train.log") and path.suffix != ".lock":
+            out[name] = comparable(inside, path.read_bytes())
+    return out
+
+
+def comparable(name: str, data: bytes) -> bytes:
+    """Bytes of a file without seconds and what follows from them; `name` is relative to the run."""
+    if name.startswith("stages/") and name.endswith("/progress.json"):
+        return plain({**json.loads(data), "seconds": 0})
+    if name.startswith("stages/") and name.endswith(("/metrics.jsonl", "/probes.jsonl")):
+        return b"\n".join(plain({**json.loads(line), "seconds": 0}) for line in data.splitlines())
+    if re.fullmatch(r"stages/[^/]+/manifest\.json", name):
+        files = json.loads(data)["files"]
+        return plain(
+            {k: v if k not in ("progress.json", "metrics.jsonl", "probes.jsonl") else None for k, v in files.items()}
+        )
+    if name == "report/report.json":
+        return plain(timeless(json.loads(data)))
+    if name == "report/report.md":
+        return "\n".join(timeless_rows(data.decode().split("\n"))).encode()
+    if name == "report/report.html":
+        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h)</td>', "<td>S</td>", data.decode())
+        return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
+    return data
+
+
+def timeless(value: Any) -> Any:
+    """Without seconds, and without shares that stand beside them."""
+    if isinstance(value, dict):
+        gone = {"seconds", "share"} if "seconds" in value else set()
+        return {k: 0 if k in gone else timeless(v) for k, v in value.items()}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def timeless_rows(lines: Sequence[str]) -> Iterator[str]:
+    """Lines of Markdown whose tables have no content in columns of seconds and of shares of time."""
+    hidden: set[int] = set()
+    for before, line in zip(["", *lines], lines, strict=False):
+        cells = line.split(" | ")
+        if not before.startswith("|"):
+            hidden = {k for k, cell in enumerate(cells) if cell.strip("| ") in ("seconds", "share of step time")}
+            yield line
+        else:
+            yield " | ".join("" if k in hidden else cell for k, cell in enumerate(cells))
+
+
+def plain(value: Any) -> bytes:
+    """Canonical JSON."""
+    return json.dumps(value, sort_keys=True).encode()
