@@ -287,6 +287,14 @@ class EngineRecord(Record):
     format: Literal[1]
 
 
+class MomentsRecord(Record):
+    """``optimizer.json`` of a stage that leaves its optimiser to the next: steps of each parameter that has moments."""
+
+    what = "a record of an optimiser"
+    steps: dict[str, Count]
+    format: Literal[1]
+
+
 class BlobRecord(Record):
     """``blobs/<name>.json`` beside its tensors."""
 

@@ -116,6 +116,9 @@ class OptimConfig(Config):
 
     kind: Literal["adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit"] = "adamw"
     """torch's AdamW, or bitsandbytes' with 8-bit moments, paged to host memory, or both."""
+    moments: Literal["reset", "keep"] = "reset"
+    """Where the optimiser begins: anew, or with moments and step counts of the stage before, which keeps its own for that.
+    ``keep`` needs parameters that have the names they had: ``carry: keep``, or full fine-tuning."""
     batch: int = Field(16, ge=1)
     """Rows per optimiser step, over all ranks and micro-batches."""
     rows_per_image: int = Field(8, ge=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
+from mcit.engine.checkpoint import Moments
 from mcit.engine.tuner import Tuner
 
 PenaltyFn = Callable[[WeightUnit, Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -130,6 +131,15 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote. Raises StateError if it is of another model."""
+
+    def moments(self) -> Moments:
+        """What the optimiser holds, whole tensors on rank 0; every rank calls it."""
+
+    def take_over(self, moments: Moments) -> None:
+        """Begin with the moments of the stage before; parameters that it did not train begin anew.
+
+        Raises StateError for moments of another kind of optimiser, or of tensors of other shapes.
+        """
 
     def metrics(self) -> dict[str, float]:
         """loss, grad_norm, lr and tokens of the last step, over all ranks."""

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcit.core.errors import TrainingError
+from mcit.core.errors import StateError, TrainingError
 from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 from mcit.engine import world
 from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
-from mcit.engine.checkpoint import EngineState, load_rng, read_state, save_rng, write_state
+from mcit.engine.checkpoint import EngineState, Moments, load_rng, read_state, save_rng, write_state
 from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
@@ -32,6 +32,7 @@ from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.pack import like_probe, pack_rows
 from mcit.engine.packing import difference, refusal, switch_off, switch_on
 from mcit.engine.penalty import stream_penalties
+from mcit.engine.shards import MOMENTS
 from mcit.engine.tuner import Tuner
 
 __all__ = ["EngineSpec", "PlainEngine", "run_model", "set_modes"]
@@ -402,7 +403,27 @@ class PlainEngine:
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(state.weights[name])
-        restore_optimizer(self._optimizer, self._named, state.moments, state.steps)
+        self._restore_moments(state.moments, state.steps)
+
+    def _restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], steps: Mapping[str, int]) -> None:
+        restore_optimizer(self._optimizer, self._named, moments, steps)
+
+    def moments(self) -> Moments:
+        """What the optimiser holds, whole tensors on rank 0."""
+        state = self._state()
+        return Moments(state.moments, state.steps)
+
+    def take_over(self, moments: Moments) -> None:
+        """Begin with the moments of the stage before; parameters that it did not train begin anew."""
+        for name, shape in self.shapes().items():
+            held = moments.tensors.get(name, {})
+            if any(key in MOMENTS and tensor.shape != shape for key, tensor in held.items()):
+                raise StateError(
+                    f"the moments of '{name}' are of a tensor of another shape",
+                    where=self.spec.where,
+                    fix="train the same tensors as the stage before, or set optim.moments: reset",
+                )
+        self._restore_moments(moments.tensors, moments.steps)
 
     def metrics(self) -> dict[str, float]:
         """loss, grad_norm, lr and tokens of the last step, over all ranks."""

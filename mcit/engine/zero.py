@@ -250,16 +250,21 @@ class ZeroEngine(PlainEngine):
 
     @torch.no_grad()
     def _restore(self, state: EngineState) -> None:
-        if state.moments:
-            self._shards.make_states()
-        counts: dict[int, set[int]] = {}
         for name in self._named:
             self._shards.put_weight(name, state.weights[name].to(self.device))
-            for key, whole in state.moments.get(name, {}).items():
+        self._restore_moments(state.moments, state.steps)
+
+    @torch.no_grad()
+    def _restore_moments(self, moments: Mapping[str, Mapping[str, Tensor]], steps: Mapping[str, int]) -> None:
+        if not moments:
+            return
+        self._shards.make_states()
+        counts: dict[int, set[int]] = {}
+        for name in self._named:
+            for key, whole in moments.get(name, {}).items():
                 moment = self._shards.moment(name, key)
                 moment.copy_(self._gatherer.part(name, whole))
-            if name in state.steps:
-                counts.setdefault(self._groups[name], set()).add(state.steps[name])
+            counts.setdefault(self._groups[name], set()).add(steps.get(name, 0))
         for name, group in self._groups.items():
             if group in counts:
                 self._shards.set_steps(name, max(counts[group]))

@@ -189,6 +189,7 @@ def reference_problems(config: RunConfig) -> list[Problem]:
             )
             fix = "leave it out; adapter.rslora: true is exact"
             problems.append(Problem(f"{where}.adapter.dora", what, fix))
+        problems += _moments_problems(config.stages[i - 1] if i else None, stage, where)
         following = config.stages[i + 1 : i + 2]
         if stage.adapter.carry == "keep" and following and following[0].adapter.kind == "none":
             problems.append(
@@ -201,6 +202,23 @@ def reference_problems(config: RunConfig) -> list[Problem]:
                 Problem(f"{where}.adapter.carry", what, "use one kind and number of experts, or carry: stack")
             )
     return problems
+
+
+def _moments_problems(before: StageConfig | None, stage: StageConfig, where: str) -> list[Problem]:
+    """An optimiser that goes on from a stage that leaves none, of another kind, or under names that are of new tensors."""
+    if before is None or stage.optim.moments == "reset":
+        return []
+    fix = "or set optim.moments: reset here"
+    if before.optim.moments == "reset":
+        found = ("keep, but the stage before leaves no moments", f"set optim.moments: keep there too, {fix}")
+    elif before.optim.kind != stage.optim.kind:
+        found = (f"keep, but the stage before trains with {before.optim.kind}", f"use one optim.kind, {fix}")
+    elif before.adapter.kind != stage.adapter.kind or stage.adapter.kind == "lora" and before.adapter.carry != "keep":
+        what = f"keep, but the stage before has adapter.kind: {before.adapter.kind}, carry: {before.adapter.carry}"
+        found = (f"{what}, so this stage trains new tensors", f"set adapter.carry: keep there, {fix}")
+    else:
+        return []
+    return [Problem(f"{where}.optim.moments", *found)]
 
 
 # ---- 3. the plan -----------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def estimate_stage(
         round(min(stage.steps * stage.optim.batch, stage.epochs * stage.rows) * mean),
         shape,
         tuple(all_engines(shape, nproc=nproc, quantised=base.dtype in quant.QUANTISED)),
-        delta=4 * shape.trained + state,
+        delta=4 * shape.trained + state + (moments if stage.optim.moments == "keep" else 0),
         kept=_kept_per_run(plan, stage),
         checkpoint=4 * shape.trained + moments + state,
         loading=0 if base.dtype in quant.QUANTISED else frozen_bytes(weights),

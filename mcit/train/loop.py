@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
 from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine
+from mcit.engine.checkpoint import Moments, read_moments
 from mcit.methods.compose import MethodSet
 from mcit.routers.base import Router
 from mcit.runs.draft import StageDraft
@@ -48,6 +50,10 @@ class StageWork:
     router: Router | None = None
     member: str = ""
     """The member of the pool that the stage trains."""
+    below: Path | None = None
+    """Folder of the stage below where its optimiser goes on in this one."""
+    left: Moments | None = None
+    """What the stage leaves of its optimiser to the next, from the end of its training on."""
     validate: Callable[[], dict[str, float]] | None = None
     validate_every: int = 0
 
@@ -68,6 +74,8 @@ def train_stage(
     """
     stage, engine, methods, ctx = work.stage, work.engine, work.methods, work.ctx
     first = draft.restore(engine, methods, work.streams)
+    if work.below is not None and not first:
+        engine.take_over(read_moments(work.below))
     for note in engine.notes:
         reporter.line(f"note: {note}")
     extra = dict(draft.extra)
@@ -122,6 +130,8 @@ def train_stage(
     methods.on_stage_end(ctx)
     if work.router:
         work.router.learn(work.member, ctx)
+    if stage.optim.moments == "keep":
+        work.left = engine.moments()
     logged = {name: value if math.isfinite(value) else None for name, value in ctx.metrics().items()}
     return {**meter.summary(ctx), **({"logged": logged} if logged else {})}
 

@@ -25,6 +25,7 @@ from mcit.data.stream import ChosenStream, Shuffle, Stream, mix
 from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine, EngineSpec
+from mcit.engine.checkpoint import write_moments
 from mcit.engine.make import make_engine as default_engine
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
@@ -124,6 +125,8 @@ def build_stage(
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
     work.frozen = frozen
+    if stage.optim.moments == "keep" and material.lineage.deltas:
+        work.below = material.lineage.deltas[-1].folder
     if router:
         work.router, work.member = router, joined or stage.folder
     work.probes = Probing(plan.probes, ctx, methods, mode=plan.config.eval.mode) if plan.probes else None
@@ -296,6 +299,8 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
     else:
         save_tensors(folder / "weights" / "model.safetensors", file.full)
     work.methods.save(folder / "methods")
+    if work.left is not None:
+        write_moments(folder, work.left)
     if work.router is not None:
         write_members(folder, members_of(lineage), member=work.member, stage=stage.folder)
         routing.save(work.router, folder)

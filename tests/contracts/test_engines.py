@@ -188,6 +188,11 @@ def test_a_checkpoint_continues_bitwise(engine, results):
         assert found["files"] == ["engine.json", "model.safetensors", "optimizer.safetensors", *rng]
 
 
+def test_the_next_stage_goes_on_with_the_moments(engine, results):
+    for found in results(engine, "the_next_stage_goes_on_with_the_moments"):
+        assert found["same"] and found["anew"] > 1e-3 and found["notes"] == []
+
+
 def test_a_full_model_checkpoint_continues_bitwise(engine, results):
     for found in results(engine, "a_full_model_checkpoint_continues_bitwise"):
         assert found["same"] and found["finished"] and found["tensors"] > 20

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from mcit.core.errors import StateError
-from mcit.engine.checkpoint import EngineState, load_rng, read_state, save_rng, write_state
+from mcit.engine.checkpoint import (
+    EngineState,
+    Moments,
+    load_rng,
+    read_moments,
+    read_state,
+    save_rng,
+    write_moments,
+    write_state,
+)
 
 CPU = torch.device("cpu")
 SHAPES = {"a": torch.Size([2]), "b": torch.Size([1])}
@@ -23,6 +32,22 @@ def test_what_is_written_is_read_again(tmp_path):
     assert all(torch.equal(found.weights[n], t) for n, t in state().weights.items())
     record = json.loads((tmp_path / "engine.json").read_text())
     assert record == {"format": 1, "optimizer_steps": {"a": 5}, "step": 7}
+
+
+def test_what_a_stage_leaves_of_its_optimiser_is_read_again(tmp_path):
+    """Names with dots, several tensors each; of a stage without steps nothing but the record; half of it is refused."""
+    tensors = {"a.b": {"exp_avg": torch.tensor([0.1]), "exp_avg_sq": torch.tensor([0.2])}}
+    write_moments(tmp_path, Moments(tensors, {"a.b": 8}))
+    found = read_moments(tmp_path)
+    assert found.steps == {"a.b": 8} and all(torch.equal(found.tensors["a.b"][k], t) for k, t in tensors["a.b"].items())
+    (tmp_path / "optimizer.safetensors").unlink()
+    with pytest.raises(StateError, match="different parameters"):
+        read_moments(tmp_path)
+    write_moments(tmp_path, Moments({}, {}))
+    assert read_moments(tmp_path) == Moments({}, {}) and not (tmp_path / "optimizer.safetensors").exists()
+    (tmp_path / "optimizer.json").unlink()
+    with pytest.raises(StateError):
+        read_moments(tmp_path)
 
 
 def test_a_checkpoint_before_the_first_step_has_no_moments(tmp_path):

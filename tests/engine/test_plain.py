@@ -275,3 +275,14 @@ def test_bf16_base_trains_fp32_tensors_and_moves_the_projector():
     after = values(e)
     moved = torch.cat([(after[n] != before[n]).flatten() for n in before if "projector" in n])
     assert moved.float().mean() > 0.99
+
+
+def test_moments_of_a_tensor_of_another_shape_are_refused():
+    model, engine = build()
+    full_step(engine, [toy_batch(model)])
+    engine.step()
+    left = engine.moments()
+    name = next(iter(left.tensors))
+    left.tensors[name]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(StateError, match="another shape"):
+        build()[1].take_over(left)

@@ -76,6 +76,8 @@ for name, setting in {
     "one beta": "defaults.optim.betas=[0.9]",
     "betas as text": "defaults.optim.betas=high",
     "eps 0": "defaults.optim.eps=0",
+    "moments misspelt": "defaults.optim.moments=kept",
+    "moments kept of adapters that are merged": "defaults.optim.moments=keep",
     "schedule misspelt": "defaults.optim.schedule=cosin",
     "warm-up below 0": "defaults.optim.warmup=-1",
     "last learning rate above 1": "defaults.optim.min_lr_share=2",

@@ -17,6 +17,7 @@ from mcit.core.types import Sample
 from mcit.data.ghost import Ghost
 from mcit.engine import world
 from mcit.engine.base import EngineSpec
+from mcit.engine.checkpoint import read_moments, write_moments
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.optim import build_optimizer
 from mcit.models.frozen import frozen_checksums
@@ -524,6 +525,30 @@ def a_checkpoint_continues_bitwise(kit):
     engine.finish()
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     return {"same": same(resumed, straight), "moments": same(again, held), "rng": drawn, "notes": notes, "files": files}
+
+
+@check
+def the_next_stage_goes_on_with_the_moments(kit):
+    """Four steps at once; two and two, the latter in an engine that takes the moments over, and in one that begins anew."""
+    ends = {}
+    for how in ("straight", "kept", "anew"):
+        model, engine = kit.build()
+        for i in range(4):
+            if i == 2 and how != "straight":
+                left = engine.moments()
+                if world.rank() == 0:
+                    write_moments(kit.folder, left)
+                world.barrier()
+                engine.finish()
+                engine = kit.make(model, engine.spec)
+                if how == "kept":
+                    engine.take_over(read_moments(kit.folder))
+            step(engine, mine(toy_batch(model, seed=i), 1))
+        ends[how] = weights(engine)
+        notes = list(engine.notes)
+        engine.finish()
+    moved = distance(ends["anew"], ends["straight"])
+    return {"same": same(ends["kept"], ends["straight"]), "anew": moved, "notes": notes}
 
 
 @check

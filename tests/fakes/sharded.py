@@ -195,3 +195,11 @@ class ShardedEngine(PlainEngine):
     def load(self, folder):
         with self._window():
             super().load(folder)
+
+    def moments(self):
+        with self._window():
+            return super().moments()
+
+    def take_over(self, moments):
+        with self._window():
+            super().take_over(moments)

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError
-from mcit.plan.plan import make_plan, parse_run, plan_json, read_config
+from mcit.plan.plan import make_plan, parse_run, plan_json, read_config, reference_problems
 from mcit.runs.run import config_digest
 from tests.fakes.bench import TINY, plan_of
 
@@ -243,3 +243,26 @@ def test_the_plan_holds_digests_of_method_sources():
     found = plan_json(plan)["sources"]
     assert found["method l2"] == sha256_file(l2.__file__)
     assert sorted(found) == ["method l2", *(f"scorer {name}" for name in sorted({t.scorer for t in plan.tasks}))]
+
+
+@pytest.mark.parametrize(
+    ("before", "stage", "words"),
+    [
+        ({"optim": {}}, {}, "the stage before leaves no moments"),
+        ({"optim": {"moments": "keep", "kind": "adamw8bit"}}, {}, "trains with adamw8bit"),
+        ({"adapter": {"carry": "merge"}}, {}, "carry: merge, so this stage trains new tensors"),
+        ({"adapter": {"carry": "pool", "also_train": []}}, {}, "carry: pool"),
+        ({"adapter": {"kind": "none"}}, {}, "adapter.kind: none"),
+        ({}, {"adapter": {"kind": "none"}}, "adapter.kind: lora"),
+        ({}, {"optim": {}}, None),
+        ({}, {}, None),
+        ({"adapter": {"kind": "none"}}, {"adapter": {"kind": "none"}}, None),
+    ],
+)
+def test_an_optimiser_goes_on_where_there_is_one_of_the_same_tensors(before, stage, words):
+    keep = {"optim": {"moments": "keep"}, "adapter": {"carry": "keep"}}
+    stages = [{"recipe": "tiny/letter", **keep, **before}, {"recipe": "tiny/word", **keep, **stage}]
+    config, problems = parse_run({"name": "x", "base": {"family": "tiny"}, "stages": stages})
+    assert problems == []
+    found = [p for p in reference_problems(config) if p.where == "stages[1].optim.moments"]
+    assert [words in p.what for p in found] == ([True] if words else []) and all(p.fix for p in found)

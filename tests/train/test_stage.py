@@ -99,3 +99,25 @@ def test_packs_change_how_a_step_is_computed_and_nothing_else(tmp_path):
         before, after = (load_tensors(tmp_path / f"packs-{p}" / file) for p in (False, True))
         for name, tensor in before.items():
             assert (after[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+
+
+def test_the_optimiser_goes_on_in_the_next_stage(tmp_path):
+    """Moments and step counts of 4 steps are in the first stage's folder and go on to 8 in the second, which ends elsewhere
+    than with a new optimiser, and in the same bytes when it is stopped and begun again from disk."""
+    optim = {"batch": 8, "lr": 1e-2, "warmup": 0, "schedule": "constant"}
+    adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
+
+    def trained(name, moments, **given):
+        plan = plan_of(defaults={"optim": {**optim, "moments": moments}, "adapter": adapter})
+        return tensors_of(run_plan(plan, tmp_path / name, **given))
+
+    kept, anew = trained("kept", "keep"), trained("anew", "reset")
+    first, second = kept
+    for folder, steps in ((first, 4), (second, 8)):
+        record = read_json(tmp_path / "kept" / folder / "optimizer.json")
+        assert len(record["steps"]) > 20 and set(record["steps"].values()) == {steps}
+        assert not (tmp_path / "anew" / folder / "optimizer.json").exists()
+    weights = "adapter/adapter_model.safetensors"
+    assert kept[first][weights] == anew[first][weights] and kept[second][weights] != anew[second][weights]
+    assert trained("resumed", "keep", stop_at=(2, 2)) == kept
+    assert trained("resumed at its start", "keep", stop_at=(1, 3)) == kept
