@@ -10,7 +10,6 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
 from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Slices, Stage, TaskSpec
-from mcit.plan.forgetting import overlap
 
 Announce = Callable[[str], None]
 SLICES = ("neighbourhood", "rephrased", "retention")
@@ -48,6 +47,8 @@ class Tasks:
         return tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
 
     def _less(self, task: TaskSpec, left_out: tuple[TaskSpec, ...], where: str) -> TaskSpec | None:
+        from mcit.plan.forgetting import overlap  # knows methods, and so torch
+
         key = f"{task.recipe} without"
         if key not in self._done:
             rows = sorted({other.where for _, other in overlap(left_out, (task,))})
