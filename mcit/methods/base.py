@@ -61,6 +61,8 @@ class Method:
     name: str = ""
     """The name it has in the config: of the file, or ``module:Class``. Its state and its metrics go by it."""
     state_version: ClassVar[int] = 1
+    prepares: ClassVar[bool] = False
+    """Of a method that forgets: may be listed in stages that forget nothing, where it keeps what it will need."""
     step_passes: float = 1.0
     """Forward and backward passes over the rows of a step, for the plan; more than one with the hook `passes`."""
     step_copies: int = 0

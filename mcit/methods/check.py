@@ -33,7 +33,7 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
         if plan.config.engine.kind not in method.claims.engines:
             fix = f"set engine.kind to one of {', '.join(sorted(method.claims.engines))}"
             problems.append(Problem(place, f"cannot run on engine {plan.config.engine.kind}", fix))
-        if "forget" in method.claims.streams and not stage.forget:
+        if "forget" in method.claims.streams and not stage.forget and not method.prepares:
             fix = "name recipes in the stage's forget, or remove the method"
             problems.append(Problem(place, "forgets rows, but the stage names none to forget", fix))
         problems += method.check(stage, plan)

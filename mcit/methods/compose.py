@@ -105,7 +105,9 @@ class MethodSet:
             for name, spec in method.streams(ctx).items():
                 if name in SHARED and name in opened:
                     size = opened[name].per_step
-                    if spec.per_step != size:
+                    if not (size and spec.per_step):  # one of the two only reads it in passes
+                        spec = max(spec, opened[name], key=lambda each: each.per_step)
+                    elif spec.per_step != size:
                         what = f"reads {spec.per_step} rows of stream '{name}' per step, another method {size}"
                         raise PlanError(what, where=method.name, fix=f"set per_step: {size}")
                 elif name in opened or name == "task":

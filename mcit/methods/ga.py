@@ -26,6 +26,7 @@ from mcit.core.config import Field, MethodConfig
 from mcit.core.interfaces import StageContext, StepContext
 from mcit.core.types import Batch, JsonDict, LossSum, ModelOutput
 from mcit.methods.formulas.forgetting import LOOKED_AT, drawn
+from mcit.methods.formulas.importances import loss_on
 from mcit.methods.objective import Objective
 
 WINDOW = 8
@@ -69,10 +70,7 @@ class GA(Objective):
         self._start, self._recent = None, []
         rows = drawn(ctx.data.stage_rows(), LOOKED_AT, ctx.seed)
         if self.on and self.config.retain_rise is not None and rows:
-            sums = torch.zeros(2, dtype=torch.float64)
-            for batch, out in ctx.forward_pass(rows):
-                sums += torch.tensor([float(out.nll_N.sum()), float(batch.target_count)], dtype=torch.float64)
-            self._start = float(sums[0] / sums[1])
+            self._start = loss_on(ctx, rows)
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
         """The objective; what the stop looks at is added up once per row."""

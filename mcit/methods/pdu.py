@@ -22,6 +22,7 @@ from mcit.core.config import Field, MethodConfig
 from mcit.core.interfaces import StageContext, StepContext
 from mcit.core.types import Batch, JsonDict, LossSum, ModelOutput
 from mcit.methods.formulas.forgetting import LOOKED_AT, drawn
+from mcit.methods.formulas.importances import loss_on
 from mcit.methods.formulas.objectives import peak
 from mcit.methods.objective import Objective
 
@@ -58,10 +59,7 @@ class PDU(Objective):
         self._dual = float(self.config.alpha)
         self._budget = 0.0 if self.config.budget == "start" else float(self.config.budget)
         if self.config.budget == "start":
-            sums = [0.0, 0.0]
-            for batch, out in ctx.forward_pass(drawn(ctx.data.stage_rows(), LOOKED_AT, ctx.seed)):
-                sums = [sums[0] + float(out.nll_N.sum()), sums[1] + batch.target_count]
-            self._budget = sums[0] / max(1.0, sums[1])
+            self._budget = loss_on(ctx, drawn(ctx.data.stage_rows(), LOOKED_AT, ctx.seed))
 
     def forget_loss(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum:
         """Squared margin of the largest logit over the mean."""

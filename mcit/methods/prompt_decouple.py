@@ -1,15 +1,16 @@
 """Prompt decoupling: the question to forget, about a harmless picture, keeps its usual answer.
 
-Paper: Chen et al., "SafeEraser: Enhancing Safety in Multimodal Large Language Models through Multimodal Machine Unlearning",
-2025, arXiv:2502.12520: the loss of (harmless picture, same question, normal answer) beside any forget objective, so that the
-picture and not the wording of the question calls for the refusal.
+Paper: Chen et al., "SafeEraser: Enhancing Safety in Multimodal Large Language Models through Multimodal Machine
+Unlearning", 2025, arXiv:2502.12520: the loss of (harmless picture, same question, normal answer) beside any forget
+objective, so that the picture and not the wording of the question calls for the refusal.
 Hooks: streams (``decouple``: one row per row to forget), loss_term (stream ``decouple``).
 State: none.
 
-Rows come from the stage's ``decouple`` or the rows' ``meta.decouple``. A stage that has neither makes them before it starts:
-the picture of a retained row of another category, and what the stage-start model answers to the question about it; refusals are
-filtered out, another picture is tried, and the answers are kept with the run. The weight is the released code's: 0.5 beside
-ascent and gradient difference (whose retained loss it halves as well), 1 beside KL and refusals.
+Rows come from the stage's ``decouple`` or the rows' ``meta.decouple``. A stage that has neither makes them before it
+starts: the picture of a retained row of another category, and what the stage-start model answers to the question about
+it; refusals are filtered out, another picture is tried, and the answers are kept with the run. The weight is the
+released code's: 0.5 beside ascent and gradient difference (whose retained loss it halves as well), 1 beside KL and
+refusals.
 
 A step reads the harmless rows of the very rows that it forgets, as stated in the paper: the stream follows the order of
 ``forget``. In the released code the index is overwritten on the way, so that they are those of a random retained row:

@@ -132,8 +132,9 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
                 problems += [Problem(f"{where}: {p.where}", p.what, p.fix, p.level) for p in error.problems]
                 continue
             for name in sorted(SHARED & opened.keys()):
-                size = sizes.setdefault(name, opened[name].per_step)
-                if size != opened[name].per_step:
+                size = sizes.setdefault(name, opened[name].per_step) or opened[name].per_step
+                sizes[name] = size
+                if opened[name].per_step not in (0, size):
                     what = f"reads {opened[name].per_step} rows of stream '{name}' per step, another method {size}"
                     problems.append(Problem(where, what, f"set per_step: {size}, as they read the same rows"))
     return problems

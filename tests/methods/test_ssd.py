@@ -1,0 +1,106 @@
+"""SSD: importances kept while learning, dampening in a stage without training, alphas that are refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcit.core.config import parse
+from mcit.core.errors import PlanError, StateError, TrainingError
+from mcit.methods.ssd import SSD
+from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.settings import shipped_config
+
+FORGET = {
+    "name": "forget",
+    "recipe": "tiny/word-retain",
+    "forget": "tiny/word-forget",
+    "epochs": 0,
+    "adapter": {"kind": "none", "also_train": []},
+}
+LEARN = {"recipe": "tiny/word", "adapter": {"rank": 4, "alpha": 8, "also_train": [], "targets": ["down_proj"]}}
+
+
+def run(folder, *, learn=True, stop_at=None, engine=None, **settings):
+    """A learned stage and one that forgets, both with these settings, on the down projections; its state and weights."""
+    method = {"use": "ssd", "rows": 12, "units": ["down_proj"], "alpha": 1.5, **settings}
+    first = {**LEARN, "methods": [method] if learn else []}
+    plan = plan_of(stages=[first, {**FORGET, "methods": [method]}], defaults={"max_steps": 2})
+    result = run_plan(plan, folder, stop_at=stop_at, engine=engine)
+    state = json.loads((folder / plan.stages[1].folder / "methods" / "ssd" / "state.json").read_text())["state"]
+    return plan, result, state
+
+
+def weights_of(folder, plan, stage):
+    return load_file(folder / plan.stages[stage].folder / "weights" / "model.safetensors")
+
+
+def test_weights_are_dampened_without_training(tmp_path):
+    """Some weights shrink towards 0, none grow or turn, the rest keeps its bits; importances are those of the learned stage."""
+    plan, result, state = run(tmp_path / "a")
+    _, same, _ = run(tmp_path / "b")
+    assert tensors_of(result) == tensors_of(same)
+    assert state["count"] == 12 and 0 < state["done"]["share"] < 1 and state["done"]["alpha"] == 1.5
+    kept = load_file(tmp_path / "a" / plan.stages[1].folder / "methods" / "ssd" / "tensors.safetensors")
+    assert len(kept) == 2 and all(name.endswith("down_proj") for name in kept)  # sums of squares alone
+    own, _, other = run(tmp_path / "c", learn=False)
+    assert other["count"] == 0 and own.stages[1].steps == 0 and 0 < other["done"]["share"] < 1
+
+
+def test_what_learned_stages_added_can_be_dampened_alone(tmp_path):
+    """An alpha of almost 0 takes all of it back that a row to forget uses: the base's weights are there again."""
+    plan, _, state = run(tmp_path / "a", dampen="effect", alpha=1e-6, strength=1e-12)
+    before = plan_of(stages=[{**FORGET, "methods": [{"use": "ssd", "alpha": 1e9}]}])
+    assert state["done"]["share"] > 0.9 and before.stages[0].steps == 0
+    from mcit.models.load import load_base
+
+    base = dict(load_base(plan.model_path, dtype="fp32").named_parameters())
+    found = {n: w for n, w in weights_of(tmp_path / "a", plan, 1).items() if n.endswith("down_proj.weight")}
+    assert found
+    for name, weight in found.items():
+        assert torch.allclose(weight, base[name], atol=1e-6)
+
+
+def test_alphas_by_percentile_and_by_search(tmp_path):
+    _, _, state = run(tmp_path / "a", alpha={"percentile": 90})
+    assert state["done"]["share"] == pytest.approx(0.1, abs=0.02)
+    _, _, state = run(tmp_path / "b", alpha={"search": [0.5, 2.0, 4.0], "rise": 100.0, "rows": 8})
+    assert state["done"]["alpha"] == 0.5
+    with pytest.raises(TrainingError, match="lifts the retained loss"):
+        run(tmp_path / "c", alpha={"search": [1e12], "rows": 8})
+
+
+def test_an_alpha_that_dampens_nothing_or_everything_is_named_before_the_commit(tmp_path):
+    with pytest.raises(TrainingError, match="dampens no weight; I_f / I_D is at most"):
+        run(tmp_path / "a", alpha=1e12)
+    assert not list((tmp_path / "a" / "02-forget").glob("weights*"))
+    with pytest.raises(TrainingError, match="no importances of nothing"):
+        run(tmp_path / "b", units=["nothing"])
+
+
+def test_plans_that_cannot_work():
+    lora = {**FORGET, "adapter": {"rank": 4, "alpha": 8}, "methods": [{"use": "ssd"}]}
+    with pytest.raises(PlanError, match="adapter of low rank cannot hold that"):
+        plan_of(stages=[lora])
+    keep = {**LEARN, "adapter": {**LEARN["adapter"], "carry": "keep"}, "methods": [{"use": "ssd", "dampen": "effect"}]}
+    with pytest.raises(PlanError, match="adds up what adapters bring"):
+        plan_of(stages=[keep, {"recipe": "tiny/letter", "adapter": keep["adapter"]}])
+    first, second = (
+        {**LEARN, "methods": [{"use": "ssd", "squares": "batches"}]},
+        {**FORGET, "methods": [{"use": "ssd"}]},
+    )
+    with pytest.raises(PlanError, match="squares and batch differ"):
+        plan_of(stages=[first, second])
+
+
+def test_state_and_settings():
+    method = SSD(SSD.Config())
+    method.load_state_dict({"count": 3, "done": {"alpha": 1.0}})
+    assert method.state_dict() == {"count": 3, "done": {"alpha": 1.0}}
+    with pytest.raises(StateError):
+        method.load_state_dict({"count": 3, "done": {}, "more": 1})
+    assert shipped_config(SSD) == SSD.Config()
+    config, problems = parse(SSD.Config, {"alpha": {"percentile": 99}})
+    assert not problems and parse(SSD.Config, json.loads(config.model_dump_json()))[0] == config
+    assert parse(SSD.Config, {"alpha": {"percentile": 0}})[1] and parse(SSD.Config, {"dampen": "all"})[1]
