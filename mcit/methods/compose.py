@@ -55,13 +55,13 @@ class MethodSet:
     def order(self, hook: str) -> list[Method]:
         """Who has a hook, in the order of calling.
 
-        Editors of gradients by `gradient_order`. After a step and at the end of a stage those who write weights come
-        first, so that the others see what will be committed. Else as listed.
+        Editors of gradients by `gradient_order`. At the start and the end of a stage and after a step those who write
+        weights come first, so that the others see what is trained on, or committed. Else as listed.
         """
         hooked = [m for m in self.methods if m.overrides(hook)]
         if hook == "before_step":
             return sorted(hooked, key=lambda m: self._rank.get(m.name, len(self._rank)))
-        if hook in ("after_step", "on_stage_end"):
+        if hook in ("on_stage_start", "after_step", "on_stage_end"):
             return sorted(hooked, key=lambda m: not m.claims.slots & WRITES)
         return hooked
 
@@ -139,7 +139,7 @@ class MethodSet:
         return next((m for m in self.methods if slot in m.claims.slots), None)
 
     def on_stage_start(self, ctx: StageContext) -> None:
-        """In listed order."""
+        """Who writes weights first, then the others."""
         for method in self.order("on_stage_start"):
             method.on_stage_start(self._view(method, ctx))
 

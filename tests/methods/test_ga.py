@@ -1,5 +1,6 @@
 """Gradient ascent: the loss, and when the stage ends."""
 
+import json
 import math
 
 import pytest
@@ -87,8 +88,6 @@ def test_the_loss_at_the_start_is_over_tokens():
 def test_a_stage_that_ends_early_is_on_record(tmp_path):
     """The random model starts near ln V, so that ascent stops within a few steps; the reason is kept."""
     plan, _ = trained(tmp_path, {"use": "ga", "ceiling": 0.5, "per_step": 4}, stages=STAGES[1:])
-    import json
-
     done = json.loads((tmp_path / plan.stages[0].folder / "progress.json").read_text())
     assert done["ended"]["step"] == 1 and done["ended"]["reason"].startswith("ga: the forget loss")
 

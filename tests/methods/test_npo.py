@@ -1,13 +1,16 @@
 """NPO: the paper's sums, the token-mean form, the stored reference."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from mcit.core.errors import StateError
 from mcit.methods.npo import NPO
+from tests.fakes.bench import plan_of
 from tests.fakes.forgetting import STAGES, batch_of, output, step_context, trained
+from tests.fakes.pace import seconds_per_step
 from tests.fakes.settings import shipped_config
 
 
@@ -46,10 +49,20 @@ def test_rows_without_a_supervised_token_are_no_rows():
 def test_the_reference_is_that_of_the_stage_start_model(tmp_path):
     """In the first step of a stage every row is at its reference: 2 ln 2 / beta, whatever the model."""
     plan, _ = trained(tmp_path, {"use": "npo", "per_step": 4}, stages=STAGES[1:], max_steps=1)
-    import json
-
     stored = json.loads((tmp_path / plan.stages[0].folder / "methods" / "npo" / "state.json").read_text())["state"]
     assert len(stored["reference"]) == plan.stages[0].forget[0].rows["train"] and min(stored["reference"].values()) > 1
+
+
+@pytest.mark.slow
+def test_the_stored_reference_keeps_a_step_near_a_plain_one(tmp_path, monkeypatch):
+    """Eight retained and eight forgotten rows against sixteen plain ones."""
+    took = {}
+    for name, methods, batch in (("npo", [{"use": "npo", "per_step": 8}], 8), ("plain", [], 16)):
+        optim = {"batch": batch, "lr": 1e-3, "warmup": 0}
+        stages = STAGES[1:] if methods else [{"recipe": "tiny/word-retain"}]
+        plan = plan_of(stages=stages, defaults={"methods": methods, "max_steps": 14, "epochs": 3, "optim": optim})
+        took[name] = seconds_per_step(plan, tmp_path / name, monkeypatch)
+    assert took["npo"] <= 1.6 * took["plain"]
 
 
 def test_state_and_settings():

@@ -12,8 +12,9 @@ from mcit.methods.base import Method
 from mcit.methods.compose import MethodSet
 from mcit.methods.npo import NPO
 from mcit.methods.objective import Objective, of_rows, stored_sums
+from mcit.plan.plan import method_specs, parse_run
 from tests.fakes import steps
-from tests.fakes.bench import plan_of, tensors_of
+from tests.fakes.bench import config_of, plan_of, tensors_of
 from tests.fakes.forgetting import STAGES, batch_of, output, stage, step_context, trained
 from tests.fakes.method_plans import NAMES, shipped_settings
 
@@ -83,6 +84,16 @@ def test_objectives_train_together_and_beside_other_methods(tmp_path):
     _, result = trained(tmp_path / "a", *methods, stages=STAGES[1:], max_steps=2)
     _, again = trained(tmp_path / "b", *methods, stages=STAGES[1:], max_steps=2, stop_at=(1, 1))
     assert tensors_of(result) == tensors_of(again)
+
+
+def test_presets_of_several_names():
+    """Every shipped name for a forget method can be planned."""
+    names = ["grad_diff", "kl_min", "idk", "idk_dpo", "alt_po", "wga", "safe_eraser", "gradient_restriction"]
+    for name in names:
+        methods = [{"use": name}, *([{"use": "npo"}] if name == "gradient_restriction" else [])]
+        config, problems = parse_run(config_of(defaults={"methods": methods}))
+        assert not problems, problems
+        assert not method_specs(config)[1]
 
 
 def test_the_base_class_has_no_loss():
