@@ -41,17 +41,23 @@ def run_model(
     layers: Collection[str] = (),
     call: Callable[..., Any] | None = None,
     pack: Pack | None = None,
+    ends: bool = False,
 ) -> ModelOutput:
     """Forward pass with the head applied to predicting positions only; `call` is the model in an engine's wrapper.
 
     Position t predicts token t + 1, so the mask of kept positions is the supervised mask shifted by one. Hidden states
     are kept of `layers`. A batch that ends after a layer (``batch.until``) has no logits: N is 0. With the batch's `pack`
-    the model sees that; outputs are those of the rows, with zeros for hidden states of padding.
+    the model sees that; outputs are those of the rows, with zeros for hidden states of padding. `ends` says that the last
+    block was cut (`mcit.engine.lastblock`) and no hidden states are read.
     """
     predicts_BT = torch.zeros_like(batch.answer_BT) if batch.until else batch.predicts_BT
     inputs = _padded(batch, predicts_BT) if pack is None else _packed(pack, predicts_BT)
     inputs = {name: value.to(device) for name, value in inputs.items()}
-    extra = {} if pack is None else {"segments": Segments(pack.runs, device, half=_in_half(model, device))}
+    extra: dict[str, Any] = {}
+    if pack is not None:
+        extra["segments"] = Segments(pack.runs, device, half=_in_half(model, device))
+        if ends and len(inputs["logits_to_keep"]):
+            extra["ends"], inputs["logits_to_keep"] = inputs["logits_to_keep"].unique(return_inverse=True)
     with kept_states(model, layers, until=batch.until) as hidden:
         logits = (call or model)(**inputs, use_cache=False, **extra).logits
     if pack is not None:

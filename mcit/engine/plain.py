@@ -25,6 +25,7 @@ from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, held_dot
+from mcit.engine.lastblock import cut, uncut
 from mcit.engine.layers import layers_of
 from mcit.engine.loralinear import fuse, unfuse
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
@@ -59,6 +60,7 @@ class PlainEngine:
         self._call: Callable[..., Any] | None = None
         self._traces: Traces | None = None
         self._packs = self._trial = False
+        self._cut: nn.Module | None = None
         self._fused: list[Any] = []
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
@@ -131,7 +133,8 @@ class PlainEngine:
     def _outputs(self, batch: Batch, layers: frozenset[str], call: Callable[..., Any] | None) -> ModelOutput:
         whole = bool(layers or batch.until)
         pack = pack_rows(batch, whole=whole, always=self._trial) if self._packs else None
-        return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack)
+        ends = not whole and self._cut is not None
+        return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack, ends=ends)
 
     def use_packs(self, probe: Batch) -> None:
         """Pack rows in forward passes from here on, if the model can; if not, a note says why. Every rank calls it alike.
@@ -141,7 +144,12 @@ class PlainEngine:
         reason = refusal(self.model)
         if not reason:
             switch_on(self.model)
+            self._cut = cut(self.model)
             reason = self._tried(like_probe(probe))
+            if reason and self._cut is not None:
+                uncut(self._cut)
+                self._cut = None
+                reason = self._tried(like_probe(probe))
         if reason:
             self._packs = False
             switch_off(self.model)
@@ -150,6 +158,7 @@ class PlainEngine:
     def _tried(self, probe: Batch) -> str:
         if pack_rows(probe, always=True) is None:
             return "which picture values belong to which row is not clear"
+        self._packs = False
         with torch.no_grad(), self.quiet():
             padded = self.forward(probe)
             self._packs = self._trial = True
@@ -433,6 +442,7 @@ class PlainEngine:
         """Drop the DDP wrapper with its hooks, gradients and moments; weights are in the model already."""
         self.discard()
         switch_off(self.model)
+        uncut(self._cut)
         unfuse(self._fused)
         self._call = None
         self._optimizer.state.clear()

@@ -98,7 +98,7 @@ def small_llava(folder: Path, tokens: int) -> Path:
             patch_size=patch, projection_dim=64,
         ),
         text_config=LlamaConfig(
-            vocab_size=8192, hidden_size=320, intermediate_size=864, num_hidden_layers=6, num_attention_heads=8,
+            vocab_size=2048, hidden_size=384, intermediate_size=1024, num_hidden_layers=7, num_attention_heads=8,
             max_position_embeddings=2048, bos_token_id=None, tie_word_embeddings=False, **ends,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE), vision_feature_layer=-2,

@@ -25,7 +25,7 @@ def engine(*, packs, **spec):
     made = PlainEngine(model, EngineSpec(units, OPTIM, 10, is_projector=lambda n: "projector" in n, **spec))
     if packs:
         made.use_packs(questions(model, [1, 1]))
-        assert made._packs and not made.notes
+        assert made._packs and made._cut is not None and not made.notes
     return model, made
 
 
@@ -134,13 +134,27 @@ def test_padded_rows_keep_their_bits():
     assert torch.equal(out, plain.forward(batch).logits_NV)
 
 
+def test_a_block_of_other_parts_is_packed_and_not_cut():
+    """A second residual that only the block's own forward knows: outputs with the cut differ, without it they do not."""
+    model = tiny_model()
+    adapted(model)
+    block = model.get_decoder().layers[-1]
+    own = block.forward
+    changed = block.forward = lambda hidden_states, **kwargs: own(hidden_states, **kwargs) + hidden_states
+    made = PlainEngine(model, EngineSpec([], OPTIM, 10))
+    made.use_packs(questions(model, [1, 1]))
+    assert made._packs and made._cut is None and not made.notes and block.forward is changed
+
+
 def test_a_model_that_answers_otherwise_is_left_alone(monkeypatch):
     """Positions that a model makes itself, for example: its own arange instead of the row's."""
     model = tiny_model()
     adapted(model)
     made = PlainEngine(model, EngineSpec([], OPTIM, 10))
     forward = type(model).forward
-    monkeypatch.setattr(type(model), "forward", lambda self, position_ids=None, segments=None, **k: forward(self, **k))
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, position_ids=None, segments=None, ends=None, **k: forward(self, **k)
+    )
     made.use_packs(questions(model, [1, 1]))
     assert not made._packs and "token losses would change" in made.notes[0]
     assert model.get_decoder().config._attn_implementation == "sdpa"
