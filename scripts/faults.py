@@ -51,7 +51,7 @@ from scripts.inject.states import States, can_move
 CONFIGS = ("tiny", "tiny-forget", "tiny-methods")
 SMALL = ("defaults.max_steps=3", "checkpoint.every=2", "eval.rows=4", "eval.batch=2", "engine.workers=0")
 """Settings that make a run of these configs short."""
-OWN = {"tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",)}
+OWN = {"tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",), "scole-tiny": ("stages.stages=4",)}
 """What a config needs besides, to be as short."""
 COMMANDS = ("run", "eval", "export", "rollback", "data build")
 
@@ -132,6 +132,7 @@ def main() -> int:
             )
             rounds += found
         args.commands = [command for command in args.commands if command != "data build"]
+    rounds = [(scene, one) for scene, one in rounds if one.how in KILLS or not args.kills]
     draw.shuffle(rounds)
     chosen = rounds if args.all else rounds[: args.rounds]
     for _, one in chosen:
@@ -169,6 +170,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"default: {' '.join(CONFIGS)}")
     parser.add_argument("--all", action="store_true", help="every place with a kill and an error")
+    parser.add_argument("--kills", action="store_true", help="kills alone, no errors")
     parser.add_argument("--rounds", type=int, default=20, help="how many are drawn without --all (default: 20)")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many, however many rounds are left")
     parser.add_argument("--seed", type=int, default=0)

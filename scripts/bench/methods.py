@@ -1,11 +1,14 @@
-"""What the methods cost: step time with and without each, on the embedded model, in one run.
+"""What the methods cost: step time and memory with and without each, on the embedded model, in one run.
 
     python scripts/bench/methods.py [--json FILE] [--base embedded] [--steps 20] [--warmup 3] [--only reglora gs_lora …]
+    python scripts/bench/methods.py --json FILE --docs docs/methods.md      # the table of a finished file, into the page
 
 Each case is a pair of stages that differ in one thing alone. Both are built on copies of the same model and take their steps in
 turn, so that other work on the machine falls on both; the figure is the median of the ratios of neighbouring steps, with
 the quartiles. A stage is the second of a sequence: methods that remember an earlier stage do. The cases named `…-stage8` are at
-the eighth, those named `…-growth` compare the eighth with the second.
+the eighth, those named `…-growth` compare the eighth with the second. Every method that trains on an ordinary stage has a case
+of its own name, against sequential training with the same adapter settings. Memory is the largest resident size of a process
+that builds one side and takes three steps. Finished cases are in the file and are not measured again with the same settings.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ import argparse
 import json
 import os
 import platform
+import re
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -54,6 +60,55 @@ REG: list[dict[str, Any]] = [{"use": "reglora"}]
 FORGET = {"recipe": "demo/naming-retain", "forget": "demo/naming-forget"}
 
 
+LIMITS = {"ema": 1.05, "ewc": 1.03, "feature_kd": 1.45, "refresh": 2.2, "agem": 2.2}
+"""Of the ratio of step times, as the project set them."""
+FEW: dict[str, dict[str, Any]] = {
+    "ewc": {"rows": 16},
+    "fpf": {"steps": 2},
+    "frequency_replay": {"visits": {"demo/kind": 3}},
+    "refresh": {"every": 1},
+}
+"""Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step."""
+SPECIAL = frozenset({"reglora", "gere", "hft", "mos"})
+"""Methods with a comparison of their own below."""
+
+
+def suited() -> dict[str, dict[str, Any]]:
+    """Every method of an ordinary stage with adapter settings that meet its claims; those that forget are left out."""
+    from mcit.core import lookup
+    from mcit.core.config import load_yaml
+    from mcit.core.paths import shipped
+    from mcit.methods.base import Method
+    from mcit.methods.check import FORGETS
+
+    out: dict[str, dict[str, Any]] = {}
+    for name in lookup.known("methods"):
+        file = shipped("configs") / "methods" / f"{name}.yaml"
+        if not file.is_file():
+            continue
+        cls = lookup.class_of("methods", name, base=Method)
+        settings = {key: value for key, value in load_yaml(file).items() if key != "name"}
+        claims = cls(cls.Config(**(settings | FEW.get(name, {})))).claims
+        if (FORGETS | {"decouple"}) & claims.streams or any(need.startswith("stream:") for need in claims.needs):
+            continue
+        carry = next((need.partition(":")[2] for need in sorted(claims.needs) if need.startswith("carry:")), "merge")
+        out[name] = {**(POOL if carry == "pool" else LORA), "carry": carry}
+        if "names:kept" in claims.needs:
+            out[name] = KEEP
+        if "adapter:none" in claims.needs:
+            out[name] = FULL
+    return out
+
+
+def method_cases() -> list[Case]:
+    """Each of them against sequential training with the same adapter settings."""
+    return [
+        Case(name, stage([], adapter), stage([{"use": name, **FEW.get(name, {})}], adapter), LIMITS.get(name))
+        for name, adapter in suited().items()
+        if name not in SPECIAL
+    ]
+
+
 def cases() -> list[Case]:
     """Every comparison; limits are those the project set itself."""
     gs = {"use": "gs_lora"}
@@ -71,6 +126,7 @@ def cases() -> list[Case]:
             stage([{"use": "gere", "variant": "tm"}]),
             1.05,
         ),
+        *method_cases(),
         Case("reglora-stage8", stage([]), stage(REG), 1.08, stages=(8, 8)),
         Case("reglora-growth", stage(REG), stage(REG), 1.08, stages=(2, 8)),
         Case(
@@ -99,6 +155,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
     settings = (case.without, case.with_)[side]
     first = {
         "max_steps": 1,
+        "epochs": 9,
         **{k: v for k, v in settings.items() if k in ("methods", "adapter")},
     }
     if "forget" in settings:
@@ -173,7 +230,10 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "quartiles": [quarters[0], quarters[2]],
         "limit": case.limit,
         "steps": args.steps,
+        "peak_mb": [peak(case, side, args) for side in (0, 1)],
+        "load": round(os.getloadavg()[0], 1),
     }
+    found["memory"] = found["peak_mb"][1] / found["peak_mb"][0]
     held = (
         ""
         if case.limit is None
@@ -181,37 +241,99 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     )
     print(
         f"{case.name:<18} {found['seconds_without']:7.3f} s -> {found['seconds_with']:7.3f} s  ratio {found['ratio']:.3f}"
-        f" ({quarters[0]:.3f} to {quarters[2]:.3f}){held}",
+        f" ({quarters[0]:.3f} to {quarters[2]:.3f})  memory {found['memory']:.3f}{held}",
         flush=True,
     )
     return found
 
 
+def peak(case: Case, side: int, args: argparse.Namespace) -> float:
+    """MB of a process of its own that builds one side and takes three steps."""
+    command = [sys.executable, __file__, "--base", args.base, "--peak", case.name, str(side)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def own_peak(case: Case, side: int, args: argparse.Namespace) -> float:
+    """The same, in this process."""
+    with tempfile.TemporaryDirectory() as home:
+        work = build(case, side, args, Path(home))
+        for number in range(3):
+            step(work, number)
+        work.streams.close()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def table(results: list[dict[str, Any]], machine: dict[str, Any]) -> str:
+    """The cases as Markdown."""
+    lines = ["| case | step time, ratio | quartiles | limit | memory, ratio | step |", "|---|---|---|---|---|---|"]
+    for one in results:
+        limit = f"{one['limit']:.2f}" if one["limit"] else ""
+        low, high = one["quartiles"]
+        lines.append(
+            f"| `{one['case']}` | {one['ratio']:.3f} | {low:.3f} to {high:.3f} | {limit} | {one['memory']:.3f} "
+            f"| {one['seconds_without']:.2f} s -> {one['seconds_with']:.2f} s |"
+        )
+    loads = [one["load"] for one in results]
+    about = (
+        f"{machine['cpus']}-core CPU machine, {machine['threads']} thread(s), torch {machine['torch']}, base "
+        f"`{machine['base']}`; medians of {results[0]['steps']} pairs of steps, one run, load {min(loads)} to {max(loads)}."
+    )
+    return "\n".join([about, "", *lines])
+
+
+MARKS = ("<!-- bench: written by scripts/bench/methods.py -->", "<!-- bench: end -->")
+
+
+def write_docs(page: Path, text: str) -> None:
+    """Put the table between its marks. Raises SystemExit for a page without them."""
+    start, end = MARKS
+    place = f"{re.escape(start)}.*?{re.escape(end)}"
+    found, count = re.subn(place, lambda _: f"{start}\n{text}\n{end}", page.read_text(), flags=re.S)
+    if count != 1:
+        raise SystemExit(f"{page} has no place for the table: {start} … {end}")
+    page.write_text(found)
+
+
 def main() -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description="step-time overhead of the methods")
+    """Measure what the file does not have yet, print, write."""
+    parser = argparse.ArgumentParser(description="step-time and memory overhead of the methods")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="measure nothing, write the file's table into a page")
     parser.add_argument("--base", default="embedded", help="model family: embedded or tiny")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    kept = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {"machine": {}, "cases": []}
+    if args.docs:
+        write_docs(args.docs, table(kept["cases"], kept["machine"]))
+        return 0
     from mcit.cli.common import start_torch
 
     start_torch()
     import torch
 
-    chosen = [case for case in cases() if not args.only or case.name in args.only]
-    results = [measure(case, args) for case in chosen]
-    if args.json:
-        machine = {
-            "machine": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "base": args.base,
-        }
-        args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+    if args.peak:
+        (case,) = [case for case in cases() if case.name == args.peak[0]]
+        print(own_peak(case, int(args.peak[1]), args))
+        return 0
+    machine = {
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "base": args.base,
+    }
+    results = [one for one in kept["cases"] if kept["machine"] == machine and one["steps"] == args.steps]
+    done = {one["case"] for one in results}
+    for case in cases():
+        if case.name in done or args.only and case.name not in args.only:
+            continue
+        results.append(measure(case, args))
+        if args.json:
+            args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
     return 1 if any(r["limit"] is not None and r["ratio"] > r["limit"] for r in results) else 0
 
 

@@ -125,6 +125,21 @@ def test_a_few_rounds_of_every_command(tmp_path):
     assert {r["command"] for r in found} >= {"run", "eval"} and {r["outcome"] for r in found} >= {"killed", "told"}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_with_retention_methods_is_killed(tmp_path):
+    found = rounds(tmp_path, "tiny-retention", "--commands", "run", "--kills", "--rounds", "2", "--seed", "1")
+    assert len(found) == 2 and not any(r["wrong"] for r in found) and {r["outcome"] for r in found} == {"killed"}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("config", ["tiny-retention", "scole-tiny"])
+def test_ten_kills_of_a_run(config, tmp_path):
+    found = rounds(tmp_path, config, "--commands", "run", "--kills", "--rounds", "10", "--seed", "1")
+    assert len(found) == 10 and not any(r["wrong"] for r in found)
+
+
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
 def test_one_of_two_ranks_is_hit(tmp_path):

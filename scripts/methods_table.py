@@ -1,0 +1,137 @@
+"""Every method against sequential training on one config: what it learns, keeps and costs, as a table.
+
+    python scripts/methods_table.py --home FOLDER [--config demo] [--only ewc lwf …] [--set KEY=VALUE …] [--docs PAGE]
+
+One `mcit run` per method, with the method's shipped settings in every stage and adapter settings that meet its claims; what is
+done in FOLDER is not run again, and a run that was killed goes on, so the same command resumes. A method is compared with
+sequential training under the same ``adapter.carry``. Per run: mean right after learning (MFT), mean at the end (MFN),
+forgetting, the last row of the matrix, seconds of all steps as a ratio. FOLDER/table.json has every matrix; ``--docs`` writes
+the table between its marks in a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.bench.methods import suited
+
+MARKS = ("<!-- methods on the demo: written by scripts/methods_table.py -->", "<!-- methods on the demo: end -->")
+NEEDS: dict[str, list[dict[str, Any]]] = {"frequency_replay": [{"visits": {"demo/kind": 3}}]}
+"""Settings without which a method has nothing to do."""
+LEFT_OUT = frozenset({"canary"})
+"""Not for retention: it plants rows to be found again."""
+
+
+def sides() -> dict[str, tuple[str, list[dict[str, Any]]]]:
+    """Carry and methods of each run by name; sequential training once per carry."""
+    out: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for name, adapter in suited().items():
+        if name in LEFT_OUT:
+            continue
+        carry = adapter["carry"] if adapter["kind"] != "none" else "none"
+        out.setdefault(f"sequential-{carry}", (carry, []))
+        extra = NEEDS.get(name, [{}])[0]
+        out[name] = carry, [{"use": name, **extra}]
+    return dict(sorted(out.items(), key=lambda one: not one[0].startswith("sequential")))
+
+
+def command(name: str, carry: str, methods: list[dict[str, Any]], args: argparse.Namespace) -> list[str]:
+    """The run of one side."""
+    settings = [f"name=table-{name}", f"defaults.methods={json.dumps(methods)}"]
+    if carry == "none":
+        settings.append("defaults.adapter={kind: none, also_train: [projector]}")
+    else:
+        settings.append(f"defaults.adapter.carry={carry}")
+    if carry == "pool":
+        settings += ["defaults.adapter.also_train=[]", "router={use: oracle}"]
+    views = [method for method in methods if method["use"] == "view_batch"]
+    if views:  # every view takes an epoch
+        settings.append("defaults.epochs=4")
+    given = [part for one in (*settings, *args.set) for part in ("--set", one)]
+    return [sys.executable, "-m", "mcit", "run", args.config, "--runs-dir", str(args.home / "runs"), *given]
+
+
+def finished(name: str, args: argparse.Namespace) -> Path | None:
+    """The run's folder if its report is there."""
+    found = [
+        path for path in (args.home / "runs").glob(f"table-{name}-*") if (path / "report" / "report.json").is_file()
+    ]
+    return found[0] if found else None
+
+
+def entry(run: Path) -> dict[str, Any]:
+    """What the table holds of a run."""
+    from mcit.report.tables import full_report
+
+    report = full_report(run)
+    metrics = {key: report["metrics"][key] for key in ("mft", "mfn", "forgetting", "bwt_earlier")}
+    seconds = sum(cost["seconds"] for cost in report["costs"])
+    return {"run": run.name, "tasks": report["tasks"], "matrix": report["matrix"], "metrics": metrics, "seconds": seconds}
+
+
+def table(found: dict[str, dict[str, Any]], seed: str) -> str:
+    """Markdown, sequential training first."""
+    head = ["method", "carry", "MFT", "MFN", "forgetting", "last row", "seconds of steps, ratio"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, one in found.items():
+        base = found.get(f"sequential-{one['carry']}")
+        ratio = f"{one['seconds'] / base['seconds']:.2f}" if base and base is not one else "1"
+        numbers = [shown(one["metrics"][key]) for key in ("mft", "mfn", "forgetting")]
+        last = ", ".join(shown(cell) for cell in one["matrix"][-1])
+        lines.append(f"| `{name}` | {one['carry']} | {' | '.join(numbers)} | {last} | {ratio} |")
+    tasks = ", ".join(next(iter(found.values()))["tasks"])
+    about = f"{len(found)} runs, {seed}, {os.cpu_count()}-core CPU machine; accuracy in percent; tasks {tasks}."
+    return "\n".join([about, "", *lines])
+
+
+def shown(value: float | None) -> str:
+    """One decimal; a dash where nothing was measured."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def main() -> int:
+    """Run what is missing, collect, write."""
+    parser = argparse.ArgumentParser(description="every method against sequential training")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--config", default="demo")
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="run nothing, write what is finished into a page")
+    args = parser.parse_args()
+    args.home.mkdir(parents=True, exist_ok=True)
+    found, failed = {}, []
+    for name, (carry, methods) in sides().items():
+        if args.only and name not in args.only and not name.startswith("sequential"):
+            continue
+        if finished(name, args) is None and not args.docs:
+            print(f"{name} …", flush=True)
+            with open(args.home / f"{name}.log", "ab") as log:
+                if subprocess.run(command(name, carry, methods, args), stdout=log, stderr=log).returncode:
+                    failed.append(name)
+                    print(f"{name}: failed, see {args.home / name}.log", flush=True)
+                    continue
+        run = finished(name, args)
+        if run is not None:
+            found[name] = {"carry": carry, **entry(run)}
+            (args.home / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = table(found, "seed 0" if not args.set else ", ".join(args.set))
+    if args.docs:
+        place = f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}"
+        page, count = re.subn(place, lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", args.docs.read_text(), flags=re.S)
+        if count != 1:
+            raise SystemExit(f"{args.docs} has no place for the table: {MARKS[0]} … {MARKS[1]}")
+        args.docs.write_text(page)
+    print(text)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
