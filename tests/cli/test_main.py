@@ -90,6 +90,19 @@ def test_plan_of_tiny_is_readable_in_80_columns(capsys, monkeypatch):
     assert printed.err.startswith("loading torch and transformers …")
 
 
+def test_planning_says_what_it_does_within_a_second(cache):
+    """From the start of the process; the best of three leaves room for a busy machine."""
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        command = [sys.executable, "-m", "mcit", "plan", "tiny"]
+        with subprocess.Popen(command, env={**ENV, "MCIT_CACHE": str(cache)}, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr.readline().startswith("loading torch")
+            times.append(time.monotonic() - start)
+            process.kill()
+    assert min(times) < 1.0
+
+
 def test_plan_of_the_demo_without_its_downloads_says_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MCIT_CACHE", str(tmp_path))
     assert main(["plan", "demo", "--json"]) == 0

@@ -1,6 +1,7 @@
 """The page in a real browser: nothing on the console, charts drawn, tables sorted by a click, nothing wider than a phone."""
 
 import shutil
+import time
 
 import pytest
 
@@ -78,4 +79,23 @@ def test_a_point_of_the_chart_has_a_tooltip(browser, written) -> None:
     page.locator("#chart-accuracy svg .mark-symbol path").first.hover()
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert "animals" in page.locator("#vg-tooltip-element").inner_text()
+    page.close()
+
+
+def test_three_runs_side_by_side_open_in_two_seconds(browser, fake_run, tmp_path) -> None:
+    tasks = ["kind", "edible", "naming", "lowvision"]
+    runs = []
+    for k, name in enumerate(("sequential", "replay", "sefe")):
+        run = fake_run([[task] for task in tasks], name)
+        for after in range(1, 5):
+            for i, task in enumerate(tasks[:after]):
+                run.shares(after, task, max(0, 54 - (12 - 5 * k) * (after - 1 - i)), n=60)
+        runs.append(run.root)
+    write_page(runs, tmp_path / "page.html")
+    start = time.monotonic()
+    page, said = opened(browser, tmp_path / "page.html")
+    seconds = time.monotonic() - start
+    assert said == [] and seconds < 2.0, f"{seconds:.2f} s"
+    table = page.locator("table.sortable").first.inner_text()
+    assert "+16.7" in table and " to " in table and "3 runs side by side" in page.locator("h1").inner_text()
     page.close()
