@@ -6,6 +6,7 @@ tasks were scored too); what was not measured is null. Imports no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mcit.evals.predictions import PREDICTIONS
 from mcit.evals.score import SCORE, kappa, read_rows, read_score
 from mcit.report.accumulation import accumulation
 from mcit.runs.layout import COMBINATION, RunLayout
+from mcit.runs.lock import RunLock
 from mcit.runs.run import read_plan as plan_of
 
 BASE = 0
@@ -71,15 +73,20 @@ def read_plan(run: Path) -> JsonDict:
 
 
 def measure(run: Path) -> Measured:
-    """Read the plan and every finished score of a run. Raises StateError for a damaged file."""
+    """Read the plan and every finished score of a run, one that is being written included.
+
+    Raises StateError for a damaged file, or for answers without a score that nobody is about to write.
+    """
     plan, layout = read_plan(run), RunLayout(run)
     scores: dict[tuple[int, str], JsonDict] = {}
     rows: dict[tuple[int, str], JsonDict] = {}
+    writer = RunLock(layout.lock).holder()
+    written = writer is not None and writer["pid"] != os.getpid()  # between answers and their score
     for row in range(len(plan["stages"]) + 1):
         for task in plan["tasks"]:
             folder = layout.evals(row) / task
             score = read_score(folder)
-            if score is None and (folder / PREDICTIONS).is_file():
+            if score is None and (folder / PREDICTIONS).is_file() and not written:
                 what = "the answers have no score: it is lost, or the run was killed before it was written"
                 raise StateError(what, where=str(folder / SCORE), fix=Score.fix)
             if score is not None:

@@ -1,8 +1,12 @@
 """The matrix from score files."""
 
+import os
+import socket
+
 import pytest
 
 from mcit.core.errors import StateError
+from mcit.core.stored import write_sealed
 from mcit.report.matrix import read_matrix
 
 
@@ -162,3 +166,14 @@ def test_no_run_folder_and_damage(tmp_path, three) -> None:
     with pytest.raises(StateError, match="not valid JSON") as caught:
         read_matrix(three.root)
     assert caught.value.where == str(path)
+
+
+def test_a_run_that_another_process_writes_has_answers_whose_score_is_still_to_come(three):
+    (three.root / "evals" / "after-03" / "c" / "score.json").unlink()
+    with pytest.raises(StateError, match="no score"):
+        read_matrix(three.root)
+    write_sealed(three.root / "lock.json", {"pid": os.getppid(), "host": socket.gethostname()})
+    assert read_matrix(three.root)["matrix"][-1] == [60.0, 50.0, None]
+    write_sealed(three.root / "lock.json", {"pid": os.getpid(), "host": socket.gethostname()})
+    with pytest.raises(StateError, match="no score"):
+        read_matrix(three.root)
