@@ -74,6 +74,7 @@ class Session:
         lineage = self.lineage(stages)
         if self._model is None or self._at > stages:
             self._reporter.line(f"loading {self.plan.model_path.name} ({self.plan.config.base.dtype})")
+            doing("loading the base")
             self._model = self._load()
             apply_lineage(self._model, lineage)
         else:
