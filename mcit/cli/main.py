@@ -24,6 +24,8 @@ VERBS = (
     "resume",
     "sweep",
     "rollback",
+    "promote",
+    "reject",
     "status",
     "watch",
     "eval",
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 config, 3 plan, 4 data, 5 state, 75 interrupted)."""
+    """Run one command; returns the exit code (0 done, 2 config, 3 plan, 4 data, 5 state, 6 gate, 75 interrupted)."""
     given = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end the command
         if isinstance(stream, io.TextIOWrapper):

@@ -23,7 +23,7 @@ from mcit.cli.common import (
 from mcit.cli.log import Logged
 from mcit.cli.team import nproc_argument
 from mcit.core.doing import doing, told_to
-from mcit.core.errors import ConfigError, McitError, StateError
+from mcit.core.errors import ConfigError, GateStopped, McitError, StateError
 from mcit.core.hashes import reading_all
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import Ranks, on_first
@@ -165,7 +165,6 @@ def train(
         doing("loading torch and transformers")  # seconds in which nothing else could be told
         start_torch()
         with team.joined(engine) as ranks:
-
             return _trained(planned, opened, ranks, out, config_text=config_text, stop=stop, trust_mtime=trust_mtime)
 
 
@@ -211,7 +210,11 @@ def _trained(
                 page.refresh()
                 followed.scored()
 
-            run_sequence(plan, run, reporter=out, stop=stop, scored=scored, logged=followed.logged)
+            try:
+                run_sequence(plan, run, reporter=out, stop=stop, scored=scored, logged=followed.logged)
+            except GateStopped:  # what the gate found belongs into the report
+                on_first(ranks, lambda: finish(run.layout.root))
+                raise
         doing("writing the report")
         paths = on_first(ranks, lambda: finish(run.layout.root))
         on_first(ranks, page.write)
@@ -261,7 +264,9 @@ class Page:
     SHARE = 0.1
     """Most of a run's time that goes into writing it before the end: a long sequence has a long page."""
 
-    def __init__(self, layout: RunLayout, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, layout: RunLayout, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._layout, self._say, self._clock = layout, say, clock
         self._due = clock()
 

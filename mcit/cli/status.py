@@ -88,6 +88,7 @@ def watch(
 
 def state(found: Run) -> JsonDict:
     """Where a run stands. Raises StateError when its plan cannot be read or a stage it shares is gone."""
+    from mcit.runs.gates import read_gate
     from mcit.runs.shared import shared_from
 
     stages = []
@@ -96,12 +97,14 @@ def state(found: Run) -> JsonDict:
         committed = found.is_committed(folder)
         live = None if committed else found.live_step(folder)
         shared = shared_from(found.layout, folder)
+        gate = read_gate(found.layout, folder)
         entry = {"folder": folder, "steps": stage.get("steps"), "committed": committed, "live_step": live}
-        stages.append({**entry, "shared_from": str(shared) if shared else None})
+        judged = {"verdict": gate["verdict"], "decision": gate["decision"], "by": gate["by"]} if gate else None
+        stages.append({**entry, "shared_from": str(shared) if shared else None, "gate": judged})
     return {
         "run": str(found.layout.root),
         "name": found.plan()["name"],
-        "finished": all(stage["committed"] for stage in stages),
+        "finished": found.finished(),
         "writer": found.lock.holder(),
         "stages": stages,
         "events": found.ledger.events()[-_LAST:],
@@ -154,6 +157,10 @@ def _lines(item: JsonDict) -> list[str]:
 def _words(stage: JsonDict) -> str:
     if stage["committed"]:
         return f"committed, shared from {stage['shared_from']}" if stage["shared_from"] else "committed"
+    if stage["gate"] and stage["gate"]["decision"] == "rejected":
+        return f"rejected by {stage['gate']['by']}, kept aside"
+    if stage["gate"] and stage["gate"]["decision"] == "aside":
+        return f"set aside by its gate ({stage['gate']['verdict']}): promote or reject it"
     if stage["live_step"] is None:
         return "not started"
     return f"started, checkpoint at step {stage['live_step']} of {stage['steps']}"

@@ -89,6 +89,12 @@ class TrainingError(McitError):
     exit_code = 1
 
 
+class GateStopped(McitError):
+    """A stage did not pass its gate, or waits for a decision; what it trained is kept aside."""
+
+    exit_code = 6
+
+
 class Interrupted(McitError):
     """Stopped by a signal after a checkpoint; running the same command again continues."""
 

@@ -108,7 +108,7 @@ def anchored(value: Any, folder: Path) -> Any:
     return [anchored(item, folder) for item in value] if isinstance(value, list) else value
 
 
-NAMING = frozenset({"name", "use", "family", "filters", "generate", "generator", "router"})
+NAMING = frozenset({"name", "use", "family", "filters", "generate", "generator", "router", "gate"})
 """Keys of configs and recipes that name a plug-in."""
 _RELATIVE = re.compile(r"^\.{1,2}/.*\.(?:py(?::\w+)?|ya?ml)$")
 

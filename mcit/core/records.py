@@ -268,6 +268,45 @@ class Reference(Record):
     manifest_sha256: Sha256
 
 
+class GateResult(Record):
+    """A threshold of a gate with what was found, in the threshold's unit."""
+
+    what = "a threshold of a gate"
+    metric: str
+    task: str | None
+    unit: Literal["share", "percent", "points", "relative"]
+    at_least: float | None
+    at_most: float | None
+    first: bool
+    estimate: float | None
+    interval: Interval
+    n: Count
+    verdict: Literal["pass", "fail", "inconclusive", "not measured"]
+
+
+class GateRecord(Record):
+    """``gates/<stage>.json``: what the gate of a stage found, and who decided on it when."""
+
+    what = "the record of a gate"
+    fix = "restore it from a copy; without it the stage is trained again"
+    stage: Folder
+    index: Annotated[int, Field(ge=1)]
+    gate_sha256: Sha256
+    """Of the gate file, as frozen in plan.json before training."""
+    stage_sha256: Sha256
+    """Of the manifest of the stage that was judged."""
+    before_sha256: Sha256
+    """Of the manifests of all stages below: the point to go back to, weights and method state together."""
+    verdict: Literal["pass", "fail", "inconclusive"]
+    results: list[GateResult]
+    ended: EndRecord | None
+    """Where the monitor ended the stage."""
+    decision: Literal["promoted", "aside", "rejected"]
+    by: Annotated[str, Field(min_length=1)]
+    """``gate``, or the name that was given."""
+    time: str
+
+
 # ---- a live checkpoint -----------------------------------------------------------------------------------------------
 class StreamsRecord(Record):
     """``streams.json``: rows drawn from each stream, and what the loop counts."""

@@ -157,6 +157,54 @@ class SliceConfig(Config):
     """Recipes to keep beside the tasks of earlier stages, such as a general benchmark."""
 
 
+class ThresholdConfig(Config):
+    """A limit on one number; it holds by the conservative bound of the number's 95 % interval."""
+
+    metric: Literal["success", "generalisation", "locality", "drawdown", "accuracy", "format_validity", "min_acc"]
+    """What is limited: of the stage's slices, of one task (``accuracy``, ``format_validity``), or inside the stage."""
+    task: str | None = None
+    """The task of ``accuracy`` and ``format_validity``."""
+    at_least: float | None = None
+    """Lower limit, for everything but ``drawdown``."""
+    at_most: float | None = None
+    """Upper limit of ``drawdown``."""
+    unit: Literal["share", "percent", "points", "relative"] | None = None
+    """Always said: ``share`` or ``percent``; of ``drawdown`` ``points`` of 100, or ``relative``, percent of what was before."""
+    first: bool = False
+    """Decided before anything else is scored (the canary slice)."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        drop = self.metric == "drawdown"
+        units = ("points", "relative") if drop else ("share", "percent")
+        if self.unit is None:
+            raise ValueError(f"{self.metric} has no unit: write unit: {units[0]} or unit: {units[1]}")
+        if self.unit not in units:
+            raise ValueError(f"{self.metric} is given in {units[0]} or {units[1]}, not in {self.unit}")
+        if (self.at_most if drop else self.at_least) is None or (self.at_least if drop else self.at_most) is not None:
+            raise ValueError(f"{self.metric} has {'at_most' if drop else 'at_least'} and no other limit")
+        if (self.task is None) == (self.metric in ("accuracy", "format_validity")):
+            raise ValueError("accuracy and format_validity name a task, other metrics none")
+        return self
+
+
+class GateConfig(Config):
+    """A gate file: what a stage has to show before it stays."""
+
+    thresholds: list[ThresholdConfig] = Field(min_length=1)
+    """All have to pass after the stage."""
+    monitor: list[ThresholdConfig] = []
+    """``min_acc`` and ``drawdown`` of earlier tasks by the probe ``stability``; a limit that is crossed ends the stage."""
+
+    @model_validator(mode="after")
+    def _in_their_place(self) -> Self:
+        if any(limit.metric == "min_acc" for limit in self.thresholds):
+            raise ValueError("min_acc is for monitor: it is measured inside the stage")
+        if any(limit.metric not in ("min_acc", "drawdown") for limit in self.monitor):
+            raise ValueError("monitor has min_acc and drawdown alone")
+        return self
+
+
 class StageConfig(Config):
     """One position in the sequence; a key not given comes from ``defaults``."""
 
@@ -188,6 +236,8 @@ class StageConfig(Config):
     """Order of methods that edit gradients, needed when there is more than one."""
     slices: SliceConfig = SliceConfig()
     """What the stage is measured on besides."""
+    gate: str | None = None
+    """File of thresholds that the stage has to pass before the next one begins; see docs/gates.md."""
 
     @field_validator("recipe")
     @classmethod

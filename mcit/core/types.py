@@ -364,6 +364,16 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
+class GateSpec:
+    """The gate of a stage, as it was when the plan was made."""
+
+    file: str
+    sha256: str
+    config: Any
+    """A GateConfig."""
+
+
+@dataclass(frozen=True)
 class Slices:
     """Data sets that a stage is measured on besides its tasks."""
 
@@ -414,6 +424,8 @@ class Stage:
     """Data sets that methods read beside the tasks, such as general samples."""
     slices: Slices = Slices()
     """What it is measured on besides."""
+    gate: GateSpec | None = None
+    """What it has to show before it stays."""
 
     @property
     def folder(self) -> str:
@@ -442,6 +454,10 @@ class Plan:
     """Every data set that some stage forgets, in order; scored beside the matrix, never in it."""
     slice_tasks: tuple[TaskSpec, ...] = ()
     """Every data set of a slice that is no task of the matrix; scored before or after its stage alone."""
+
+    def up_to(self, index: int) -> tuple[Stage, ...]:
+        """The first stages, that of this number included; a plan without rejected stages has gaps in its numbers."""
+        return tuple(stage for stage in self.stages if stage.index <= index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, apply_lineage, apply_start, read_lineage
 from mcit.models.load import load_base, materialize
 from mcit.models.quant import QUANTISED, runs_bf16
+from mcit.runs.gates import rejected
 from mcit.runs.run import Run
 
 
@@ -118,16 +119,19 @@ def open_source(run: Run, stage: int) -> Source:
             where=str(run.layout.root),
             fix="choose with --stage",
         )
-    for folder in folders[:stage]:
+    without = rejected(run)
+    if folders[stage - 1] in without:
+        what, fix = f"stage {folders[stage - 1]} was rejected at its gate", "choose another one with --stage"
+        raise StateError(what, where=str(run.layout.root), fix=fix)
+    standing = [folder for folder in folders[:stage] if folder not in without]
+    for folder in standing:
         if not run.is_committed(folder):
             raise StateError(
                 f"stage {folder} is not finished", where=str(run.layout.root), fix="finish it with: mcit resume"
             )
         run.verify(folder)
     path = materialize(config.base)
-    lineage = read_lineage(
-        [run.stage(folder) for folder in folders[:stage]], base=str(path), base_sha256=base_digest(path)
-    )
+    lineage = read_lineage([run.stage(folder) for folder in standing], base=str(path), base_sha256=base_digest(path))
     wanted = config.engine.device
     cuda = wanted == "cuda" or wanted == "auto" and torch.cuda.is_available()
     given = config.base.chat_template

@@ -24,8 +24,9 @@ from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
-from mcit.core.types import FORGET_DATA, JsonDict, MethodSpec, Plan, ProbeSpec, Stage
+from mcit.core.types import FORGET_DATA, GateSpec, JsonDict, MethodSpec, Plan, ProbeSpec, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
+from mcit.plan.gates import gate_json, gate_problems, gate_specs
 from mcit.plan.pools import router_spec
 from mcit.plan.presets import adapter_settings, expanded, preset_file, read_preset
 from mcit.plan.slices import slice_problems, slice_tasks, slices_json
@@ -231,6 +232,8 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     problems += found
     router, found = router_spec(config)
     problems += found
+    gates, found = gate_specs(config)
+    problems += found
     if problems:  # before a base is fetched or data is built
         raise ConfigError.of(problems)
     doing("the base")
@@ -239,7 +242,7 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
     problems += build_pools(data, methods, announce=announce)
     if problems:
         raise DataError.of(problems)
-    stages = _stages(config, data, methods)
+    stages = _stages(config, data, methods, gates)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
     forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
     plan = Plan(
@@ -310,7 +313,9 @@ def probe_problems(plan: Plan) -> list[Problem]:
     return found
 
 
-def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodSpec]]) -> tuple[Stage, ...]:
+def _stages(
+    config: RunConfig, data: list[StageData], methods: list[list[MethodSpec]], gates: list[GateSpec | None]
+) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     used: set[str] = set()
     for i, stage in enumerate(config.stages):
@@ -338,6 +343,7 @@ def _stages(config: RunConfig, data: list[StageData], methods: list[list[MethodS
                 gradient_order=tuple(stage.gradient_order),
                 **data[i].beside,
                 slices=data[i].slices,
+                gate=gates[i],
                 pools=data[i].pools,
             )
         )
@@ -374,6 +380,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
             problems.append(Problem("eval.tasks", f"'{name}' is not a task of this run", fix))
     problems += scoring_problems(plan)
     problems += slice_problems(plan)
+    problems += gate_problems(plan)
     problems += probe_problems(plan)
     problems += member_problems(plan)
     if any(p.level == "problem" for p in problems):
@@ -431,6 +438,7 @@ def plan_json(plan: Plan) -> JsonDict:
                 "tasks": [task.name for task in stage.tasks],
                 **{key: [task.name for task in getattr(stage, key)] for key in FORGET_DATA},
                 "slices": slices_json(stage, plan),
+                "gate": gate_json(stage),
                 "steps": stage.steps,
                 "rows": stage.rows,
                 "seed": stage.seed,

@@ -7,6 +7,7 @@ from typing import Any
 
 from mcit.core.types import JsonDict
 from mcit.evals.slices import slice_report
+from mcit.runs.gates import read_gate
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
 
@@ -17,10 +18,13 @@ HEAD = ("stage", "success", "generalisation", "locality", "drawdown, points", "d
 
 def read_slices(run: Path, *, mode: str) -> list[JsonDict]:
     """One entry per stage that was scored. Raises StateError for damaged scores."""
-    layout, out = RunLayout(run), []
+    layout, out, below = RunLayout(run), [], 0
     for stage in read_plan(layout)["stages"]:
+        gate = read_gate(layout, stage["folder"])
+        if gate is not None and gate["decision"] != "promoted":
+            continue
         slices = stage.get("slices") or {"neighbourhood": [], "rephrased": [], "retention": []}
-        before, after = layout.evals(stage["index"] - 1), layout.evals(stage["index"])
+        before, after, below = layout.evals(below), layout.evals(stage["index"]), stage["index"]
         found = slice_report(before, after, {"tasks": stage["tasks"], **slices}, mode=mode)
         if found.success or found.retention:
             out.append({"stage": stage["folder"], **found.json()})

@@ -20,6 +20,8 @@ from mcit.report.accumulation import task_rows
 from mcit.report.attacks import HEAD as ATTACK_HEAD
 from mcit.report.attacks import attack_rows, read_attacks
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
+from mcit.report.gates import HEAD as GATES
+from mcit.report.gates import decision_lines, read_gates, threshold_rows
 from mcit.report.kit import judge_table, kit_csv, kit_table, made_lines, membership_table, read_kits
 from mcit.report.matrix import read_matrix, read_plan
 from mcit.report.probes import (
@@ -77,7 +79,7 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     found = read_matrix(run, mode=mode)
     mode = found["scorer_mode"]
     asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
-    inside = {"slices": read_slices(run, mode=mode), "probes": read_probes(run)}
+    inside = {"slices": read_slices(run, mode=mode), "gates": read_gates(run), "probes": read_probes(run)}
     return {**found, **asked, **inside, "costs": costs(run)}
 
 
@@ -142,6 +144,7 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_combined_parts(report),
         *_slice_parts(report),
+        *_gate_parts(report),
         *_accumulation_parts(report),
         *_forget_parts(report),
         *_kit_parts(report),
@@ -198,6 +201,20 @@ def _slice_parts(report: JsonDict) -> list[str]:
         _table(SLICES, slice_rows(entries)),
         "Each task to keep; p by random signs of paired rows, corrected after Holm over the tasks of a stage.",
         _table(["stage", "task", "before", "after", "drop, points", "p", "p, Holm"], kept_rows(entries, _num)),
+    ]
+
+
+def _gate_parts(report: JsonDict) -> list[str]:
+    """The section on gates; nothing where no stage was judged."""
+    records = report.get("gates", [])
+    if not records:
+        return []
+    text = "A threshold holds by the worse bound of the 95 % interval; where only the estimate holds it is inconclusive."
+    return [
+        "## Gates",
+        text,
+        _table(GATES, threshold_rows(records)),
+        "\n".join(f"- {s}" for s in decision_lines(records)),
     ]
 
 

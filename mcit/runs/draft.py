@@ -57,9 +57,20 @@ class Cursors(Protocol):
 class StageDraft:
     """Everything a stage writes before it is committed; used as a context manager."""
 
-    def __init__(self, layout: RunLayout, folder: str, *, ledger: Ledger, keep: int, ranks: Ranks = ONE) -> None:
+    def __init__(
+        self,
+        layout: RunLayout,
+        folder: str,
+        *,
+        ledger: Ledger,
+        keep: int,
+        ranks: Ranks = ONE,
+        final: Path | None = None,
+    ) -> None:
+        """`final` is where a stage goes that has to pass a gate first; its commit is noted when it does."""
         self._layout, self._folder, self._ledger, self._keep = layout, folder, ledger, keep
-        self._ranks = ranks
+        self._ranks, self._waits = ranks, final is not None
+        self._final = final or layout.stage(folder)
         self._lines: dict[str, list[str]] = {_METRICS: [], _PROBES: []}
         self._new = True
         self.path = layout.draft(folder)
@@ -233,12 +244,11 @@ class StageDraft:
         untouched then.
         """
         on_first(self._ranks, lambda: self._commit(write, progress))
-        return self._layout.stage(self._folder)
+        return self._final
 
     def _commit(self, write: Callable[[Path], None], progress: Mapping[str, object]) -> None:
         self._flush()
-        final = self._layout.stage(self._folder)
-        whole = self.path / _WHOLE
+        final, whole = self._final, self.path / _WHOLE
         with explained(whole), _removed_on_error(whole):
             shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir()
@@ -246,9 +256,11 @@ class StageDraft:
             write_json(whole / "progress.json", dict(progress))
             self._copy_lines(whole)
             write_manifest(whole)
+            final.parent.mkdir(parents=True, exist_ok=True)
             rename_directory(whole, final)
-        ended = progress.get("ended")
-        self._ledger.append("stage_committed", stage=self._folder, **({"ended": ended} if ended else {}))
+        if not self._waits:
+            ended = progress.get("ended")
+            self._ledger.append("stage_committed", stage=self._folder, **({"ended": ended} if ended else {}))
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -57,6 +57,8 @@ def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
         for method, version in stage["method_state"].items():
             out[f"state version of {method} in {stage['folder']}"] = version
     out.update({f"source of {name}": digest for name, digest in plan.get("sources", {}).items()})
+    gates = {stage["folder"]: stage.get("gate") for stage in plan["stages"]}
+    out.update({f"gate of {folder}": gate["sha256"] for folder, gate in gates.items() if gate})
     for package in CORE_PACKAGES:
         out[f"version of {package}"] = minor(environment["versions"].get(package))
     return out

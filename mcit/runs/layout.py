@@ -100,6 +100,18 @@ class RunLayout:
         """A live checkpoint after so many steps."""
         return self.lives(folder) / f"{step:06d}"
 
+    def candidate(self, folder: str) -> Path:
+        """A stage with a gate that was trained and is not decided on: its files and ``evals`` below it."""
+        return self.root / "candidates" / _checked(folder)
+
+    def aside(self, folder: str) -> Path:
+        """The same of a stage that did not pass."""
+        return self.root / "aside" / _checked(folder)
+
+    def gate(self, folder: str) -> Path:
+        """What a gate found and who decided."""
+        return self.root / "gates" / f"{_checked(folder)}.json"
+
     def evals(self, after: int) -> Path:
         """Predictions and scores after so many stages; 0 is the base."""
         return self.root / "evals" / (f"after-{after:02d}" if after else "base")

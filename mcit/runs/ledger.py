@@ -33,6 +33,9 @@ Event = Literal[
     "extended",
     "branched",
     "pushed",
+    "gate",
+    "promoted",
+    "rejected",
 ]
 
 

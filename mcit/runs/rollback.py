@@ -15,6 +15,7 @@ from mcit.core.errors import ConfigError, Problem, StateError
 from mcit.core.files import explained
 from mcit.core.records import CombinationRecord, ExportRecord
 from mcit.core.stored import read_sealed
+from mcit.runs.gates import rejected
 from mcit.runs.layout import COMBINATION, REMOVED
 from mcit.runs.run import Run
 from mcit.runs.shared import users
@@ -39,7 +40,9 @@ def rollback(run: Run, to_stage: int) -> list[str]:
 
 def check(run: Run, to_stage: int) -> None:
     """Raise ConfigError unless stages 1..`to_stage` are committed, StateError when another run shares a later one."""
-    done = len(run.committed())
+    without = rejected(run)
+    open_ones = (k for k, f in enumerate(run.stage_folders()) if f not in without and not run.is_committed(f))
+    done = next(open_ones, len(run.stage_folders()))
     if not 0 <= to_stage <= done:
         raise ConfigError(f"stage {to_stage} is not committed", where="--to-stage", fix=f"0 to {done}")
     children = [run.layout.root / event["run"] for event in run.ledger.events("branched")]
@@ -63,7 +66,8 @@ def removed_by(run: Run, to_stage: int) -> list[Path]:
     scores += [p for p in _children(layout.combinations) if _last_combined(p) > to_stage]
     drafts = [layout.draft(folder) for folder in reversed(folders)]
     stages = [path for folder in reversed(later) for path in (layout.stage(folder), layout.reference(folder))]
-    return [p for p in (*exports, *scores, *drafts, *stages) if p.exists()]
+    kept = [path for folder in later for path in (layout.candidate(folder), layout.aside(folder), layout.gate(folder))]
+    return [p for p in (*exports, *scores, *drafts, *stages, *kept) if p.exists()]
 
 
 def _children(folder: Path) -> list[Path]:

@@ -99,7 +99,10 @@ class Run:
 
     def finished(self) -> bool:
         """Whether every planned stage is committed."""
-        return all(self.is_committed(folder) for folder in self.stage_folders())
+        from mcit.runs.gates import rejected
+
+        without = rejected(self)
+        return all(folder in without or self.is_committed(folder) for folder in self.stage_folders())
 
     def live_step(self, folder: str) -> int | None:
         """Step of the newest live checkpoint of a draft; None when there is no draft, 0 without a checkpoint."""
@@ -119,9 +122,9 @@ class Run:
         """Where the files of a committed stage are: in this run, or in the one it is shared from."""
         return home(self.layout, folder)
 
-    def draft(self, folder: str, *, keep: int = 2) -> StageDraft:
-        """The draft of a stage that is not committed, to be entered with ``with``."""
-        return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep, ranks=self.ranks)
+    def draft(self, folder: str, *, keep: int = 2, final: Path | None = None) -> StageDraft:
+        """The draft of a stage that is not committed, to be entered with ``with``; a commit goes to `final`, if given."""
+        return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep, ranks=self.ranks, final=final)
 
     # ---- at each start ----------------------------------------------------------------------------------------------
     def recover(self) -> None:
@@ -133,6 +136,7 @@ class Run:
         replace.finish(self.layout)
         self._check_root_files()
         self.notes += [f"{self.layout.ledger}: {what}" for what in self.ledger.recover()]
+        self._settle()
         noted, planned = self._noted(), self.stage_folders()
         for folder in planned:
             if folder in noted and not self.is_committed(folder):
@@ -141,12 +145,20 @@ class Run:
             self.verify(folder)
             if folder not in noted and self.layout.stage(folder).is_dir():
                 self.ledger.append("stage_committed", stage=folder, recovered=True)
-            if self.layout.draft(folder).exists():
+        for folder in self.stage_folders():
+            whole = self.layout.stage(folder).is_dir() or self.layout.candidate(folder).is_dir()
+            if whole and self.layout.draft(folder).exists():
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
         remove_temporaries(self.layout.root)
         for leftover in (*self.layout.root.glob(f".*{REMOVED}"), *self.layout.root.glob(f"*/.*{REMOVED}")):
             remove(leftover)
         self._recovered = True
+
+    def _settle(self) -> None:
+        """Decisions of gates whose folders were not moved yet."""
+        from mcit.runs.gates import recover
+
+        recover(self)
 
     def _noted(self) -> set[str]:
         """Stages whose commit is in the ledger and was not taken back since."""

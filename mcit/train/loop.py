@@ -47,6 +47,8 @@ class StageWork:
     later_steps: int = 0
     """Steps of the stages after this one, for the time left."""
     probes: Probing | None = None
+    monitor: Callable[[Sequence[JsonDict]], str] | None = None
+    """Why the stage should end now, by what the probe ``stability`` has on record; empty if it should not."""
     router: Router | None = None
     member: str = ""
     """The member of the pool that the stage trains."""
@@ -110,6 +112,9 @@ def train_stage(
         if work.probes:
             total = step + 1 if last else stage.steps
             meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
+            if work.monitor and not last:
+                ctx.ended = work.monitor(work.probes.lines("stability")) or None
+                last = ctx.ended is not None
         reporter.progress(meter.progress)
         stopping = stop()
         if stopping or _due(work, step + 1, last=last):

@@ -72,6 +72,10 @@ class Probing:
         for each in self._running:
             each.lines = [line for line in lines if line["probe"] == each.name]
 
+    def lines(self, name: str) -> list[JsonDict]:
+        """What a probe has on record in this stage."""
+        return next((each.lines for each in self._running if each.name == name), [])
+
     def at(self, step: int, total: int, record: Record, *, trained: float) -> float:
         """Measure what is due after `step` updates, which took `trained` seconds; returns the seconds it took."""
         started = time.monotonic()

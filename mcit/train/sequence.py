@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder
 from mcit.plan.slices import slices_due
+from mcit.runs.gates import frozen_gate, rejected, require_open, stage_in
 from mcit.runs.layout import COMBINATION
 from mcit.runs.run import Run
 from mcit.train.basemodel import load_run_base
+from mcit.train.gating import decide
 from mcit.train.kit import measure_kit
 from mcit.train.loop import train_stage
 from mcit.train.routing import pooled
@@ -44,7 +47,9 @@ class Session:
     """The model of a run at some stage, loaded when first needed and moved forward in memory."""
 
     def __init__(self, plan: Plan, run: Run, reporter: Reporter) -> None:
-        self.plan, self.run, self._reporter = plan, run, reporter
+        self.plan, self.run, self._reporter = standing(plan, run), run, reporter
+        self.candidate = ""
+        """Folder of the stage that is being judged, which is not where stages are."""
         self._model: PreTrainedModel | None = None
         self._encoder: Encoder | None = None
         self._at = -1
@@ -66,21 +71,27 @@ class Session:
 
     def lineage(self, stages: int) -> Lineage:
         """Lineage of the first `stages` stages. Raises StateError for a damaged or foreign stage."""
-        folders = [self.run.stage(stage.folder) for stage in self.plan.stages[:stages]]
+        folders = [self.home(stage) for stage in self.plan.up_to(stages)]
         return read_lineage(folders, base=str(self.plan.model_path), base_sha256=self._sha)
+
+    def home(self, stage: Stage) -> Path:
+        """Where the files of a stage are."""
+        waiting = stage_in(self.run.layout.candidate(stage.folder))
+        return waiting if stage.folder == self.candidate else self.run.stage(stage.folder)
 
     def model_after(self, stages: int) -> PreTrainedModel:
         """The model with the weights after so many stages; moves forward in memory, reloads to go back."""
         lineage = self.lineage(stages)
-        if self._model is None or self._at > stages:
+        count = len(lineage.deltas)
+        if self._model is None or self._at > count:
             self._reporter.line(f"loading {self.plan.model_path.name} ({self.plan.config.base.dtype})")
             doing("loading the base")
             self._model = self._load()
             apply_lineage(self._model, lineage)
         else:
-            for i in range(self._at, stages):
+            for i in range(self._at, count):
                 advance(self._model, lineage.deltas[i], below=lineage.deltas[i - 1] if i else None)
-        self._at = stages
+        self._at = count
         return self._model
 
     def combined(self, spec: Combination) -> PreTrainedModel:
@@ -107,7 +118,15 @@ class Session:
         self._model.requires_grad_(False)
         lineage = self.lineage(stage.index)
         advance(self._model, lineage.deltas[-1], below=None)
-        self._at = stage.index
+        self._at = len(lineage.deltas)
+
+
+def standing(plan: Plan, run: Run) -> Plan:
+    """The plan without the stages that were rejected; the others keep their numbers and seeds."""
+    without = frozenset(on_first(run.ranks, lambda: sorted(rejected(run))))
+    return (
+        replace(plan, stages=tuple(stage for stage in plan.stages if stage.folder not in without)) if without else plan
+    )
 
 
 def run_sequence(
@@ -126,6 +145,7 @@ def run_sequence(
     Raises Interrupted when `stop` says so on any rank; running again continues.
     """
     session = Session(plan, run, reporter)
+    plan = session.plan
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
         on_first(run.ranks, scored)
@@ -138,7 +158,7 @@ def run_sequence(
         measure_kit(session, 0, kit, reporter=reporter, stop=stop)
     for stage in plan.stages:
         if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
-            train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop), logged=logged)
+            produce(session, stage, reporter=reporter, stop=stop, logged=logged)
         score(session, stage.index, reporter=reporter, stop=stop)
         if kit is not None:
             measure_kit(session, stage.index, kit, reporter=reporter, stop=stop)
@@ -148,6 +168,40 @@ def run_sequence(
 def agreed_stop(ranks: Ranks, stop: Callable[[], bool]) -> Callable[[], bool]:
     """One answer on every rank: whether `stop` says so on any of them; called by all ranks once per step."""
     return stop if ranks.size() == 1 else lambda: any(ranks.gather_objects(bool(stop())))
+
+
+def produce(session: Session, stage: Stage, *, reporter: Reporter, stop: Callable[[], bool], logged: Logged) -> None:
+    """Train a stage, unless that is done and it only waits for its gate; then let the gate decide.
+
+    Raises GateStopped where it is set aside, or was before.
+    """
+    run, layout = session.run, session.run.layout
+    on_first(run.ranks, functools.partial(require_open, run, stage.folder))
+    gated = on_first(run.ranks, lambda: frozen_gate(run, stage.folder)) is not None
+    if not gated or not on_first(run.ranks, lambda: stage_in(layout.candidate(stage.folder)).is_dir()):
+        train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop), logged=logged)
+    if not gated:
+        return
+    below = max((s.index for s in session.plan.stages if s.index < stage.index), default=0)
+
+    def scored(tasks: tuple[TaskSpec, ...], folder: Path) -> None:
+        made, lineage = functools.partial(session.model_after, stage.index), session.lineage(stage.index)
+        given = (session, tasks, folder, answers_digest(lineage), made, reporter, stop)
+        _scored(*given, after=stage.index, pool=lineage)
+
+    session.candidate = stage.folder
+    try:
+        decide(
+            run,
+            stage,
+            due=due(session.plan, stage.index),
+            before=layout.evals(below),
+            score=scored,
+            mode=session.plan.config.eval.mode,
+            reporter=reporter,
+        )
+    finally:
+        session.candidate = ""
 
 
 def train(
@@ -164,11 +218,12 @@ def train(
     lineage = session.lineage(stage.index - 1)
     model = session.model_after(stage.index - 1)
     material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
-    with run.draft(stage.folder, keep=plan.config.checkpoint.keep) as draft:
+    final = stage_in(run.layout.candidate(stage.folder)) if stage.gate else None
+    with run.draft(stage.folder, keep=plan.config.checkpoint.keep, final=final) as draft:
         doing(f"preparing stage {stage.folder}")
         work = build_stage(stage, material, inherited=shared_state(plan, run, stage))
         reporter.line(
-            f"stage {stage.index} of {len(plan.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
+            f"stage {stage.index} of {len(plan.config.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
         )
         moments = moment_line({n: p for n, p in model.named_parameters() if p.requires_grad}, stage.optim)
         for line in session.new_lines([*audit_lines(model), *([moments] if moments else [])]):
@@ -184,6 +239,7 @@ def train(
         work.engine.finish()
         doing(f"writing stage {stage.folder}")
         draft.commit(lambda folder: write_stage(folder, work, material), progress)
+    session.candidate = stage.folder if stage.gate else ""
     session.trained(stage)
 
 
@@ -201,7 +257,7 @@ def inherited_state(plan: Plan, run: Run, stage: Stage) -> dict[str, Path]:
 def left_state(plan: Plan, run: Run, after: int) -> dict[str, Path]:
     """Each method's newest state folder after so many stages."""
     found: dict[str, Path] = {}
-    for earlier in plan.stages[:after]:
+    for earlier in plan.up_to(after):
         home = run.stage(earlier.folder) / "methods"
         found.update({folder.name: folder for folder in sorted(home.glob("*")) if folder.is_dir()})
     return found
@@ -254,6 +310,9 @@ def _scored(
     """Answer and score tasks into a folder; False when that was done already. Rows get adapters of the pool of a lineage."""
     plan, run = session.plan, session.run
     state = left_state(plan, run, after)
+    if session.candidate:
+        left = stage_in(run.layout.candidate(session.candidate)) / "methods"
+        state = {**state, **{folder.name: folder for folder in sorted(left.glob("*")) if folder.is_dir()}}
     given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest, "state": state}
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
         return False
@@ -272,7 +331,7 @@ def _scored(
             encoder=None if answered else session.encoder,
             device=session.device,
             reporter=reporter,
-            progress=Progress(after, len(plan.stages), "", "eval", 0, 0),
+            progress=Progress(after, len(plan.config.stages), "", "eval", 0, 0),
             stop=stop,
             ranks=run.ranks,
             pool=routed,
@@ -295,5 +354,5 @@ def _due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
         return tuple(t for t in plan.tasks if t.name in setting)
     if after == 0 or setting == "all":
         return plan.tasks
-    seen = {t.name for stage in plan.stages[:after] for t in stage.tasks}
+    seen = {t.name for stage in plan.up_to(after) for t in stage.tasks}
     return tuple(t for t in plan.tasks if t.name in seen)

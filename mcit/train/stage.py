@@ -42,6 +42,7 @@ from mcit.train.answers import StartAnswers
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
 from mcit.train.blobs import Blobs
 from mcit.train.context import Context
+from mcit.train.gating import monitor_of
 from mcit.train.loop import StageWork, validation
 from mcit.train.probing import Probing
 
@@ -72,8 +73,8 @@ def build_stage(
     """
     plan, model = material.plan, material.model
     methods = MethodSet.build(stage, inherited)
-    earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
-    book = RowBook(earlier, stage, plan.stages[: stage.index - 1])
+    earlier = [task for s in plan.up_to(stage.index) for task in s.tasks]
+    book = RowBook(earlier, stage, plan.up_to(stage.index - 1))
     router = routing.build(plan.router, material.lineage) if plan.router else None
     below = members_of(material.lineage)
     joined = router.join(list(below), book) if router and below else None
@@ -123,14 +124,15 @@ def build_stage(
         members=below,
     )
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
-    work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.stages))
+    work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.config.stages))
     work.frozen = frozen
     if stage.optim.moments == "keep" and material.lineage.deltas:
         work.below = material.lineage.deltas[-1].folder
     if router:
         work.router, work.member = router, joined or stage.folder
+    work.monitor = monitor_of(stage)
     work.probes = Probing(plan.probes, ctx, methods, mode=plan.config.eval.mode) if plan.probes else None
-    work.later_steps = sum(s.steps for s in plan.stages[stage.index :])
+    work.later_steps = sum(s.steps for s in plan.stages if s.index > stage.index)
     if plan.config.eval.validate_every:
         rows = book.validation_rows()
         if rows:

@@ -1,0 +1,98 @@
+"""Gates of stages in a plan: their files, read and hashed before anything trains, and what they cannot ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mcit.core.config import load_yaml, parse, suggestion
+from mcit.core.errors import McitError, Problem
+from mcit.core.files import sha256_file
+from mcit.core.schema import GateConfig, RunConfig
+from mcit.core.types import GateSpec, JsonDict, Plan, Stage, TaskSpec
+from mcit.evals.gate import threshold_tasks
+from mcit.plan.forgetting import forget_due
+from mcit.plan.slices import slices_due, slices_json
+
+
+def gate_specs(config: RunConfig) -> tuple[list[GateSpec | None], list[Problem]]:
+    """The gate of each stage with its thresholds checked; None for a stage without one."""
+    out: list[GateSpec | None] = []
+    problems: list[Problem] = []
+    for i, stage in enumerate(config.stages):
+        out.append(None)
+        if stage.gate is None:
+            continue
+        where, path = f"stages[{i}].gate", Path(stage.gate)
+        if not path.is_file():
+            problems.append(Problem(where, f"there is no file {path}", "check the path"))
+            continue
+        try:
+            found, wrong = parse(GateConfig, load_yaml(path), where=str(path))
+        except McitError as error:
+            problems += error.problems
+            continue
+        problems += wrong
+        if found is not None:
+            out[-1] = GateSpec(str(path), sha256_file(path), found)
+    return out, problems
+
+
+def gate_json(stage: Stage) -> JsonDict | None:
+    """What plan.json freezes of a gate."""
+    if stage.gate is None:
+        return None
+    return {"file": stage.gate.file, "sha256": stage.gate.sha256, **stage.gate.config.model_dump(mode="json")}
+
+
+def gate_problems(plan: Plan) -> list[Problem]:
+    """Thresholds on something that nobody computes."""
+    problems = []
+    for stage in plan.stages:
+        if stage.gate is None:
+            continue
+        where = f"stages[{stage.index - 1}].gate: {stage.gate.file}"
+        if plan.config.eval.tasks == "none":
+            problems.append(Problem(where, "nothing is scored in this run (eval.tasks: none)", "set eval.tasks: seen"))
+            continue
+        slices = {"tasks": [task.name for task in stage.tasks], **slices_json(stage, plan)}
+        frozen = gate_json(stage) or {}
+        for k, threshold in enumerate(frozen["thresholds"]):
+            place = f"{where}: thresholds[{k}]"
+            tasks = threshold_tasks(threshold, slices)
+            if not tasks:
+                problems.append(
+                    Problem(place, f"nobody computes {threshold['metric']} here", _NEEDS[threshold["metric"]])
+                )
+            scored = {task.name for task in _scored(plan, stage)}
+            lost = [task for task in tasks if task not in scored]
+            if lost:
+                what = f"nobody computes {threshold['metric']} of task '{lost[0]}' after this stage"
+                problems.append(Problem(place, what, suggestion(lost[0], scored)))
+        if frozen["monitor"] and "stability" not in {spec.name for spec in plan.probes}:
+            what = "nobody measures inside the stage"
+            problems.append(Problem(f"{where}: monitor", what, "add probes: [{use: stability}]"))
+        if frozen["monitor"] and stage.index == 1:
+            what = "the first stage has no earlier task to watch"
+            problems.append(Problem(f"{where}: monitor", what, "leave monitor out of this stage's gate"))
+    return problems
+
+
+_NEEDS = {
+    "success": "give the stage a task with test rows",
+    "generalisation": "name recipes in the stage's slices.rephrased",
+    "locality": "name recipes in the stage's slices.neighbourhood",
+    "drawdown": "name recipes in the stage's slices.retention, or put the gate on a later stage",
+    "accuracy": "say the task",
+    "format_validity": "say the task",
+}
+
+
+def _scored(plan: Plan, stage: Stage) -> list[TaskSpec]:
+    """Tasks with test rows that are scored after a stage."""
+    setting = plan.config.eval.tasks
+    seen = [task for s in plan.stages if s.index <= stage.index for task in s.tasks]
+    own = (
+        plan.tasks if setting == "all" else [t for t in plan.tasks if t.name in setting] if setting != "seen" else seen
+    )
+    every = (*own, *forget_due(plan, stage.index), *slices_due(plan, stage.index))
+    return [task for task in every if task.rows.get("test")]

@@ -1,0 +1,210 @@
+"""Decisions on stages with a gate: what was trained waits beside the run's stages until it is promoted.
+
+The record in ``gates/`` decides; moving folders afterwards may be killed and is finished at the next start. A stage that did
+not pass is kept in ``aside/`` and the run stands at the stage before; once it is rejected the sequence goes on without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mcit.core.errors import ConfigError, GateStopped, StateError
+from mcit.core.files import digest_of, explained, rename_directory, sha256_file
+from mcit.core.records import GateRecord, ProgressRecord
+from mcit.core.stored import MANIFEST, check_manifest, read_listed, read_sealed, write_sealed
+from mcit.core.types import JsonDict
+from mcit.runs.layout import RunLayout
+from mcit.runs.run import Run
+
+EVALS = "evals"
+"""Scores of a stage that waits or was set aside, beside what a commit holds."""
+
+
+def stage_in(place: Path) -> Path:
+    """What a commit holds, below the place of a candidate or of a stage set aside: a folder of the stage's own name."""
+    return place / place.name
+
+
+def read_gate(layout: RunLayout, folder: str) -> JsonDict | None:
+    """The record of a stage's gate; None if there is none. Raises StateError for a damaged one."""
+    path = layout.gate(folder)
+    return read_sealed(path, GateRecord) if path.is_file() else None
+
+
+def rejected(run: Run) -> frozenset[str]:
+    """Folders of stages that the sequence goes on without."""
+    if not (run.layout.root / "gates").is_dir():
+        return frozenset()
+    found = {folder: read_gate(run.layout, folder) for folder in run.stage_folders()}
+    return frozenset(folder for folder, record in found.items() if record and record["decision"] == "rejected")
+
+
+def frozen_gate(run: Run, folder: str) -> JsonDict | None:
+    """The gate of a stage as it was frozen before training; None for a stage without one.
+
+    Raises StateError where the file is another one now.
+    """
+    stage = next(stage for stage in run.plan()["stages"] if stage["folder"] == folder)
+    gate: JsonDict | None = stage.get("gate")
+    if gate is None:
+        return None
+    path = Path(gate["file"])
+    now = sha256_file(path) if path.is_file() else "no file"
+    if now != gate["sha256"]:
+        what = f"the gate of {folder} was frozen with sha256 {gate['sha256'][:12]}…, the file has {now[:12]}…"
+        fix = "restore the file: thresholds cannot change once the run is there"
+        raise StateError(what, where=str(path), fix=fix)
+    return gate
+
+
+def standing_digest(run: Run, before: int) -> str:
+    """Of the manifests of all stages below stage `before` that stand: weights and method state as one unit."""
+    folders = [stage["folder"] for stage in run.plan()["stages"] if stage["index"] < before]
+    without = rejected(run)
+    return digest_of([sha256_file(run.stage(folder) / MANIFEST) for folder in folders if folder not in without])
+
+
+def conclude(run: Run, folder: str, *, index: int, gate: JsonDict, verdict: str, results: list[JsonDict]) -> JsonDict:
+    """Write what a gate found and move the candidate; returns the record."""
+    candidate = stage_in(run.layout.candidate(folder))
+    check_manifest(candidate)
+    record: JsonDict = {
+        "stage": folder,
+        "index": index,
+        "gate_sha256": gate["sha256"],
+        "stage_sha256": sha256_file(candidate / MANIFEST),
+        "before_sha256": standing_digest(run, index),
+        "verdict": verdict,
+        "results": results,
+        "ended": read_listed(candidate, "progress.json", ProgressRecord).get("ended"),
+        "decision": "promoted" if verdict == "pass" else "aside",
+        "by": "gate",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    _decide(run, record)
+    run.ledger.append("gate", stage=folder, verdict=verdict, decision=record["decision"])
+    settle(run, folder)
+    return record
+
+
+def _decide(run: Run, record: JsonDict) -> None:
+    path = run.layout.gate(record["stage"])
+    with explained(path):
+        path.parent.mkdir(exist_ok=True)
+    write_sealed(path, record)
+
+
+def settle(run: Run, folder: str) -> None:
+    """Bring folders to where the decision wants them; may be killed and called again. Call it under the lock."""
+    record, layout = read_gate(run.layout, folder), run.layout
+    if record is None:
+        return
+    waiting, aside = layout.candidate(folder), layout.aside(folder)
+    if record["decision"] == "promoted":
+        source = waiting if waiting.is_dir() else aside
+        if not stage_in(source).is_dir():
+            return
+        if (source / EVALS).is_dir():
+            target = layout.evals(record["index"])
+            shutil.rmtree(target, ignore_errors=True)  # half of an earlier move
+            with explained(target):
+                target.parent.mkdir(exist_ok=True)
+                os.rename(source / EVALS, target)
+        rename_directory(stage_in(source), layout.stage(folder))
+        run.ledger.append("stage_committed", stage=folder)
+        shutil.rmtree(source, ignore_errors=True)
+    elif waiting.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        with explained(aside):
+            aside.parent.mkdir(exist_ok=True)
+        rename_directory(waiting, aside)
+
+
+def recover(run: Run) -> None:
+    """Finish what decisions began before a kill."""
+    for folder in run.stage_folders() if (run.layout.root / "gates").is_dir() else []:
+        settle(run, folder)
+
+
+def require_open(run: Run, folder: str) -> None:
+    """Raise GateStopped where a stage waits for a decision."""
+    record = read_gate(run.layout, folder)
+    if record is not None and record["decision"] == "aside":
+        raise stopped(run, record)
+
+
+def stopped(run: Run, record: JsonDict) -> GateStopped:
+    """What to tell of a stage that was set aside."""
+    worst = [r for r in record["results"] if r["verdict"] != "pass"]
+    said = "; ".join(words(result) for result in worst[:3])
+    if record["ended"] is not None and str(record["ended"]["reason"]).startswith("gate: "):
+        said = str(record["ended"]["reason"]).removeprefix("gate: ") + (f"; {said}" if said else "")
+    more = "more rows may decide it; " if record["verdict"] == "inconclusive" else ""
+    root, k = run.layout.root, record["index"]
+    return GateStopped(
+        f"gate {record['verdict']}: {said}; the stage is set aside, the run stands at the stage before",
+        where=f"stage {record['stage']}",
+        fix=f"{more}mcit reject {root} --stage {k} --by NAME goes on without it, mcit promote takes it all the same",
+    )
+
+
+def words(result: JsonDict) -> str:
+    """One threshold and what was found."""
+    name = result["metric"] + (f" of {result['task']}" if result["task"] else "")
+    limit = f"at least {result['at_least']:g}" if result["at_least"] is not None else f"at most {result['at_most']:g}"
+    if result["estimate"] is None:
+        return f"{name} was not measured ({limit} {result['unit']})"
+    low, high = result["interval"]
+    return f"{name} {result['estimate']:.3f} ({low:.3f} to {high:.3f}), {limit} {result['unit']}: {result['verdict']}"
+
+
+# ---- by people -------------------------------------------------------------------------------------------------------
+def promote(run: Run, stage: int, *, by: str) -> JsonDict:
+    """Let a stage that was set aside stand after all. Call it under the lock.
+
+    Raises StateError when the gate file or the stage was changed, or stages below are others; ConfigError when there is nothing
+    to decide.
+    """
+    record = _waiting(run, stage, by)
+    folder = record["stage"]
+    frozen_gate(run, folder)
+    kept = stage_in(run.layout.aside(folder))
+    check_manifest(kept)
+    if sha256_file(kept / MANIFEST) != record["stage_sha256"]:
+        raise StateError("is another stage than the one that was judged", where=str(kept), fix="restore it from a copy")
+    if standing_digest(run, stage) != record["before_sha256"]:
+        what = "the stages below are others than those it was trained on"
+        raise StateError(what, where=str(run.layout.gate(folder)), fix="reject it, and train it again in another run")
+    return _by(run, record, "promoted", by)
+
+
+def reject(run: Run, stage: int, *, by: str) -> JsonDict:
+    """Go on without a stage that was set aside; it stays there to be looked at. Call it under the lock."""
+    return _by(run, _waiting(run, stage, by), "rejected", by)
+
+
+def _waiting(run: Run, stage: int, by: str) -> JsonDict:
+    if not by.strip():
+        raise ConfigError("a decision has a name", where="--by", fix="say who decides: --by NAME")
+    folders = run.stage_folders()
+    record = read_gate(run.layout, folders[stage - 1]) if 1 <= stage <= len(folders) else None
+    if record is None or record["decision"] != "aside":
+        waiting = [
+            k for k, f in enumerate(folders, start=1) if (read_gate(run.layout, f) or {}).get("decision") == "aside"
+        ]
+        fix = f"waiting: {waiting}" if waiting else "no stage of this run waits for a decision"
+        raise ConfigError(f"stage {stage} was not set aside by a gate", where="--stage", fix=fix)
+    return record
+
+
+def _by(run: Run, record: JsonDict, decision: Any, by: str) -> JsonDict:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**record, "decision": decision, "by": by.strip(), "time": now}
+    _decide(run, record)
+    run.ledger.append(decision, stage=record["stage"], by=record["by"], verdict=record["verdict"])
+    settle(run, record["stage"])
+    return record

@@ -1,0 +1,230 @@
+"""A stage that its gate sets aside, from training to the decision of a person, on the tiny model."""
+
+import shutil
+
+import pytest
+
+from mcit.cli.main import main
+from mcit.core.errors import ConfigError, GateStopped, StateError
+from mcit.core.files import read_json, sha256_file
+from mcit.core.interfaces import Silent
+from mcit.plan.plan import plan_json, resolved
+from mcit.report.tables import full_report, markdown
+from mcit.runs import gates
+from mcit.runs.run import Run, open_run
+from mcit.train import sequence
+from mcit.train.sequence import run_sequence
+from tests.fakes.bench import plan_of
+from tests.fakes.small import Killed
+
+LETTER = "{metric: accuracy, task: letter, at_least: 0, unit: share}"
+FAILS = f"thresholds: [{{metric: success, at_least: 1.0, unit: share}}, {LETTER}]\n"
+PASSES = "thresholds: [{metric: success, at_least: 0.0, unit: share}]\n"
+SECOND, THIRD = "02-yesno", "03-word"
+
+
+def planned(folder, text, **config):
+    folder.mkdir(exist_ok=True)
+    path = folder / "gate.yaml"
+    path.write_text(text)
+    stages = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "gate": str(path)}, {"recipe": "tiny/word"}]
+    methods = [{"name": "replay", "keep": 4, "per_step": 2}]
+    config = {"eval": {"tasks": "seen", "rows": 4}, "defaults": {"max_steps": 2, "methods": methods}, **config}
+    return plan_of(stages=stages, **config)
+
+
+def opened(plan, folder, root=None):
+    start = {"resolved": resolved(plan.config), "plan_json": plan_json(plan), "environment": {"versions": {}}}
+    return open_run(plan, runs_dir=folder, config_text="", root=root, **start)
+
+
+def go(plan, run):
+    with run.locked():
+        run_sequence(plan, run, reporter=Silent())
+
+
+def weights(run, stage):
+    """Checksums of everything a stage committed but its clock: adapter, lineage, method state."""
+    home = run.layout.stage(stage)
+    files = [
+        p for p in home.rglob("*") if p.is_file() and p.name not in ("manifest.json", "progress.json", "metrics.jsonl")
+    ]
+    return {str(p.relative_to(home)): sha256_file(p) for p in files}
+
+
+def losses(run, stage):
+    import json
+
+    return [json.loads(line)["loss"] for line in (run.layout.stage(stage) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory, cache):
+    """A run that stands at stage 1 because stage 2 failed; copied by the tests that go on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        home = tmp_path_factory.mktemp("failed")
+        plan = planned(home, FAILS)
+        run = opened(plan, home)
+        with pytest.raises(GateStopped) as caught:
+            go(plan, run)
+        return plan, run, caught.value
+
+
+@pytest.fixture
+def copied(failed, tmp_path):
+    plan, run, _ = failed
+    root = tmp_path / run.layout.root.name
+    shutil.copytree(run.layout.root, root)
+    return plan, Run(root)
+
+
+def test_the_stage_is_set_aside_and_the_run_stands_at_the_one_before(failed):
+    plan, run, error = failed
+    assert error.exit_code == 6 and "gate fail: success 0." in error.what and "mcit reject" in error.fix
+    assert run.committed() == ["01-letter"] and not run.layout.evals(2).exists() and not run.finished()
+    assert (run.layout.aside(SECOND) / SECOND / "adapter").is_dir() and (run.layout.aside(SECOND) / "evals").is_dir()
+    record = gates.read_gate(run.layout, SECOND)
+    assert (record["verdict"], record["decision"], record["by"]) == ("fail", "aside", "gate")
+    assert [r["verdict"] for r in record["results"]] == ["fail", "pass"]
+    assert record["gate_sha256"] == sha256_file(plan.stages[1].gate.file)
+    assert record["before_sha256"] == gates.standing_digest(run, 2)  # weights and method state are as before it
+    assert run.ledger.events("gate")[0]["verdict"] == "fail"
+    text = markdown(full_report(run.layout.root))
+    assert (
+        "## Gates" in text
+        and "| 02-yesno | success | at least 1 share |" in text
+        and "02-yesno: fail; aside by gate" in text
+    )
+
+
+def test_it_waits_for_a_decision_without_training_again(copied, monkeypatch):
+    plan, run = copied
+    monkeypatch.setattr(sequence, "train", None)
+    with pytest.raises(GateStopped, match="gate fail"):
+        go(plan, run)
+
+
+def test_rejected_the_run_goes_on_as_if_it_had_never_been_trained(copied, tmp_path):
+    """Against a run of the same config in which stage 2 was rejected before anything trained: the same bytes of stages 1
+    and 3 with their method state, the same first loss of stage 3, the same answers.
+    """
+    plan, run = copied
+    assert main(["reject", str(run.layout.root), "--stage", "2", "--by", "ann"]) == 0
+    go(plan, run)
+    assert (
+        run.committed() == ["01-letter", THIRD] and run.finished() and run.ledger.events("rejected")[0]["by"] == "ann"
+    )
+    other = opened(plan, tmp_path / "never")
+    record = {**gates.read_gate(run.layout, SECOND), "before_sha256": "0" * 64}
+    gates._decide(other, record)
+    go(plan, other)
+    for stage in ("01-letter", THIRD):
+        assert weights(run, stage) == weights(other, stage) and losses(run, stage) == losses(other, stage)
+    answers = [read_json(r.layout.evals(3) / "word" / "score.json")["rows_sha256"] for r in (run, other)]
+    assert answers[0] == answers[1] and not (run.layout.evals(3) / "yesno").exists()
+    assert main(["status", str(run.layout.root)]) == 0
+    assert "| 03-word |" in markdown(full_report(run.layout.root))
+
+
+def test_promoted_in_somebodys_name(copied, capsys):
+    plan, run = copied
+    before = read_json(run.layout.aside(SECOND) / SECOND / "manifest.json")
+    assert main(["promote", str(run.layout.root), "--stage", "2", "--by", "bob", "--json"]) == 0
+    assert '"decision": "promoted"' in capsys.readouterr().out
+    assert run.committed() == ["01-letter", SECOND] and read_json(run.layout.stage(SECOND) / "manifest.json") == before
+    assert (run.layout.evals(2) / "yesno" / "score.json").is_file() and not run.layout.aside(SECOND).exists()
+    go(plan, run)
+    assert run.committed() == ["01-letter", SECOND, THIRD] and gates.read_gate(run.layout, SECOND)["by"] == "bob"
+    with pytest.raises(ConfigError, match="was not set aside by a gate"):
+        gates.reject(run, 2, by="ann")
+
+
+def test_decisions_that_are_refused(copied, capsys):
+    plan, run = copied
+    root = str(run.layout.root)
+    assert main(["promote", root, "--stage", "2"]) == 2 and "a decision has a name" in capsys.readouterr().err
+    assert main(["promote", root, "--stage", "1", "--by", "x"]) == 2 and "waiting: [2]" in capsys.readouterr().err
+    kept = next((run.layout.aside(SECOND) / SECOND / "adapter").glob("*.safetensors"))
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.write_bytes(bytes(data))
+    with pytest.raises(StateError, match="checksum differs from the manifest"):
+        gates.promote(run, 2, by="x")
+
+
+def test_a_changed_gate_file_is_refused(copied):
+    """Though all metrics would pass: to promote, and to go on."""
+    plan, run = copied
+    gate = plan.stages[1].gate
+    text = open(gate.file).read()
+    try:
+        with open(gate.file, "w") as file:
+            file.write(PASSES)
+        with pytest.raises(StateError, match="was frozen with sha256"):
+            gates.promote(run, 2, by="x")
+        changed = planned(run.layout.root.parent / "again", PASSES)
+        config = {**resolved(plan.config)}
+        start = {"resolved": config, "environment": {"versions": {}}}
+        content = plan_json(plan)
+        content["stages"][1]["gate"] = {**content["stages"][1]["gate"], "sha256": changed.stages[1].gate.sha256}
+        with pytest.raises(StateError, match="gate of 02-yesno"):
+            open_run(
+                plan, runs_dir=run.layout.root.parent, config_text="", root=run.layout.root, plan_json=content, **start
+            )
+    finally:
+        with open(gate.file, "w") as file:
+            file.write(text)
+
+
+def test_a_kill_at_the_decision_and_a_stage_that_passes(tmp_path, monkeypatch):
+    """Killed before the record: the next start judges what is there. Killed between record and move: it is moved."""
+    plan = planned(tmp_path, PASSES)
+    run = opened(plan, tmp_path)
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mcit.train.gating.conclude", killed)
+        with pytest.raises(Killed):
+            go(plan, run)
+    assert (run.layout.candidate(SECOND) / SECOND).is_dir() and run.committed() == ["01-letter"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence, "train", killed)
+        patch.setattr(gates, "settle", killed)
+        with pytest.raises(Killed):
+            go(plan, Run(run.layout.root))
+    assert gates.read_gate(run.layout, SECOND)["decision"] == "promoted" and run.committed() == ["01-letter"]
+    again = Run(run.layout.root)
+    with again.locked():
+        assert again.committed() == ["01-letter", SECOND] and (again.layout.evals(2) / "yesno" / "score.json").is_file()
+    go(plan, again)
+    assert again.finished() and not again.layout.candidate(SECOND).exists()
+    committed = [e["stage"] for e in again.ledger.events("stage_committed")]
+    assert committed == ["01-letter", SECOND, THIRD]
+
+
+def test_the_monitor_ends_the_stage_early(tmp_path):
+    """No answer of the tiny model is right, so the lowest accuracy of the earlier task is below 0.9 after the first step."""
+    text = PASSES + "monitor: [{metric: min_acc, at_least: 0.9, unit: share}]\n"
+    probe = {"use": "stability", "every": 1, "rows": 4, "answers": 0, "norms": 0, "share": None}
+    plan = planned(tmp_path, text, probes=[probe])
+    run = opened(plan, tmp_path)
+    with pytest.raises(GateStopped, match="gate fail: min_acc is 0"):
+        go(plan, run)
+    record = gates.read_gate(run.layout, SECOND)
+    assert record["verdict"] == "fail" and record["ended"]["step"] == 1 and record["results"][0]["verdict"] == "pass"
+
+
+def test_the_first_slice_is_decided_before_anything_else_is_scored(tmp_path):
+    text = (
+        "thresholds:\n  - {metric: accuracy, task: letter, at_least: 1.0, unit: share, first: true}\n"
+        "  - {metric: success, at_least: 0.0, unit: share}\n"
+    )
+    plan = planned(tmp_path, text)
+    run = opened(plan, tmp_path)
+    with pytest.raises(GateStopped):
+        go(plan, run)
+    assert [p.name for p in (run.layout.aside(SECOND) / "evals").iterdir()] == ["letter"]
+    assert [r["verdict"] for r in gates.read_gate(run.layout, SECOND)["results"]] == ["fail", "not measured"]
