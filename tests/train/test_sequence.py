@@ -97,6 +97,7 @@ def test_tasks_due():
             config=SimpleNamespace(eval=SimpleNamespace(tasks=setting)),
             tasks=tuple(tasks),
             stages=stages,
+            up_to=lambda index: [stage for stage in stages if stage.index <= index],
             forget_tasks=(),
         )
         return [t.name for t in due(plan, after)]
