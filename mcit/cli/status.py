@@ -99,8 +99,8 @@ def state(found: Run) -> JsonDict:
         shared = shared_from(found.layout, folder)
         gate = read_gate(found.layout, folder)
         entry = {"folder": folder, "steps": stage.get("steps"), "committed": committed, "live_step": live}
-        judged = {"verdict": gate["verdict"], "decision": gate["decision"], "by": gate["by"]} if gate else None
-        stages.append({**entry, "shared_from": str(shared) if shared else None, "gate": judged})
+        judged = {"gate": {key: gate[key] for key in ("verdict", "decision", "by")}} if gate else {}
+        stages.append({**entry, "shared_from": str(shared) if shared else None, **judged})
     return {
         "run": str(found.layout.root),
         "name": found.plan()["name"],
@@ -157,10 +157,11 @@ def _lines(item: JsonDict) -> list[str]:
 def _words(stage: JsonDict) -> str:
     if stage["committed"]:
         return f"committed, shared from {stage['shared_from']}" if stage["shared_from"] else "committed"
-    if stage["gate"] and stage["gate"]["decision"] == "rejected":
-        return f"rejected by {stage['gate']['by']}, kept aside"
-    if stage["gate"] and stage["gate"]["decision"] == "aside":
-        return f"set aside by its gate ({stage['gate']['verdict']}): promote or reject it"
+    gate = stage.get("gate", {})
+    if gate.get("decision") == "rejected":
+        return f"rejected by {gate['by']}, kept aside"
+    if gate.get("decision") == "aside":
+        return f"set aside by its gate ({gate['verdict']}): promote or reject it"
     if stage["live_step"] is None:
         return "not started"
     return f"started, checkpoint at step {stage['live_step']} of {stage['steps']}"

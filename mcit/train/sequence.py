@@ -214,7 +214,7 @@ def train(
 ) -> None:
     """Train and commit one stage."""
     plan, run = session.plan, session.run
-    before = sum(earlier.steps for earlier in plan.stages[: stage.index - 1])
+    before = sum(earlier.steps for earlier in plan.up_to(stage.index - 1))
     lineage = session.lineage(stage.index - 1)
     model = session.model_after(stage.index - 1)
     material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
