@@ -145,8 +145,8 @@ class Run:
             self.verify(folder)
             if folder not in noted and self.layout.stage(folder).is_dir():
                 self.ledger.append("stage_committed", stage=folder, recovered=True)
-        for folder in self.stage_folders():
-            whole = self.layout.stage(folder).is_dir() or self.layout.candidate(folder).is_dir()
+        for folder in planned:
+            whole = self.is_committed(folder) or self.layout.candidate(folder).is_dir()
             if whole and self.layout.draft(folder).exists():
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
         remove_temporaries(self.layout.root)
