@@ -36,6 +36,7 @@ from mcit.report.probes import (
 )
 from mcit.report.slices import HEAD as SLICES
 from mcit.report.slices import kept_rows, read_slices, slice_rows
+from mcit.runs.gates import rejected_of
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import check_order, home
 
@@ -89,7 +90,9 @@ def costs(run: Path) -> list[JsonDict]:
     Raises StateError for one that is missing while a later one is there.
     """
     layout, out, stages = RunLayout(run), [], read_plan(run)["stages"]
-    check_order(layout, [stage["folder"] for stage in stages])
+    folders = [stage["folder"] for stage in stages]
+    without = rejected_of(layout, folders)
+    check_order(layout, [folder for folder in folders if folder not in without])
     for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}

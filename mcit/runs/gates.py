@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,12 @@ def read_gate(layout: RunLayout, folder: str) -> JsonDict | None:
 
 def rejected(run: Run) -> frozenset[str]:
     """Folders of stages that the sequence goes on without."""
-    if not (run.layout.root / "gates").is_dir():
-        return frozenset()
-    found = {folder: read_gate(run.layout, folder) for folder in run.stage_folders()}
+    return rejected_of(run.layout, run.stage_folders()) if (run.layout.root / "gates").is_dir() else frozenset()
+
+
+def rejected_of(layout: RunLayout, folders: Sequence[str]) -> frozenset[str]:
+    """The same of some stages of a run."""
+    found = {folder: read_gate(layout, folder) for folder in folders}
     return frozenset(folder for folder, record in found.items() if record and record["decision"] == "rejected")
 
 
