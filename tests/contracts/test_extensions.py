@@ -8,8 +8,8 @@ from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.sharded import ShardedEngine
 
 KEEP = {"rank": 4, "alpha": 8, "dropout": 0.2, "also_train": ["projector"], "carry": "keep"}
-METHODS = {"RowFisher": {}, "TwoPass": {}, "Tuner": {}, "Ender": {}}
-KILLS = {"RowFisher": [3, 10], "TwoPass": [3, 12], "Tuner": [1, 7, 14], "Ender": [0, 1]}
+METHODS = {"RowFisher": {}, "TwoPass": {}, "Tuner": {}, "Ender": {}, "Chooser": {}}
+KILLS = {"RowFisher": [3, 10], "TwoPass": [3, 12], "Tuner": [1, 7, 14], "Ender": [0, 1], "Chooser": [0, 7, 8]}
 """Moments of the method at which the process dies."""
 LAYOUTS = {
     "accumulation": {"engine": {"micro_batch": 2, "workers": 0}},

@@ -124,15 +124,15 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
         draft = Draft(folder / f"draft-{stage.index}")
         draft.folder.mkdir()
         make = {} if engine is None else {"make_engine": engine}
-        work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
-        if stop_at and stop_at[0] == stage.index:
-            with contextlib.suppress(Stopped):
-                train_stage(work, StopAfter(draft, stop_at[1]), reporter=Silent())
-            model = load_base(plan.model_path, dtype=plan.config.base.dtype)
-            apply_lineage(model, lineage)
-            work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
-            draft.resume_from = stop_at[1]
         try:
+            work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
+            if stop_at and stop_at[0] == stage.index:
+                with contextlib.suppress(Stopped):
+                    train_stage(work, StopAfter(draft, stop_at[1]), reporter=Silent())
+                model = load_base(plan.model_path, dtype=plan.config.base.dtype)
+                apply_lineage(model, lineage)
+                work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
+                draft.resume_from = stop_at[1]
             done = train_stage(work, draft, reporter=Silent())
         except Killed:
             model = load_base(plan.model_path, dtype=plan.config.base.dtype)

@@ -3,9 +3,12 @@
 `kill_after` makes the process "die" at the n-th `moment` that a method passes.
 """
 
+from dataclasses import replace
+
 from mcit.core.config import Field, MethodConfig
-from mcit.core.types import Claims, LossSum
+from mcit.core.types import Claims, LossSum, StreamSpec
 from mcit.methods.base import Method
+from mcit.routers.base import Router
 
 
 class Killed(Exception):
@@ -143,3 +146,67 @@ class Ender(Method):
 
     def load_state_dict(self, state):
         self._seen = state["seen"]
+
+
+class Chooser(Method):
+    """A stream whose rows it chooses by how often it took them, and shows in other words."""
+
+    claims = Claims(slots=frozenset({"choose:again"}), streams=frozenset({"again"}))
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._taken = {}
+
+    def streams(self, ctx):
+        return {"again": StreamSpec(ctx.stage_rows(), 2)}
+
+    def on_stage_start(self, ctx):
+        self._taken = {}
+
+    def choose(self, stream, count, size, ctx):
+        moment()
+        rows = sorted(range(count), key=lambda row: (self._taken.get(str(row), 0), -row))[:size]
+        self._taken.update({str(row): self._taken.get(str(row), 0) + 1 for row in rows})
+        return [(row, 1 + ctx.step % 3) for row in rows]
+
+    def on_row(self, row, view, seed):
+        moment()
+        first, *rest = row.turns
+        return replace(row, turns=(replace(first, text=f"{first.text} {'so ' * view}"), *rest))
+
+    def loss_term(self, out, batch, ctx):
+        return LossSum(out.nll_N.sum(), "tokens") if batch.stream == "again" else None
+
+    def state_dict(self):
+        return {"taken": self._taken}
+
+    def load_state_dict(self, state):
+        self._taken = dict(state["taken"])
+
+
+class Joiner(Router):
+    """A member per task, which a later stage of the task goes on training."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._tasks = {}
+
+    def join(self, members, data):
+        moment()
+        return next((self._tasks[task.name] for task in data.stage.tasks if task.name in self._tasks), None)
+
+    def learn(self, member, ctx):
+        for task in ctx.stage.tasks:
+            moment()
+            self._tasks[task.name] = member
+            moment()
+
+    @staticmethod
+    def route(rows, members, state, tensors, states):
+        return [state["tasks"].get(row["task"], members[-1]) for row in rows]
+
+    def state_dict(self):
+        return {"tasks": self._tasks}
+
+    def load_state_dict(self, state):
+        self._tasks = dict(state["tasks"])

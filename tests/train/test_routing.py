@@ -11,10 +11,12 @@ from mcit.models import adapters
 from mcit.models.pool import answers_digest, members_of
 from mcit.train.routing import pooled
 from mcit.train.sequence import Session, run_sequence
+from tests.fakes import small
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.run_dir import json_lines
 from tests.train.test_sequence import opened
 
+JOINER = {"use": "tests.fakes.small:Joiner"}
 NEAREST = {"use": "mcit_sample.nearest:Nearest"}
 POOL = {"adapter": {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}, "max_steps": 2}
 STAGES = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno"}, {"recipe": "tiny/letter", "name": "again"}]
@@ -77,6 +79,20 @@ def test_interrupted_and_resumed_equals_straight_bitwise(tmp_path):
     assert tensors_of(straight) == tensors_of(resumed)
     (a, b) = ({n: h for n, h in r["03-again"].items() if n.startswith(("router", "pool"))} for r in (straight, resumed))
     assert a == b and set(a) == {"router/state.json", "router/tensors.safetensors", "pool.json"}
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory, cache):
+    return tensors_of(run_plan(pool_plan(JOINER), tmp_path_factory.mktemp("joined")))
+
+
+@pytest.mark.parametrize("moments", [2, 3, 7], ids=["join", "learn", "end of learn"])
+def test_a_kill_inside_join_and_learn_is_resumed_bitwise(moments, joined, tmp_path):
+    """A stage of one task passes 1 moment in `join`, if there is a member, and 2 in `learn`: 0-1, 2-4, 5-7."""
+    small.kill_after(moments)
+    made = tensors_of(run_plan(pool_plan(JOINER), tmp_path))
+    assert small._left is None, "the router never came to that moment"
+    assert made == joined
 
 
 def test_what_the_router_knows_is_part_of_what_answers(done, tmp_path):
