@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,39 @@ import pytest
 
 from scripts import faults
 from scripts.inject.faultpoints import Fault
+from tests.fakes import vllm
 from tests.fakes.docs import block, written
 
 DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
-STAGES = "stages=[{recipe: tiny/letter}, {recipe: tiny/yesno}]"
-SHORT = (STAGES, "defaults.max_steps=4", "eval.base=false", *faults.SMALL[1:])
-SETTINGS = [part for item in SHORT for part in ("--set", item)]
+SHORT = ("defaults.max_steps=4", "eval.base=false", *faults.SMALL[1:])
+POOL = (
+    "defaults.adapter={rank: 4, alpha: 8, also_train: [], carry: pool}",
+    "router={use: mcit_sample.nearest:Nearest}",
+    "probes=[{use: seen, every: 2, count: 2, share: null}]",
+)
+
+
+def given(config, tasks, *settings):
+    stages = ", ".join(f"{{recipe: tiny/{task}}}" for task in tasks)
+    return [config, *(part for item in (f"stages=[{stages}]", *SHORT, *settings) for part in ("--set", item))]
+
+
+RUNS = {
+    "run": given("tiny-methods", ("letter", "yesno")),
+    "branch": given("tiny-methods", ("letter", "word"), "name=branch"),
+    "extension": given("tiny-methods", ("letter", "yesno", "word")),
+    "pool": given("tiny", ("letter", "yesno"), *POOL),
+    "served": given("tiny", ("letter",), "eval.backend=vllm", "eval.vllm={compare: 2}"),
+}
+"""Arguments of ``mcit run`` by what is run."""
+KILLED = {
+    "between": ("run", r"mkdir runs/[^/]+/stages/\.02-[^/]+$", "before"),
+    "stage": ("run", r"rename runs/[^/]+/stages/02-", "before"),
+    "answers": ("run", r"fsync .*after-02/yesno/predictions\.p", "after"),
+    "extending": ("extension", r"rename runs/[^/]+/extension$", "after"),
+    "pool stage": ("pool", r"rename runs/[^/]+/stages/02-", "before"),
+}
+"""States that a kill leaves: what was run, the last operation of this form, and whether it was done."""
 
 
 def flipped(data):
@@ -52,7 +80,15 @@ class Case:
     where: str
     """Pattern below the folder of the run."""
     command: str = "run"
-    state: str = "finished"
+    state: str = "run"
+    """What was run and not disturbed, or what a kill left of it."""
+    run: str = "*"
+    """Pattern of the run's folder."""
+
+    @property
+    def what(self):
+        """What was run."""
+        return KILLED[self.state][0] if self.state in KILLED else self.state
 
 
 CASES = [
@@ -92,16 +128,36 @@ CASES = [
     Case("exports/*/export.json", "exports/02-*/export.json", "export"),
     Case("exports/*/*.safetensors", "exports/02-*/adapter_model.safetensors", "export"),
     Case("exports/*/adapter_config.json", "exports/02-*/adapter_config.json", "export"),
+    Case("resolved.yaml", "resolved.yaml", "report --html"),
+    Case("stages/*.json of a branch", "stages/01-letter.json", state="branch", run="branch-*"),
+    Case("stages/*.json of a branch", "stages/01-letter.json", "report", state="branch", run="branch-*"),
+    Case("a branch's stage in the other run", "stages/01-*/adapter/*.safetensors", state="branch", run="tiny-*"),
+    Case("extension/plan.json", "extension/plan.json", state="extending"),
+    Case("extension/manifest.json", "extension/manifest.json", state="extending"),
+    Case("extension/manifest.json", "extension/manifest.json", "status", state="extending"),
+    Case("stages/*/pool.json", "stages/01-*/pool.json", state="pool"),
+    Case("stages/*/router/state.json", "stages/01-*/router/state.json", state="pool"),
+    Case("stages/*/router/tensors.safetensors", "stages/01-*/router/tensors.safetensors", state="pool"),
+    Case("stages/*/probes.jsonl", "stages/01-*/probes.jsonl", state="pool"),
+    Case("probes.jsonl of a stage under way", "stages/.02-*/probes.jsonl", state="pool stage"),
+    Case("a live checkpoint's probes.jsonl", "stages/.02-*/live/000004/probes.jsonl", state="pool stage"),
+    Case("evals/*/*/backend.json", "evals/after-01/letter/backend.json", state="served"),
+    Case("evals/*/*/backend.json", "evals/after-01/letter/backend.json", "eval --rescore", state="served"),
 ]
 
 
-def argv(command, home):
+def argv(command, home, what="run"):
     runs = home / "runs"
+    if command == "status":
+        return ["status", "--runs-dir", str(runs)]
+    first = str(next(runs.glob("tiny*"), ""))
     if command == "run":
-        return ["run", "tiny-methods", "--runs-dir", str(runs), *SETTINGS]
-    root = str(next(runs.glob("[!.]*")))
+        more = {"branch": ["--from", first, "--stage", "1"], "extension": ["--extend", first]}.get(what, [])
+        return ["run", *RUNS[what], "--runs-dir", str(runs), *more]
+    root = str(next(runs.glob("branch*"))) if what == "branch" else first
     return {
         "report": ["report", root],
+        "report --html": ["report", root, "--html"],
         "export": ["export", root, "--stage", "2"],
         "eval --rescore": ["eval", root, "--rescore"],
     }[command]
@@ -109,63 +165,72 @@ def argv(command, home):
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory, cache):
-    """A finished run with an export; the same run killed before stage 2, at its end, and in its last answers."""
+    """Folders by state: what was run whole, and what kills left of it."""
     os.environ["MCIT_CACHE"] = str(cache)
     faults.prepare()
+    sys.modules["vllm"] = vllm
     base = tmp_path_factory.mktemp("states")
-    log, note = base / "log", base / "note"
-    home = base / "now"
-    (home / "runs").mkdir(parents=True)
-    assert faults.call(argv("run", home), log, root=home, note=note) == 0, log.read_text()
-    assert faults.call(argv("export", home), log, root=home) == 0, log.read_text()
-    shutil.copytree(home, base / "finished")
-    done = note.read_text().splitlines()
-    for state, pattern in (
-        ("between", r"mkdir runs/[^/]+/stages/\.02-[^/]+$"),
-        ("stage", r"rename runs/[^/]+/stages/02-"),
-        ("answers", r"fsync .*after-02/yesno/predictions\.p"),
-    ):
-        shutil.rmtree(home)
+    for what in RUNS:
+        begin = "run" if what in ("branch", "extension") else "empty"
+        done(base, what, begin)
+        for state, (of, pattern, how) in KILLED.items():
+            if of == what:
+                lines = (base / f"{what}.txt").read_text().splitlines()
+                at = [n for n, line in enumerate(lines, 1) if re.match(pattern, line)][-1]
+                done(base, what, begin, state=state, fault=Fault(at, how))
+    shutil.copytree(base / "run", base / "exported")
+    assert faults.call(argv("export", base / "exported"), base / "log", root=base / "exported") == 0
+    yield base
+    del sys.modules["vllm"]
+
+
+def done(base, what, begin, *, state=None, fault=None):
+    """Run something in the folder that another left; the result is the folder of its state."""
+    home, log = base / "now", base / "log"
+    log.unlink(missing_ok=True)
+    if begin == "empty":
         (home / "runs").mkdir(parents=True)
-        at = [n for n, line in enumerate(done, 1) if re.match(pattern, line)][-1]
-        code = faults.call(
-            argv("run", home), log, root=home, fault=Fault(at, "after" if state == "answers" else "before")
-        )
-        assert code == -signal.SIGKILL
-        shutil.copytree(home, base / state)
-        assert faults.call(argv("run", home), log, root=home) == 0
-        shutil.copytree(home, base / f"{state}-after")
-    shutil.copytree(base / "finished", base / "finished-after")
-    return base
+    else:
+        shutil.copytree(base / begin, home)
+    note = None if fault else base / f"{what}.txt"
+    code = faults.call(argv("run", home, what), log, root=home, note=note, fault=fault)
+    assert code == (-signal.SIGKILL if fault else 0), log.read_text()
+    home.rename(base / (state or what))
 
 
 def outcome(case, damage, base):
     """What one damage to one file leads to, in a word."""
     home, log = base / "now", base / "case.log"
     shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(base / case.state, home)
-    (path,) = home.glob(f"runs/*/{case.where}")
+    whole = "exported" if case.command == "export" else case.what
+    shutil.copytree(base / ("exported" if case.command == "export" else case.state), home)
+    (path,) = home.glob(f"runs/{case.run}/{case.where}")
     if damage is None:
         path.unlink()
     else:
         assert damage(path.read_bytes()) != path.read_bytes()
         path.write_bytes(damage(path.read_bytes()))
     log.unlink(missing_ok=True)
-    code = faults.call(argv(case.command, home), log, root=home)
+    code = faults.call(argv(case.command, home, case.what), log, root=home)
     text = log.read_text()
     if "Traceback" in text:
         return "traceback"
     if code:
-        return "named" if code == 5 and (str(path) in text or str(path.parent) + ":" in text) else f"exit {code}"
-    said = str(path) in text or (case.state == "stage" and said_in_ledger(home, path))
-    if not faults.compared(base / f"{case.state}-after", home) and case.where != "ledger.jsonl":
+        return "named" if code == 5 and (named(path, text) or f"{path.parent}:" in text) else f"exit {code}"
+    said = named(path, text) or (case.state in KILLED and said_in_ledger(path))
+    if not faults.compared(base / whole, home) and case.where != "ledger.jsonl":
         return "healed, said" if said else "healed"
     return "said" if said else "silent"
 
 
-def said_in_ledger(home, path):
-    (ledger,) = home.glob("runs/*/ledger.jsonl")
-    return str(path) in ledger.read_text()
+def named(path, text):
+    """Whether a text names a file, or the stage that a file refers to."""
+    return str(path) in text or path.parent.name == "stages" and f"{path.with_suffix('')}:" in text
+
+
+def said_in_ledger(path):
+    root = next(folder for folder in path.parents if folder.parent.name == "runs")
+    return str(path) in (root / "ledger.jsonl").read_text()
 
 
 def table(rows):
