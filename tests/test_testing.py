@@ -15,6 +15,7 @@ def test_sample_plug_ins_pass(tmp_path):
     testing.method_contract("mcit_sample.hardest:Hardest", folder=tmp_path / "method")
     testing.probe_contract("mcit_sample.spread:Spread", {"every": 2, "share": None}, folder=tmp_path / "probe")
     testing.router_contract("mcit_sample.nearest:Nearest", folder=tmp_path / "router")
+    testing.router_contract("self_refined", {"rows": 8, "samples": 8}, folder=tmp_path / "own router")
     testing.filter_contract("strip", ["", " a\nb "])
     testing.scorer_contract("exact", [("yes", {"answer": "yes"}), ("no", {"answer": "yes"})])
 

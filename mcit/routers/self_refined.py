@@ -5,14 +5,16 @@ arXiv:2412.09441), self-refined adapter retrieval and the two-stage ensemble. Th
 class prototypes by cosine; the most alike class names the stage whose adapter reads the row next; a linear head on those
 features names a class again, until its stage is the one that read, or after `reads` reads. The class with the largest
 ``softmax(refined) + softmax(T cosine)``, T the number of adapters, says whose adapter answers the row.
-State: "classes", (member, label) in order; "reads", "ensemble"; tensors "mean" and "covariance" by number of the class under
-its own adapter, "prototype" under the first one, "head" (`mcit.routers.formulas.gaussians`).
+State: "classes", (member, label) in order; "reads", "ensemble"; tensors by number of the class: "mean" and "covariance" under
+its own adapter, "prototype" under the first one, "moved" (`recentre`); "head" (`mcit.routers.formulas.gaussians`).
 
 A class is a stage, a task or an answer of it, for rows of instructions have no class. Features are the last hidden state at
 the last prompt token. The head is aligned as in the released code: trained on samples of the Gaussians of all classes, from
 the second class on. Differs: it begins as the nearest mean, for there is no head that training left behind; features are
 measured in their pooled deviation, and prototypes are compared around their mean, because a few large features are common
-to all states of a language model. Reading is a pure function: the released code merges stored adapters in every batch it reads.
+to all states of a language model. An adapter trained on answers moves every row's state the same way, so that a head on raw
+features names the adapter that read and nothing is refined; `recentre` takes out how far each adapter moves its own rows.
+Reading is a pure function: the released code merges stored adapters in every batch it reads.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class SelfRefined(Router):
         """Training rows of a stage that statistics are of, drawn by its seed."""
         covariance: Literal["full", "diagonal"] = "full"
         """``full`` takes D x D numbers per class."""
+        recentre: bool = True
+        """Take the mean move of a stage's rows from the first adapter to their own out of statistics and reading."""
         reads: int = Field(4, ge=1)
         """Most reads of a row after the first guess; 4 in the released code."""
         ensemble: bool = True
@@ -80,13 +84,15 @@ class SelfRefined(Router):
                 first_ND = _features(rows, ctx)
         else:
             first_ND = own_ND
+        moved_D = (own_ND - first_ND).double().mean(0).float() * float(self.config.recentre)
         for label in sorted(set(labels)):
             places = torch.tensor([k for k, found in enumerate(labels) if found == label])
             number = f"{len(self._classes):06d}"
-            mean_D, covariance = gaussian(own_ND[places], diagonal=self.config.covariance == "diagonal")
+            mean_D, covariance = gaussian(own_ND[places] - moved_D, diagonal=self.config.covariance == "diagonal")
             self.tensors.put("mean", number, mean_D)
             self.tensors.put("covariance", number, covariance)
             self.tensors.put("prototype", number, first_ND[places].double().mean(0).float())
+            self.tensors.put("moved", number, moved_D)
             self._classes.append((member, label))
         self._align(seed_for(ctx.seed, "self_refined"))
 
@@ -128,6 +134,7 @@ class SelfRefined(Router):
         owner_K = torch.tensor([members.index(member) for member, _ in state["classes"]])
         proto_KD = torch.stack([tensors[name] for name in sorted(tensors) if name.startswith("prototype|")])
         weight_KD, bias_K, shift_D, scale_D = (tensors[f"head|{n}"] for n in ("weight", "bias", "shift", "scale"))
+        moved = {int(owner): tensors[f"moved|{k:06d}"] for k, owner in enumerate(owner_K)}
         first_BD = states(rows, members[0]).float().cpu()
         centre_D = proto_KD.mean(0)
         cosine_BK = normalize(first_BD - centre_D) @ normalize(proto_KD - centre_D).T
@@ -139,7 +146,7 @@ class SelfRefined(Router):
                 new = [k for k in moving if int(here_B[k]) == member and (k, member) not in read]
                 if new:
                     x_ND = first_BD[new] if member == 0 else states([rows[k] for k in new], members[member])
-                    logits_NK = (x_ND.float().cpu() - shift_D) / scale_D @ weight_KD.T + bias_K
+                    logits_NK = (x_ND.float().cpu() - moved[member] - shift_D) / scale_D @ weight_KD.T + bias_K
                     read.update(((k, member), logits_NK[i]) for i, k in enumerate(new))
             before_B = here_B.clone()
             for k in moving:

@@ -71,6 +71,7 @@ for name, setting in {
     "experts that do not share the rank evenly": "defaults.adapter={kind: moe_lora, rank: 6, experts: 4}",
     "mixture of experts merged": "defaults.adapter={kind: moe_lora, carry: merge}",
     "adapter's preset misspelt": "defaults.adapter={use: mole_lora}",
+    "adapter kept apart without a router": "defaults.adapter={carry: pool, also_train: []}",
     "router without a pool": "router={use: self_refined}",
     "batch 0": "defaults.optim.batch=0",
     "one beta": "defaults.optim.betas=[0.9]",

@@ -25,6 +25,15 @@ EYE = torch.eye(K)
 MEMBERS = ["m0", "m1", "m2"]
 
 
+def known(certain):
+    """One class per member with its axis as prototype; the head's logits are `certain` times the feature."""
+    by_class = {
+        f"{kind}|{k:06d}": value[k] for kind, value in (("prototype", EYE), ("moved", 0 * EYE)) for k in range(K)
+    }
+    head = {"weight": certain * EYE, "bias": torch.zeros(K), "shift": torch.zeros(K), "scale": torch.ones(K)}
+    return by_class | {f"head|{name}": value for name, value in head.items()}
+
+
 def routed(guess, jumps, *, reads=4, ensemble=False, first=EYE):
     """The member chosen for one row, and the members that read it. Features are one-hot: class `guess` at first, then
     `jumps[m]` under member m. Member 0 reads nothing anew, for the first guess was made under it."""
@@ -35,13 +44,7 @@ def routed(guess, jumps, *, reads=4, ensemble=False, first=EYE):
         number = MEMBERS.index(member)
         return (first[guess] if number == 0 else EYE[jumps[number]]).expand(len(rows), K)
 
-    head = {
-        "head|weight": 9 * EYE,
-        "head|bias": torch.zeros(K),
-        "head|shift": torch.zeros(K),
-        "head|scale": torch.ones(K),
-    }
-    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+    tensors = known(9)
     state = {"classes": [[m, ""] for m in MEMBERS], "reads": reads, "ensemble": ensemble}
     (chosen,) = SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, states)
     return chosen, calls
@@ -65,13 +68,7 @@ def test_the_ensemble_weighs_the_first_guess_by_the_number_of_adapters():
     equal refined logits the guess decides."""
     assert routed(2, {2: 1, 1: 1}, ensemble=True)[0] == "m1"
     state = {"classes": [[m, ""] for m in MEMBERS], "reads": 4, "ensemble": True}
-    head = {
-        "head|weight": 0.01 * EYE,
-        "head|bias": torch.zeros(K),
-        "head|shift": torch.zeros(K),
-        "head|scale": torch.ones(K),
-    }
-    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+    tensors = known(0.01)
 
     def states(rows, member):
         return EYE[{"m0": 2, "m1": 1, "m2": 1}[member]].expand(len(rows), K)
@@ -81,13 +78,7 @@ def test_the_ensemble_weighs_the_first_guess_by_the_number_of_adapters():
 
 
 def test_rows_are_read_together_and_alone_alike():
-    head = {
-        "head|weight": 9 * EYE,
-        "head|bias": torch.zeros(K),
-        "head|shift": torch.zeros(K),
-        "head|scale": torch.ones(K),
-    }
-    tensors = {**{f"prototype|{k:06d}": EYE[k] for k in range(K)}, **head}
+    tensors = known(9)
     state = {"classes": [[m, ""] for m in MEMBERS], "reads": 4, "ensemble": True}
     jumps = {"a": (0, 0, 0), "b": (1, 2, 1), "c": (2, 0, 2), "d": (0, 1, 1)}
     calls = []
@@ -140,10 +131,30 @@ def test_statistics_are_of_the_states_that_routing_sees(done):
     with pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool:
         for k, stage in enumerate(plan.stages):
             drawn = _drawn(DataFolder.open(stage.tasks[0].folder).rows("train"), 12, stage.seed)
-            for kind, member in (("mean", stage.folder), ("prototype", "01-letter")):
-                expected = pool._states(drawn, member).mean(0)
-                assert torch.allclose(tensors[f"{kind}|{k:06d}"], expected, atol=1e-4), (kind, k)
-        assert not torch.allclose(tensors["mean|000002"], tensors["prototype|000002"], atol=1e-3)
+            own, first = (pool._states(drawn, member).mean(0) for member in (stage.folder, "01-letter"))
+            assert torch.allclose(tensors[f"mean|{k:06d}"] + tensors[f"moved|{k:06d}"], own, atol=1e-4), k
+            assert torch.allclose(tensors[f"prototype|{k:06d}"], first, atol=1e-4), k
+        assert float(tensors["moved|000002"].norm()) > 0.1 and not tensors["moved|000000"].any()
+
+
+def test_a_row_read_under_another_stages_adapter_can_be_known(done):
+    """Under the adapters of stages 2 and 3 the rows of stage 1 are closest to it only where the adapter's move is taken out."""
+    plan, run = done
+    session = Session(plan, run, Silent())
+    t = load_tensors(run.stage("03-word") / "router" / "tensors.safetensors")
+    prototypes, moved = (torch.stack([t[f"{kind}|{k:06d}"] for k in range(3)]) for kind in ("prototype", "moved"))
+    assert torch.allclose(torch.stack([t[f"mean|{k:06d}"] for k in range(3)]), prototypes, atol=1e-4)
+    given = DataFolder.open(plan.tasks[0].folder).rows("test")[:8]
+    right = {}
+    with pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool:
+        for k, member in ((1, "02-yesno"), (2, "03-word")):
+            x_ND = pool._states(given, member)
+            raw = torch.cdist(x_ND, prototypes + moved).argmin(1)
+            right[member] = (
+                int((raw == 0).sum()),
+                int((torch.cdist(x_ND - moved[k], prototypes).argmin(1) == 0).sum()),
+            )
+    assert all(raw == 0 for raw, _ in right.values()) and sum(own for _, own in right.values()) >= 8, right
 
 
 def test_evaluating_twice_gives_the_same_weights_and_answers(done):
@@ -190,6 +201,7 @@ def test_a_class_per_answer_and_diagonal_covariance():
 
     ctx = SimpleNamespace(data=SimpleNamespace(stage_rows=lambda: given), seed=1, forward_pass=forward_pass)
     router.learn("01", ctx)
+    assert not router.tensors.require("moved", "000000").any(), "the first adapter moves nothing"
     assert router.state_dict()["classes"] == [("01", "a"), ("01", "b")]
     assert router.tensors.require("mean", "000001").tolist() == pytest.approx([5.3, 5.3])
     assert router.tensors.require("covariance", "000000").shape == (2,)
