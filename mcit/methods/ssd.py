@@ -23,6 +23,7 @@ an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -101,6 +102,17 @@ class SSD(Method):
                     what = f"squares and batch differ from stage {other.name}, whose importances it is compared with"
                     out.append(Problem(where, what, "set the same in every stage"))
         return out
+
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
+        """An fp32 matrix of squares for each chosen one, and one of what was added with ``dampen: effect``."""
+        total = 0
+        for name, shape in shapes.items():
+            before, is_b, after = name.partition(".lora_B.")
+            module = before if is_b else name.removesuffix(".weight")
+            if ".lora_A." in name or (self.config.units and not ends_with(module, self.config.units)):
+                continue
+            total += shape[0] * shapes[f"{before}.lora_A.{after}"][1] if is_b else math.prod(shape)
+        return 4 * total * (2 if self.config.dampen == "effect" else 1)
 
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """In a stage that forgets the chosen matrices alone, so that no others are written."""

@@ -24,6 +24,9 @@ VARIANTS = {
     "hft, rows": ("hft", {"selection": "row"}, FULL),
     "group_sparse, proximal": ("group_sparse", {"treatment": "proximal", "alpha": 60.0}, None),
     "refusal, blind": ("refusal", {"say": "blind"}, None),
+    "refusal, joint mean": ("refusal", {"mean": "joint"}, None),
+    "gradient restriction": ("gradient_penalty", {"loss": "task", "norm": "tensors", "rho": 0.005}, None),
+    "iau, formula": ("iau", {"step": "formula", "lr": 0.01}, None),
     "prototypes, held": ("prototypes", {"retain": 0.1, "bound": 0.5, "by": "task"}, None),
     "ewc, parameters": (
         "ewc",

@@ -102,6 +102,24 @@ def test_editors_follow_gradient_order_and_the_writer_comes_first():
     assert seen == ["a", "b"]
 
 
+def test_at_the_start_of_a_stage_the_writer_comes_first():
+    """Else an anchor listed before an edit without training would hold the weights from before it."""
+    seen = []
+    a = make("a", on_stage_start=lambda s, c: seen.append("a"))
+    w = make("w", Claims(slots=frozenset({"weights:edit"})), on_stage_start=lambda s, c: seen.append("w"))
+    MethodSet([a, w]).on_stage_start(context())
+    assert seen == ["w", "a"]
+
+
+def test_a_stream_that_is_shared_has_the_rows_per_step_of_who_trains_on_it():
+    passive, read = (
+        make(n, Claims(streams=frozenset({"forget"})), streams=lambda s, c, k=k: {"forget": StreamSpec([1], k)})
+        for n, k in (("passive", 0), ("read", 4))
+    )
+    for order in ([passive, read], [read, passive]):
+        assert MethodSet(order).streams(None)["forget"].per_step == 4
+
+
 def test_state_round_trip_and_version_check(tmp_path):
     method = L2(L2.Config())
     method.tensors.put("anchor", "x", torch.ones(2))

@@ -89,6 +89,12 @@ def test_plans_that_cannot_work():
         plan_of(stages=[first, second])
 
 
+def test_memory_is_that_of_whole_matrices():
+    shapes = {"a.up.lora_A.x.weight": (2, 5), "a.up.lora_B.x.weight": (3, 2), "b.weight": (4, 4)}
+    assert SSD(SSD.Config()).state_bytes(shapes, stages=1) == 4 * (15 + 16)
+    assert SSD(SSD.Config(units=["up"], dampen="effect")).state_bytes(shapes, stages=1) == 8 * 15
+
+
 def test_state_and_settings():
     method = SSD(SSD.Config())
     method.load_state_dict({"count": 3, "done": {"alpha": 1.0}})
