@@ -27,12 +27,14 @@ class StartAnswers:
     ) -> None:
         """`identity` is what the weights depend on; without a `folder` answers live as long as this object."""
         self._model, self._encoder, self._identity, self._device = model, encoder, identity, device
-        self._blobs = Blobs(folder)
+        self._folder = folder
+        self._blobs: Blobs | None = None
 
     def __call__(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
         """The answer to each row's question; empty where the model refuses or says nothing."""
         asked = digest_of([[r.task, r.id, list(r.images), [[t.role, t.text] for t in r.turns[:-1]]] for r in rows])
         fingerprint = {**self._identity, "rows": asked, "max_new_tokens": max_new_tokens, "version": 1}
+        self._blobs = self._blobs or Blobs(self._folder)
         blob = self._blobs.open("answers", fingerprint, lambda: ({}, {"answers": self._make(rows, max_new_tokens)}))
         return ["" if is_refusal(text) else text for text in blob.index["answers"]]
 
