@@ -26,7 +26,8 @@ def main(run, certificate):
         for k, label in enumerate(state["classes"]):
             if not state["rows"][label]:
                 continue
-            x = features[f"{entry['home']}|{label}"]
+            source = "base" if entry["home"] == "router" else f"{entry['stage']}/{entry['home']}"
+            x = features[f"{source}|{label}"]
             if len(x) != len(state["rows"][label]):
                 bad += 1
                 print(f"{home}: the certificate has {len(x)} rows of {label}, the head {len(state['rows'][label])}")

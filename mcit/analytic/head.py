@@ -32,9 +32,10 @@ def row_key(row: Row) -> str:
 
 
 def unit_features(x_ND: Tensor) -> Tensor:
-    """Features with a root mean square of 1, so that none is above the root of D."""
+    """Features with a root mean square of 1, so that none is above the root of D, and a constant 1 behind them; (N, D + 1)."""
     x_ND = x_ND.double()
-    return x_ND * (x_ND.shape[1] ** 0.5 / x_ND.norm(dim=1, keepdim=True).clamp(min=1e-12))
+    x_ND = x_ND * (x_ND.shape[1] ** 0.5 / x_ND.norm(dim=1, keepdim=True).clamp(min=1e-12))
+    return torch.cat([x_ND, torch.ones_like(x_ND[:, :1])], 1)
 
 
 def prompt_states(hidden_BTD: Tensor, batch: Batch, *, mean: bool = False) -> Tensor:
@@ -63,7 +64,7 @@ class RowHead:
     def learn(self, label: str, x_ND: Tensor, keys: Sequence[str]) -> None:
         """Add rows of one class; those that it has already are left as they are."""
         if self.ridge is None:
-            self.ridge = Ridge.empty(x_ND.shape[1], len(self.classes), gamma=self.gamma, bits=self.bits)
+            self.ridge = Ridge.empty(x_ND.shape[1] + 1, len(self.classes), gamma=self.gamma, bits=self.bits)
         if label not in self.rows:
             self.classes.append(label)
             self.rows[label] = {}
@@ -101,7 +102,7 @@ class RowHead:
         return done
 
     def weight(self) -> Tensor:
-        """(D, K) fp64."""
+        """(D + 1, K) fp64; the last row is that of the constant."""
         if self.ridge is None:
             raise StateError("nothing was learned yet", where="analytic head", fix="train a stage first")
         return self.ridge.weight()
@@ -117,7 +118,7 @@ class RowHead:
         return {"gamma": self.gamma, "bits": self.bits, "classes": self.classes, "rows": self.rows}
 
     def tensors(self) -> dict[str, Tensor]:
-        """``gram`` (D, D), ``cross`` and ``weight`` (D, K), fp64; empty while nothing was learned."""
+        """``gram`` (D + 1, D + 1), ``cross`` and ``weight`` (D + 1, K), fp64; empty while nothing was learned."""
         if self.ridge is None:
             return {}
         return {"gram": self.ridge.gram_DD, "cross": self.ridge.cross_DK, "weight": self.weight()}

@@ -19,10 +19,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--as",
         dest="kind",
-        choices=("adapter", "delta", "merged", "pool"),
+        choices=("adapter", "delta", "merged", "pool", "guard"),
         default="adapter",
         help="adapter: stages 1..K on the original base; delta: stage K alone; merged: full weights; "
-        "pool: an adapter each, with router and loader (default: adapter)",
+        "pool: an adapter each, with router and loader; guard: detector and phrases, with a loader (default: adapter)",
     )
     parser.add_argument("--out", metavar="DIR", help="folder to write (default: exports/<stage>-<kind> in the run)")
     parser.add_argument("--max-rank", type=int, metavar="R", help="shorten the adapter to this rank by SVD")

@@ -60,7 +60,7 @@ class ExportRecord(Manifest):
 
     what = "the record of an export"
     fix = "remove the folder and export again"
-    kind: Literal["adapter", "delta", "merged", "pool"]
+    kind: Literal["adapter", "delta", "merged", "pool", "guard"]
     run: str
     base: str
     base_sha256: Sha256

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from mcit.core.errors import Interrupted
+from mcit.core.errors import ConfigError, Interrupted
 from mcit.core.interfaces import Reporter, Silent
 from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.types import Batch, JsonDict, Progress, Row, Sample
 from mcit.data.collate import collate
 from mcit.engine.forward import run_model
 from mcit.evals.filtering import Spec, identity, load_filters
-from mcit.evals.filters.base import Filter, FilterContext, Preparation, edits_scores, prepares
+from mcit.evals.filters.base import Filter, FilterContext, Preparation, edits_scores, picks_rows, prepares
 from mcit.evals.predictions import PartFile, batches, gold_of, identity_of, write_predictions
 
 
@@ -175,13 +175,34 @@ class Generator:
         self, rows: Sequence[Row], *, filters: Sequence[Filter] = (), device: torch.device | str
     ) -> list[JsonDict]:
         """``text``, ``tokens`` (without the end token) and ``truncated`` (no end token within the limit) per row."""
-        tokenizer = self._encoder.processor.tokenizer
-        samples = [self._encoder.prompt(row) for row in rows]
-        batch = collate(samples, stream="eval", pad_id=self._encoder.pad_id, side="left")
-        length = batch.input_ids_BT.shape[1]
-        hooks = LogitsProcessorList([_Hook(f, rows, length, tokenizer) for f in filters if edits_scores(f)])
+        batch = self._batch(rows)
         self._prepare(rows, batch, filters, device)
+        choosy = {id(one): one.acts_on(rows) for one in filters if picks_rows(one)}
+        answers = self._written(rows, batch, [one for one in filters if id(one) not in choosy], device)
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for k in range(len(rows)):
+            groups.setdefault(tuple(acts[k] for acts in choosy.values()), []).append(k)
+        for acting, places in groups.items():
+            if any(acting):
+                left_out = {key for key, acts in zip(choosy, acting, strict=True) if not acts}
+                chain, chosen = [one for one in filters if id(one) not in left_out], [rows[k] for k in places]
+                for k, answer in zip(places, self._written(chosen, self._batch(chosen), chain, device), strict=True):
+                    answers[k] = answer
+        return answers
+
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        samples = [self._encoder.prompt(row) for row in rows]
+        return collate(samples, stream="eval", pad_id=self._encoder.pad_id, side="left")
+
+    def _written(
+        self, rows: Sequence[Row], batch: Batch, filters: Sequence[Filter], device: torch.device | str
+    ) -> list[JsonDict]:
+        tokenizer, length = self._encoder.processor.tokenizer, batch.input_ids_BT.shape[1]
+        hooks = LogitsProcessorList([_Hook(f, rows, length, tokenizer) for f in filters if edits_scores(f)])
         config, beams = self._config, max((f.beams for f in filters), default=1)
+        if beams > (size := len(self._model.get_input_embeddings().weight)):
+            what = f"asks for {beams} beams, the model has {size} tokens to begin them with"
+            raise ConfigError(what, where="eval.filters", fix=f"use at most {size} beams")
         if beams > 1:
             config = copy.deepcopy(config)
             config.num_beams = beams
@@ -202,13 +223,28 @@ class Generator:
         if not wanting:
             return
 
-        @functools.lru_cache(maxsize=1)
-        def states() -> Tensor:
-            out = run_model(self._model, batch, device=torch.device(device), layers={"last"})
-            return out.hidden_BTD[:, -1].float().cpu()
+        @functools.cache
+        def hidden(layer: str, mean: bool) -> Tensor:
+            out = run_model(self._model, batch, device=torch.device(device), layers={layer})
+            hidden_BTD = out.hidden[layer].float()
+            if not mean:
+                return hidden_BTD[:, -1].cpu()
+            used_BT = batch.attention_BT.to(hidden_BTD.device).bool()
+            return ((hidden_BTD * used_BT[..., None]).sum(1) / used_BT.sum(1, keepdim=True)).cpu()
 
+        def embeddings() -> Tensor:
+            table: Tensor = self._model.get_input_embeddings().weight.detach().cpu()
+            return table
+
+        given = (
+            self._encoder.processor.tokenizer,
+            self._state,
+            functools.partial(hidden, "last", False),
+            hidden,
+            embeddings,
+        )
         for one in wanting:
-            one.prepare(Preparation(rows, self._encoder.processor.tokenizer, self._state, states))
+            one.prepare(Preparation(rows, *given))
 
 
 def read_answer(ids_T: Tensor, row: Row, *, ends: Tensor, tokenizer: Any, filters: Sequence[Filter]) -> JsonDict:

@@ -88,6 +88,7 @@ def _title(record: JsonDict) -> str:
         "delta": f"what stage {record['stages'][-1]} added",
         "merged": f"full weights after stages {stages}",
         "pool": f"pool of adapters of stages {stages}",
+        "guard": f"guard of the model after stages {stages}",
     }
     return kinds[record["kind"]]
 
@@ -122,6 +123,9 @@ def _holds(record: JsonDict) -> list[str]:
     if record["kind"] == "pool":
         members = _names(record["members"])
         return [f"One adapter per folder: {members}. The router `{record['router']}` chooses one per row (`route.py`)."]
+    if record["kind"] == "guard":
+        text = f"A detector of prompts and {record['phrases']} phrases that are kept from being said (`guard.json`). "
+        return [text + "No weights of the model: whoever has those has what is in them."]
     holds = record["holds"]
     if record["relative_to"] == "base":
         relative = "the original base"
@@ -208,6 +212,10 @@ def loading(record: JsonDict, model_class: str) -> str:
     if record["kind"] == "pool":
         rows = '[{"id": "1", "task": "", "question": "What is shown?", "images": ["a.png"]}]'
         return f'from loader import Pool  # loader.py of this folder\n\nPool("{_shown(record["base"])}").answer({rows})'
+    if record["kind"] == "guard":
+        rows = '[{"id": "1", "question": "What is shown?", "images": ["a.png"]}]'
+        where = f"merged export of stage {record['stages'][-1]}"
+        return f'from loader import Guarded  # loader.py of this folder\n\nGuarded("{where}").answer({rows})'
     lines = [f"from transformers import {model_class}, AutoProcessor", ""]
     trust = ", trust_remote_code=True" if record.get("remote_code") else ""
     if record["kind"] == "merged":

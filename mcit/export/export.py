@@ -12,7 +12,7 @@ from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
-from mcit.export import adapter, combined, delta, merged, pool
+from mcit.export import adapter, combined, delta, guard, merged, pool
 from mcit.export.card import CARD, card
 from mcit.export.source import Source, open_source
 from mcit.export.verify import probe
@@ -21,7 +21,7 @@ from mcit.models.load import load_processor, model_config
 from mcit.models.text import auto_class_of
 from mcit.runs.run import Run
 
-Kind = Literal["adapter", "delta", "merged", "pool"]
+Kind = Literal["adapter", "delta", "merged", "pool", "guard"]
 RECORD = "export.json"
 """Base and its checksum, stages, difference, and every file with size and sha256."""
 
@@ -53,10 +53,10 @@ def export_stage(
     """
     if max_rank is not None and (kind != "adapter" or max_rank < 1):
         raise ConfigError("goes with --as adapter only, and is at least 1", where="--max-rank", fix="leave it out")
-    if combine is not None and (kind in ("delta", "pool") or max_rank is not None):
+    if combine is not None and (kind in ("delta", "pool", "guard") or max_rank is not None):
         raise ConfigError("goes with --as adapter and merged, without --max-rank", where="--combine", fix="choose one")
     source = open_source(run, stage)
-    if kind != "pool" and any(delta.carry == "pool" for delta in source.lineage.deltas):
+    if kind not in ("pool", "guard") and any(delta.carry == "pool" for delta in source.lineage.deltas):
         raise ConfigError("the run keeps a pool of adapters", where=f"--as {kind}", fix="export it with --as pool")
     name = combine.name if combine else run.stage_folders()[stage - 1]
     folder = Path(out) if out is not None else run.layout.exports / f"{name}-{kind}"
@@ -77,6 +77,10 @@ def export_stage(
             found = pool.write(source, work, batch, router=(run.config().get("router") or {}).get("use"))
         elif kind == "delta":
             found = delta.write(source, work, batch)
+        elif kind == "guard":
+            left = [run.stage(name) / "methods" / "guard" for name in wanted["stages"]]
+            newest = next((path for path in reversed(left) if path.is_dir()), None)
+            found = guard.write(newest, run.config()["eval"]["filters"], work)
         else:
             found = merged.write(source, work, batch)
         record = {**found, **wanted}

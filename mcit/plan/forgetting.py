@@ -15,6 +15,7 @@ from mcit.data.folder import DataFolder
 from mcit.data.forgetset import asked, held_out, to_forget
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
+from mcit.evals.filtering import name_of
 from mcit.methods.check import FORGETS
 from mcit.methods.compose import make
 
@@ -26,6 +27,11 @@ _AS_NAMED = "see to them as to those that are named"
 def forget_problems(plan: Plan) -> list[Problem]:
     """Rows both forgotten and retained, rows a method cannot use, and what will not be measured or may undo a stage."""
     problems: list[Problem] = []
+    if "guard" in map(name_of, plan.config.eval.filters) and not any(
+        spec.name == "guard" for stage in plan.stages for spec in stage.methods
+    ):
+        fix = "list the method guard in a stage, or remove the filter"
+        problems.append(Problem("eval.filters: guard", "no stage leaves a detector", fix))
     if plan.config.eval.kit is not None:
         problems += kit_problems(plan, plan.config.eval.kit)
     for stage in plan.stages:

@@ -1,9 +1,9 @@
 """The member of a ridge head on the base's features, which can forget single rows exactly.
 
 State: "head", classes and checksums of learned rows (`mcit.analytic.head`); tensors "gram", "cross" and "weight" of the head.
-Features are the base's last hidden state at the last prompt token, with a root mean square of 1, one row per pass: a row has
-the same bits whoever it is read beside, so that a request to forget it takes away what was learned. ``mcit forget`` makes such
-requests. Weights are of ridge regression on one-hot members (ACIL, arXiv:2205.14922).
+Features are the base's last hidden state at the last prompt token, with a root mean square of 1 and a constant, one row per
+pass: a row has the same bits whoever it is read beside, so that a request to forget it takes away what was learned. ``mcit
+forget`` makes such requests. Weights are of ridge regression on one-hot members (ACIL, arXiv:2205.14922).
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ class Analytic(Router):
         states: States,
     ) -> list[str]:
         """The member with the largest score."""
+        import torch
+
         x_BD = states(rows, None).double().cpu()
         x_BD = x_BD * (x_BD.shape[1] ** 0.5 / x_BD.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        x_BD = torch.cat([x_BD, torch.ones_like(x_BD[:, :1])], 1)
         known = [k for k, name in enumerate(state["head"]["classes"]) if name in members]
         best_B = (x_BD @ tensors["weight|head"].double()[:, known]).argmax(1)
         return [state["head"]["classes"][known[int(k)]] for k in best_B]

@@ -7,6 +7,7 @@ on the rows that are left, whose features the certificate holds, so that anybody
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcit.analytic.head import NAME, RowHead, prompt_states, row_key
+from mcit.analytic.head import NAME, RowHead, prompt_states, row_key, unit_features
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
 from mcit.core.files import canonical_json, read_json
 from mcit.core.interfaces import Reporter
 from mcit.core.stored import write_sealed
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import JsonDict, Plan, Row
+from mcit.data.collate import collate
 from mcit.data.folder import DataFolder
+from mcit.engine.forward import run_model
 from mcit.models.basefiles import base_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.preflight import make_encoder
@@ -31,6 +34,7 @@ from mcit.runs.replace import replace_in_stages
 from mcit.runs.run import Run
 from mcit.runs.shared import shared_from, users
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
+from mcit.train.sequence import Session
 
 LIMIT = 1e-10
 """Largest difference of any weight to a head fitted without the rows."""
@@ -48,6 +52,11 @@ class StoredHead:
     """Content of ``state.json``."""
     tensors: dict[str, Tensor]
     head: RowHead
+
+    @property
+    def source(self) -> str:
+        """What its features are read with: ``base``, or the model after its stage."""
+        return "base" if self.home == "router" else f"{self.stage}/{self.home}"
 
     def files(self, scratch: Path) -> dict[str, bytes]:
         """New content of its files."""
@@ -90,7 +99,7 @@ def forget_rows(
         fix = "analytic heads come from the router analytic, or guard with detector: analytic"
         raise ConfigError("the run has no analytic head", where=str(run.layout.root), fix=fix)
     _own_stages(run)
-    features = _Features(plan, device)
+    features = _Features(plan, run, reporter, device)
     keys = [row_key(row) for row in asked]
     where = [row.where for row in asked]
     known = {key for stored in heads for label in stored.head.classes for key in stored.head.rows[label]}
@@ -100,15 +109,22 @@ def forget_rows(
         count = len(never) - _NAMED
         more = [Problem("rows", f"{count} more were never learned", fix)] if count > 0 else []
         raise StateError.of([*(Problem(place, "was never learned", fix) for place in never[:_NAMED]), *more])
-    reporter.line(f"features of {len(asked)} rows to forget")
-    x_ND = features.of(asked)
-    gone = [stored.head.forget(x_ND, keys, where) for stored in heads]
-    rows = _rows_left(plan, heads)
-    reporter.line(f"features of {len(rows)} rows that are left, to fit every head once more")
-    left = dict(zip(rows, features.of(list(rows.values())), strict=True)) if rows else {}
-    entries = []
+    rows = _rows_left(plan, heads, set(keys))
+    gone, entries, left = [], [], dict[str, dict[str, Tensor]]()
+    reporter.line(
+        f"features of {len(asked)} rows to forget, and of {len(rows)} that are left to fit every head once more"
+    )
+    for stored in heads:
+        read = left.setdefault(stored.source, {})
+        wanted = {key for known_rows in stored.head.rows.values() for key in known_rows} - read.keys()
+        every = {**rows, **dict(zip(keys, asked, strict=True))}
+        mine = [key for key in every if key in wanted]
+        read.update(zip(mine, features.of([every[key] for key in mine], stored), strict=True) if mine else ())
+        here = [k for k, key in enumerate(keys) if stored.head.holds(key)]
+        x_ND = torch.stack([read[keys[k]] for k in here]) if here else torch.zeros(0)
+        gone.append(stored.head.forget(x_ND, [keys[k] for k in here], [where[k] for k in here]) if here else 0)
     for stored, count in zip(heads, gone, strict=True):
-        again = refitted(stored.head, left)
+        again = refitted(stored.head, left[stored.source])
         apart = difference(stored.head, again)
         if apart > LIMIT:
             what = f"differs by {apart:.3g} from a head fitted without the rows"
@@ -131,10 +147,13 @@ def forget_rows(
     replace_in_stages(run.layout, new)
     number = len(list(run.layout.certificates.glob("[0-9]*"))) + 1
     folder = run.layout.certificates / f"{number:04d}"
-    kept: dict[str, list[Tensor]] = {}
-    for label, key in _labelled(heads):
-        kept.setdefault(label, []).append(_as_learned(heads, left[key]))
-    save_tensors(folder / "features.safetensors", {label: torch.stack(xs) for label, xs in kept.items()})
+    kept: dict[str, Tensor] = {}
+    for stored in heads:  # the newest router holds the rows of all earlier ones
+        for label, known_rows in stored.head.rows.items():
+            if known_rows and stored.head.ridge is not None:
+                x_ND = torch.stack([left[stored.source][key] for key in sorted(known_rows)])
+                kept[f"{stored.source}|{label}"] = stored.head.ridge.rounded(unit_features(x_ND))
+    save_tensors(folder / "features.safetensors", kept)
     write_sealed(folder / "certificate.json", certificate)
     run.ledger.append("forgotten", rows=len(asked), certificate=f"{number:04d}")
     for name in certificate["not_covered"]:
@@ -166,21 +185,9 @@ def difference(head: RowHead, again: RowHead) -> float:
     return float((weight_DK - other_DK).abs().max()) if weight_DK.numel() else 0.0
 
 
-def _labelled(heads: Sequence[StoredHead]) -> list[tuple[str, str]]:
-    pairs = {(f"{s.home}|{label}", key) for s in heads for label in s.head.classes for key in s.head.rows[label]}
-    return sorted(pairs)
-
-
-def _as_learned(heads: Sequence[StoredHead], x_D: Tensor) -> Tensor:
-    from mcit.analytic.head import unit_features
-
-    ridge = next(s.head.ridge for s in heads if s.head.ridge is not None)
-    return ridge.rounded(unit_features(x_D[None]))[0]
-
-
-def _rows_left(plan: Plan, heads: Sequence[StoredHead]) -> dict[str, Row]:
-    """Rows that some head still holds, by key. Raises StateError when the data of some is gone."""
-    wanted = {key for s in heads for label in s.head.classes for key in s.head.rows[label]}
+def _rows_left(plan: Plan, heads: Sequence[StoredHead], gone: set[str]) -> dict[str, Row]:
+    """Rows that some head will still hold, by key. Raises StateError when the data of some is not there."""
+    wanted = {key for s in heads for label in s.head.classes for key in s.head.rows[label]} - gone
     found: dict[str, Row] = {}
     tasks = {t.recipe: t for stage in plan.stages for t in (*stage.tasks, *stage.forget)}
     for task in tasks.values():
@@ -208,23 +215,35 @@ def _own_stages(run: Run) -> None:
 
 
 class _Features:
-    """Features of rows under the run's base, one row per pass as they were learned."""
+    """Features of rows, one row per pass as they were learned: under the run's base, or under the model after a stage."""
 
-    def __init__(self, plan: Plan, device: torch.device | None) -> None:
+    def __init__(self, plan: Plan, run: Run, reporter: Reporter, device: torch.device | None) -> None:
         wanted = plan.config.engine.device
         cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-        where = device or torch.device("cuda" if cuda else "cpu")
-        load: Callable[[], Any] = lambda: load_run_base(plan, device=where)  # noqa: E731
-        identity = base_identity(plan, base_digest(plan.model_path))
-        self._base = BaseModel(identity, make_encoder(plan), load, bf16=runs_bf16(plan.config.base.dtype, where))
+        self._where = device or torch.device("cuda" if cuda else "cpu")
+        self._bf16 = runs_bf16(plan.config.base.dtype, self._where)
+        identity, self._encoder = base_identity(plan, base_digest(plan.model_path)), make_encoder(plan)
+        load: Callable[[], Any] = functools.partial(load_run_base, plan, device=self._where)
+        self._base = BaseModel(identity, self._encoder, load, bf16=self._bf16)
+        self._session = Session(plan, run, reporter)
+        self._stages = {stage.folder: stage.index for stage in plan.stages}
 
-    def of(self, rows: Sequence[Row]) -> Tensor:
-        """(N, D) fp64."""
-        found: dict[int, Tensor] = {}
-        passes = self._base.outputs(rows, forward=None, layers=frozenset({"last"}), logits=True, size=1)
-        for (place,), batch, out in passes:
-            found[place] = prompt_states(out.hidden["last"], batch)[0].double().cpu()
-        return torch.stack([found[k] for k in range(len(rows))])
+    def of(self, rows: Sequence[Row], stored: StoredHead) -> list[Tensor]:
+        """(D,) fp64 per row, as the head learned them."""
+        if stored.source == "base":
+            found: dict[int, Tensor] = {}
+            passes = self._base.outputs(rows, forward=None, layers=frozenset({"last"}), logits=True, size=1)
+            for (place,), batch, out in passes:
+                found[place] = prompt_states(out.hidden["last"], batch)[0].double().cpu()
+            return [found[k] for k in range(len(rows))]
+        layer, mean = str(stored.record["state"]["layer"]), bool(stored.record["state"]["mean"])
+        model, out_list = self._session.model_after(self._stages[stored.stage]).eval(), []
+        for row in rows:
+            batch = collate([self._encoder.encode(row)], stream="request", pad_id=self._encoder.pad_id)
+            with torch.no_grad(), torch.autocast(self._where.type, dtype=torch.bfloat16, enabled=self._bf16):
+                out = run_model(model, batch, device=self._where, layers={layer})
+            out_list.append(prompt_states(out.hidden[layer], batch, mean=mean)[0].double().cpu())
+        return out_list
 
 
 def read_request(path: Path, plan: Plan) -> list[Row]:

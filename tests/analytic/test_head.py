@@ -46,7 +46,8 @@ def test_state_and_tensors_are_the_head(head):
 
 
 def test_features_and_where_they_are_read():
-    assert torch.allclose(unit_features(torch.tensor([[3.0, 4.0]])).square().mean(), torch.tensor(1.0).double())
+    unit = unit_features(torch.tensor([[3.0, 4.0]]))
+    assert torch.allclose(unit[:, :2].square().mean(), torch.tensor(1.0).double()) and unit[0, 2] == 1.0
     labels = torch.tensor([[-100, -100, 7, -100, -100, 8, 9], [-100, 5, -100, -100, -100, -100, -100]])
     attention = torch.tensor([[1] * 7, [1] * 3 + [0] * 4])
     batch = Batch("s", (row("q", "a"),) * 2, labels, labels, attention, {}, 4)

@@ -45,6 +45,10 @@ class Preparation:
     """Folder of what each method named in `Filter.reads` left behind."""
     states: Callable[[], Tensor]
     """Last hidden state at the last prompt token of each row, (B, D) fp32; a forward pass when it is first called."""
+    hidden: Callable[[str, bool], Tensor]
+    """(layer as in ``hidden:<layer>``, mean) -> states at the last prompt token, or their mean over the prompt; (B, D) fp32."""
+    embeddings: Callable[[], Tensor]
+    """The model's table of input embeddings, (V, D)."""
 
 
 class Filter:
@@ -62,10 +66,14 @@ class Filter:
     """Beams to search with; the most of any filter counts. Scores then have B times as many rows."""
 
     def __init__(self, config: Any = None) -> None:
-        self.config = config if config is not None else self.Config()
+        self.config: Any = config if config is not None else self.Config()
 
     def prepare(self, ctx: Preparation) -> None:
         """Before each batch of rows."""
+
+    def acts_on(self, rows: Sequence[Row]) -> Sequence[bool]:
+        """Which of the prepared rows the filter has anything to do with; the others are answered as without it, to the byte."""
+        return [True] * len(rows)
 
     def logits(self, step: int, scores_BV: Tensor, ctx: FilterContext) -> Tensor:
         """Scores of the token number `step` (from 0), changed or not; must not depend on rows of other batches."""
@@ -79,6 +87,11 @@ class Filter:
 def edits_scores(one: Filter) -> bool:
     """Whether the filter overrides `logits`."""
     return type(one).logits is not Filter.logits
+
+
+def picks_rows(one: Filter) -> bool:
+    """Whether the filter overrides `acts_on`."""
+    return type(one).acts_on is not Filter.acts_on
 
 
 def prepares(one: Filter) -> bool:
