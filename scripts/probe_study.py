@@ -3,8 +3,8 @@
     python scripts/probe_study.py gap --seeds 0 1 2 --methods none replay lwf ewc --runs-dir runs/gap --json gap.json
     python scripts/probe_study.py memory --seeds 0 1 2 --splits sentences strings --runs-dir runs/memory --json memory.json
 
-Both start `mcit run` once per setting and seed, one after the other, and go on where they were stopped: what is finished is not run
-again. The gap study measures every step for the first 30 steps of each stage. Per method and stage: drop (accuracy of earlier
+Both start `mcit run` once per setting and seed, one after the other, and go on where they were stopped: what is finished is not
+run again. The gap study measures every step for the first 30 steps of each stage. Per method and stage: drop (accuracy of earlier
 tasks before the first update minus the lowest one after it) and recovery (the last one minus the lowest one), tokens matched,
 means over tasks and seeds with 95 % bootstrap intervals over the pairs of seed and task. Exit code 1 where a run failed.
 """
@@ -67,6 +67,8 @@ def memory_of(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     pooled: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for one in found:
         for line in one["lines"]["memory"]:
+            if line["step"] == 0 and line["stage"] > 1:  # the end of the stage before, once more
+                continue
             for entry in line["values"].values():
                 pooled.setdefault((entry["exposures"], entry["since"]), []).append(entry)
     out = []

@@ -32,7 +32,8 @@ def test_memories_are_pooled_over_seeds():
             "rouge_l": 0.2,
             "full_rouge_1": 0.6,
         }
-        return {"lines": {"memory": [{"values": {"t": entry}}]}}
+        line = {"step": 4, "stage": 1, "values": {"t": entry}}
+        return {"lines": {"memory": [line, {**line, "step": 0, "stage": 2}]}}
 
     (line,) = memory_of([run(10), run(8)])
     assert line["recognised"]["share"] == 0.9 and line["rows"] == 20 and line["exact"]["interval"][0] == 0
