@@ -4,9 +4,9 @@
     python scripts/probe_study.py memory --seeds 0 1 2 --splits sentences strings --runs-dir runs/memory --json memory.json
 
 Both start `mcit run` once per setting and seed, one after the other, and go on where they were stopped: what is finished is not
-run again. The gap study measures every step for the first 30 steps of each stage. Per method and stage: drop (accuracy of earlier
-tasks before the first update minus the lowest one after it) and recovery (the last one minus the lowest one), tokens matched,
-means over tasks and seeds with 95 % bootstrap intervals over the pairs of seed and task. Exit code 1 where a run failed.
+run again. The gap study measures every step for the first 30 steps of each stage. Per method: drop (accuracy of earlier tasks
+before the first update minus the lowest one after it) and recovery (the last one minus the lowest one), tokens matched,
+means over tasks and seeds, 95 % bootstrap intervals over pairs of seed and task. Exit code 1 where a run failed.
 """
 
 from __future__ import annotations
