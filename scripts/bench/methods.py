@@ -184,6 +184,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
         before = build_stage(stage, material, inherited=inherited)
         before.methods.on_stage_start(before.ctx)
         step(before, 0)
+        before.ctx.enter("end")
         before.methods.on_stage_end(before.ctx)
         before.methods.save(folder / str(stage.index))
         before.streams.close()
