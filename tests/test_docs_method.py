@@ -13,6 +13,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "own-method.md"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_page_is_true(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
     done = []
@@ -22,7 +23,7 @@ def test_the_page_is_true(tmp_path):
         elif language == "console":
             for command, shown in commands(text):
                 argv = [sys.executable, "-m", "mcit", *command] if command[0] != "-m" else [sys.executable, *command]
-                found = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+                found = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
                 printed = found.stdout + found.stderr
                 assert found.returncode == 0 and agrees(printed, shown), f"{argv}:\n{printed}"
                 done.append(command[0])
