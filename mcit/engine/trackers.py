@@ -266,5 +266,5 @@ def _shown(cell: str | float | None) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name in letters that MLflow takes."""
-    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)
+    """A name in letters that MLflow takes; a slash would make a folder of a name that is a metric too (``loss``)."""
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name.replace("/", "."))

@@ -71,7 +71,7 @@ def test_the_others_get_both_axes_config_and_matrix(name, tmp_path, monkeypatch)
     said = []
     tracking = Tracking([name.lower()], folder=tmp_path, run="r-1", say=said.append)
     tracking.about({"config": {"stages[0].name": "a"}, "environment": {}})
-    tracking.logged("02-b", 3, 1, {"loss": 0.5})
+    tracking.logged("02-b", 3, 1, {"loss": 0.5, "loss/l2": 0.25})
     tracking.scores(HEAD, [["base", 1.0, None], ["02-b", 50.0, None]], 4)
     tracking.close()
     (tracker,) = made
@@ -79,8 +79,10 @@ def test_the_others_get_both_axes_config_and_matrix(name, tmp_path, monkeypatch)
     assert tracker.main_process_only is False and "mcit" in tracker.made[0]
     flat = {key: (value, dict(rest)["step"]) for _, values, *rest in _calls(tracker, "log") for key, value in values.items()}
     assert flat["loss"] == (0.5, 4) and flat["02-b/loss"] == (0.5, 1 if name == "MLflow" else 4)
-    assert flat["accuracy/a"] == (50.0, 4) and "accuracy/b" not in flat
-    if name == "MLflow":
+    accuracy = "accuracy.{}" if name == "MLflow" else "accuracy/{}"
+    assert flat[accuracy.format("a")] == (50.0, 4) and accuracy.format("b") not in flat
+    if name == "MLflow":  # a folder "loss" beside a file "loss" is what its store on disk cannot have
+        assert flat["loss.l2"] == (0.25, 4) and flat["02-b/loss.l2"] == (0.25, 1)
         assert _calls(tracker, "store_init_configuration")[0][1] == {"config/stages_0_.name": "a"}
         assert (tmp_path / "mlflow" / "matrix.csv").read_text() == "after,a,b\nbase,1.00,–\n02-b,50.00,–\n"
     else:
