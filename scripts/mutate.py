@@ -149,10 +149,15 @@ def others_for(path: Path) -> list[str]:
     )
 
 
-def change(path: Path, number: int) -> str:
-    """What a mutation changes, in the words of the code."""
-    source = (ROOT / path).read_text()
-    return apply(*sites(source, ast.parse(source))[number])
+def names(path: Path) -> list[str]:
+    """Every mutation of a file in the words of its line, which stay when lines move; equal ones on a line are numbered."""
+    source, out = (ROOT / path).read_text(), list[str]()
+    for node, kind in sites(source, ast.parse(source)):
+        line = source.splitlines()[node.lineno - 1].strip()  # type: ignore[attr-defined]
+        name, before = f"{path}: {line} | {apply(node, kind)}", out.copy()
+        same = sum(one == name or one.startswith(f"{name} (") for one in before)
+        out.append(f"{name} ({same + 1})" if same else name)
+    return out
 
 
 @contextmanager
@@ -175,15 +180,19 @@ def notices(tests: list[str], work: Path, *, limit: float = 900) -> bool:
     child = os.fork()
     if child == 0:
         os.setsid()
-        with open(os.devnull, "r+b") as nowhere:
-            for stream in (0, 1, 2):
-                os.dup2(nowhere.fileno(), stream)
-        os.chdir(work)
-        os.environ |= {"PYTHONPATH": str(work), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
-        sys.path.insert(0, str(work))
-        import pytest
+        code = 1
+        try:
+            with open(os.devnull, "r+b") as nowhere:
+                for stream in (0, 1, 2):
+                    os.dup2(nowhere.fileno(), stream)
+            os.chdir(work)
+            os.environ |= {"PYTHONPATH": str(work), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+            sys.path.insert(0, str(work))
+            import pytest
 
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=240", *tests]) not in (0, 5))
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=240", *tests]) not in (0, 5)
+        finally:  # whatever a mutant raises: the copy of the package is not this process's to remove
+            os._exit(code)
     end = time.monotonic() + limit
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -236,9 +245,9 @@ def main() -> int:
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, work / file)
         for i, (path, number) in enumerate(chosen, start=1):
-            reason = EQUIVALENT.get((str(path), change(path, number)))
-            if reason:
-                print(f"{i:>3} equivalent          {path}: {change(path, number)}: {reason}", flush=True)
+            name = names(path)[number]
+            if name in EQUIVALENT:
+                print(f"{i:>3} equivalent          {name}: {EQUIVALENT[name]}", flush=True)
                 equivalent += 1
                 continue
             caught, what, seconds = run_mutant(path, number, work, mirror_only=args.mirror_only)

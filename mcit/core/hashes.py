@@ -25,7 +25,7 @@ Stamp = tuple[str, int, int, int, int, int]
 """Path, size, mtime and ctime in ns, inode, device."""
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_TOGETHER = 512
+_TOGETHER = 512  # speed: files asked for at once
 _SETTLED_S = 2.0
 """A file changed so shortly before it was read could change again within one tick of the file system's clock: not kept."""
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL)"
@@ -49,7 +49,7 @@ def sha256_files(paths: Iterable[Path]) -> Iterator[str | None]:
     Memory does not grow with the number of files.
     """
     todo = iter(paths)
-    with _Kept() as kept, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with _Kept() as kept, ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:  # speed: threads
         while part := list(itertools.islice(todo, _TOGETHER)):
             stamps = [_stamp(path) for path in part]
             known: dict[Stamp, str | None] = {} if _read_all else kept.of(s for s in stamps if s is not None)
@@ -69,7 +69,7 @@ def _stamp(path: Path) -> Stamp | None:
     return os.path.abspath(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
 
 
-@functools.lru_cache(maxsize=1 << 16)
+@functools.lru_cache(maxsize=1 << 16)  # speed: files kept
 def _sha256(stamp: Stamp) -> str | None:
     """Read once per process as long as size and times stay."""
     try:

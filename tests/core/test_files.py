@@ -2,6 +2,7 @@ import contextlib
 import errno
 import os
 
+import filelock
 import pytest
 
 from mcit.core import files
@@ -102,6 +103,33 @@ def test_what_is_being_written_stays(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "y"]
 
 
+def test_a_folder_is_built_once(tmp_path):
+    done = []
+
+    def build(work):
+        done.append(work)
+        (work / "x").write_text("1")
+
+    for _ in range(2):
+        assert files.build_once(tmp_path / "cache" / "d", build) == tmp_path / "cache" / "d"
+    assert len(done) == 1 and (tmp_path / "cache" / "d" / "x").read_text() == "1"
+
+
+def test_a_folder_that_another_process_built_meanwhile_is_taken(tmp_path, monkeypatch):
+    class Waited:
+        def __init__(self, path):
+            assert path == str(tmp_path / ".d.lock")
+
+        def __enter__(self):
+            (tmp_path / "d").mkdir()
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(filelock, "FileLock", Waited)
+    files.build_once(tmp_path / "d", lambda work: pytest.fail("it is there"))
+
+
 def test_atomic_directory_is_whole_or_absent(tmp_path):
     with pytest.raises(RuntimeError), files.atomic_directory(tmp_path / "d") as work:
         (work / "x").write_text("1")
@@ -109,7 +137,7 @@ def test_atomic_directory_is_whole_or_absent(tmp_path):
     assert os.listdir(tmp_path) == []
     with files.atomic_directory(tmp_path / "d") as work:
         (work / "x").write_text("1")
-    assert (tmp_path / "d" / "x").read_text() == "1"
+    assert (tmp_path / "d" / "x").read_text() == "1" and (tmp_path / "d").stat().st_mode & 0o7777 == 0o755
     with pytest.raises(StateError, match="already exists"), files.atomic_directory(tmp_path / "d"):
         pass
 
