@@ -89,7 +89,7 @@ class _Kept:
     def __enter__(self) -> _Kept:
         with self._or_without():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self._path, timeout=10)
+            self._base = sqlite3.connect(self._path, timeout=10)  # speed: seconds it waits
             self._base.execute("PRAGMA synchronous=OFF")
             self._base.execute(_TABLE)
         return self

@@ -123,3 +123,25 @@ def test_an_unreadable_file_is_none(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hashes, "sha256_file", refused)
     assert hashed(files(tmp_path, 1)[0]) == [None]
+
+
+def test_a_file_whose_time_lies_ahead_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "_SETTLED_S", -10)
+    now, ahead = tmp_path / "now", tmp_path / "ahead"
+    for path in (now, ahead):
+        path.write_text("1")
+    os.utime(ahead, (time.time() + 100,) * 2)
+    list(hashes.sha256_files([now, ahead]))
+    stamps = {path: hashes._stamp(path) for path in (now, ahead)}
+    with hashes._Kept() as kept:
+        assert list(kept.of(stamps.values())) == [stamps[now]]
+
+
+def test_a_cache_in_use_stays_and_a_damaged_one_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCIT_CACHE", str(tmp_path))
+    for error, stays in ((sqlite3.OperationalError("locked"), True), (sqlite3.DatabaseError("damaged"), False)):
+        with hashes._Kept() as kept:
+            with kept._or_without():
+                raise error
+            assert kept._path.is_file() == stays and kept._base is None
