@@ -128,7 +128,7 @@ def test_a_few_rounds_of_every_command(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_with_retention_methods_is_killed(tmp_path):
-    kills(tmp_path, "tiny-retention", 2)
+    kills(tmp_path, "tiny-retention", 1)
 
 
 @pytest.mark.exhaustive
