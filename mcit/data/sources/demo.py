@@ -128,7 +128,7 @@ def easyvqa_word(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[
 
 
 def easyvqa_ten(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
-    """Ten published questions about each picture, of every kind, negated ones too: for measuring speed, not balanced."""
+    """Ten questions about each picture, word for word and of every kind: for measuring speed, not balanced."""
     by_image: dict[int, list[tuple[str, str]]] = {}
     with _published(split) as (archive, folder, questions):
         for question, answer, image in questions:
@@ -144,9 +144,9 @@ def easyvqa_ten(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[d
             if number % TEN == 0:
                 name, asked = _picture(archive, folder, image, image_dir), draw.sample(by_image[image], TEN)
             question, answer = asked[number % TEN]
-            style, cue = ("yes_no", YES_NO_CUE) if answer in ("yes", "no") else ("word", WORD_CUE)
+            style = "yes_no" if answer in ("yes", "no") else "word"
             meta = {"class": answer, "about": _about(question), "answers": [answer]}
-            yield _row(f"easyvqa-ten-{split}-{number}", name, f"{question} {cue}", answer, style, meta)
+            yield _row(f"easyvqa-ten-{split}-{number}", name, question, answer, style, meta)
 
 
 GENERATORS: dict[str, Callable[[str, int, int, Path], Iterator[dict[str, Any]]]] = {
