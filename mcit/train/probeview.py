@@ -51,6 +51,7 @@ class ProbeView:
         self.forward_pass, self.gradient_pass, self.all_sum = ctx.forward_pass, ctx.gradient_pass, ctx.all_sum
         self.parts: dict[str, JsonDict] = {}
         """What each part of the measurement took, or why it was left out."""
+        self._task = Counts({}, {})
         self._ctx, self._engine, self._streams, self._methods = ctx, ctx.engine, ctx.streams, methods
         self._mode, self._allowance = mode, allowance
 
@@ -177,7 +178,10 @@ class ProbeView:
 
         def of_stream(out: ModelOutput, batch: Batch) -> LossSum | None:
             batch = replace(batch, stream=stream)
-            self._ctx.counts = Counts.of_batch(batch)
+            own, task = Counts.of_batch(batch), self._task  # a term may be counted in the task's tokens
+            self._ctx.counts = Counts({**task.tokens, **own.tokens}, {**task.rows, **own.rows})
+            if stream == "task":
+                self._task = own
             return loss(out, batch)
 
         (found,) = [_norm_of(g) for _, g in self.gradient_pass(rows, rows=len(rows), loss=of_stream)]

@@ -93,7 +93,7 @@ def test_probes_leave_no_trace(tmp_path):
 
 
 def test_norms_by_method_are_on_record(tmp_path):
-    methods = [{"name": "replay", "keep": 8, "per_step": 2}, {"name": "lwf"}]
+    methods = [{"name": "replay", "keep": 8, "per_step": 2}, {"name": "lwf"}, {"name": "canary", "rows": 3}]
     probe = {"use": "stability", "every": 2, "rows": 4, "answers": 0, "share": None, "norms": 2}
     plan = plan_of(defaults={"methods": methods}, probes=[probe])
     folder = tmp_path / "d"
@@ -106,4 +106,5 @@ def test_norms_by_method_are_on_record(tmp_path):
     train_stage(build_stage(plan.stages[1], material(plan), inherited=state), draft, reporter=Silent())
     norms = {line["step"]: line["values"].get("norms", {}) for line in draft.probes}
     assert sorted(norms) == [0, 2, 4] and norms[4] == {}
+    assert norms[0]["canary"] < 4 * norms[0]["plasticity"]  # its token weighs as one of the task
     assert norms[0]["lwf"] < 1e-3 < norms[2]["lwf"] and norms[0]["replay"] > 0 and norms[0]["plasticity"] > 0
