@@ -29,19 +29,19 @@ class RetainKL(Method):
     class Config(MethodConfig):
         """Settings of the divergence."""
 
-        weight: float = Field(1.0, ge=0)
+        alpha: float = Field(1.0, ge=0)
         """Factor of the divergence; 0 leaves the usual loss."""
 
     @property
     def claims(self) -> Claims:
         """The task's loss, and the reference."""
-        if not self.config.weight:
+        if not self.config.alpha:
             return Claims()
         return Claims(slots=frozenset({"objective:task"}), needs=frozenset({"reference:stage_start"}))
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
-        """``weight * KL(ref || model)``, summed over the answer tokens."""
-        if batch.stream != "task" or not self.config.weight:
+        """``alpha * KL(ref || model)``, summed over the answer tokens."""
+        if batch.stream != "task" or not self.config.alpha:
             return None
         kl_N = distillation_kl(out.logits_NV, ctx.reference(batch).logits_NV)
-        return LossSum(self.config.weight * kl_N.sum())
+        return LossSum(self.config.alpha * kl_N.sum())

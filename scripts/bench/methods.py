@@ -69,6 +69,10 @@ FEW: dict[str, dict[str, Any]] = {
     "refresh": {"every": 1},
 }
 """Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step."""
+AROUND = ("sam", "gradient_penalty", "random_smoothing", "curvature")
+"""Methods that go around a forget objective and do nothing in an ordinary stage."""
+BESIDE = frozenset({*AROUND, "retain_kl"})
+"""Methods that are left out of ordinary stages: what they add to belongs to a stage that forgets."""
 SPECIAL = frozenset({"reglora", "gere", "hft", "mos"})
 """Methods with a comparison of their own below."""
 
@@ -84,7 +88,7 @@ def suited() -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for name in lookup.known("methods"):
         file = shipped("configs") / "methods" / f"{name}.yaml"
-        if not file.is_file():
+        if not file.is_file() or name in BESIDE:
             continue
         cls = lookup.class_of("methods", name, base=Method)
         settings = {key: value for key, value in load_yaml(file).items() if key != "name"}
@@ -112,6 +116,8 @@ def method_cases() -> list[Case]:
 def cases() -> list[Case]:
     """Every comparison; limits are those the project set itself."""
     gs = {"use": "gs_lora"}
+    npo: dict[str, Any] = {"use": "npo", "per_step": 8}
+    sixteen = {"optim": {"batch": 16, "lr": 1e-4, "warmup": 0, "schedule": "constant"}}
     return [
         Case("reglora", stage([]), stage(REG), 1.05),
         Case(
@@ -125,6 +131,11 @@ def cases() -> list[Case]:
             stage([{"use": "gere", "variant": "label"}]),
             stage([{"use": "gere", "variant": "tm"}]),
             1.05,
+        ),
+        Case("npo", stage([], recipe=FORGET["recipe"], **sixteen), stage([npo], **FORGET), 1.6),  # as many plain rows
+        *(
+            Case(name, stage([npo], **FORGET), stage([npo, {"use": name}], **FORGET), 2.1 if name == "sam" else None)
+            for name in AROUND
         ),
         *method_cases(),
         Case("reglora-stage8", stage([]), stage(REG), 1.08, stages=(8, 8)),

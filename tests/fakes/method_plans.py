@@ -45,11 +45,12 @@ VARIANTS = {
 
 SMALL = {
     "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
+    "undial": {"alpha": 1.0},  # alone its first gradients are small differences of large ones
     "ssd": {"alpha": 1.2},  # no weight matters ten times as much for half of the rows
 }
 """Settings of benches by method."""
-AROUND = frozenset({"sam", "random_smoothing", "gradient_penalty", "curvature"})
-"""Methods that go around a forget objective: tried around npo."""
+AROUND = frozenset({"sam", "random_smoothing", "gradient_penalty", "curvature", "retain_kl"})
+"""Methods that go around a forget objective, or have no gradient without one: tried around npo."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
 """Methods of the sample package in tests/fakes/outside."""
 
