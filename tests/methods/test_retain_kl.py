@@ -33,6 +33,6 @@ def test_kl_min_is_ascent_beside_it():
     assert shipped_config(RetainKL) == RetainKL.Config()
     preset = load_yaml(shipped("configs") / "methods" / "kl_min.yaml")["methods"]
     assert [(m["name"], m.get("gamma"), m.get("alpha")) for m in preset] == [
-        ("ga", 1.0, None),
+        ("ga", 1.0, 1.0),
         ("retain_kl", None, 1.0),
     ]
