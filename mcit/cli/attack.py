@@ -47,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
     out = Lines()
     with found.locked():
         plan = plan_of_run(found)
-        committed = [s for s in plan.stages if found.is_committed(s.folder)]
-        if not 1 <= args.stage <= len(committed):
-            raise ConfigError(f"stage {args.stage} is not committed", where="--stage", fix=f"1 to {len(committed)}")
-        stage = plan.stages[args.stage - 1]
+        committed = {s.index: s for s in plan.stages if found.is_committed(s.folder)}
+        if args.stage not in committed:
+            fix = f"one of {', '.join(map(str, committed))}" if committed else "train a stage first"
+            raise ConfigError(f"stage {args.stage} is not committed", where="--stage", fix=fix)
+        stage = committed[args.stage]
         attack_problems(plan, stage)
         session = Session(plan, found, out)
         controls = []

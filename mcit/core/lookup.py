@@ -6,8 +6,11 @@ list to extend. Existence is checked by looking for the file, without importing 
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -74,10 +77,43 @@ def part_of(package: str, name: str) -> Any:
 
 
 def source_digest(part: Any) -> str:
-    """SHA-256 of the file that a class, function or module is written in; empty for one that no file holds."""
+    """SHA-256 of the files that a class, function or module is written in: its own, and those of its package (or packages
+    below) that it imports, directly or by way of others; empty for one that no file holds."""
     module = part if isinstance(part, ModuleType) else sys.modules.get(part.__module__)
-    path = getattr(module, "__file__", None)
-    return sha256_file(path) if path and Path(path).is_file() else ""
+    files = _sources(module) if module else {}
+    if len(files) < 2:
+        return next(iter(files.values()), "")
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _sources(module: ModuleType) -> dict[str, str]:
+    """SHA-256 of a module's file and of those it imports from its package and below, by name; without importing them."""
+    package = module.__name__.rpartition(".")[0]
+    digests: dict[str, str] = {}
+    waiting = [(module.__name__, getattr(module, "__file__", None))]
+    while waiting:
+        name, path = waiting.pop()
+        if name in digests or not (path and Path(path).is_file()):
+            continue
+        digests[name] = sha256_file(path)
+        for node in ast.walk(ast.parse(Path(path).read_bytes())) if package else ():
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            waiting += [(n, _file_of(n)) for n in names if n.startswith(f"{package}.")]
+    return digests
+
+
+def _file_of(name: str) -> str | None:
+    """The file of a module below one that is imported; None for what is no module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return spec.origin if spec else None
 
 
 def class_of(package: str, name: str, *, base: type) -> type[Any]:

@@ -86,12 +86,13 @@ def attack_rows(plan: Plan, stage: Stage, kind: Kind) -> list[Row]:
     ``relearn``: those that the stage forgets. ``neighbour``: those it retains, the same question first. ``benign``: those of
     the next stage that learns, else of the first one that has nothing to do with what is forgotten.
     """
-    earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
+    earlier = [task for s in plan.up_to(stage.index) for task in s.tasks]
     book = RowBook(earlier, stage)
     forget = book.forget_rows()
     rng = random.Random(seed_for(plan.config.seed, "attack", stage.name, kind))
     if kind == "benign":
-        others = [s for s in (*plan.stages[stage.index :], *plan.stages[: stage.index - 1]) if not s.forget]
+        later = [s for s in plan.stages if s.index > stage.index]
+        others = [s for s in (*later, *plan.up_to(stage.index - 1)) if not s.forget]
         chosen = next((s for s in others if s.tasks and not overlap(stage.forget, s.tasks)), None)
         rows = list(_train(chosen.tasks)) if chosen else []
     else:

@@ -39,7 +39,7 @@ def kit_due(plan: Plan, after: int, config: KitConfig) -> tuple[Stage, ...]:
 
 def sets_of(plan: Plan, stage: Stage, config: KitConfig) -> Sets:
     """The rows that a forget stage is measured on, the same under every model: at most ``config.rows`` of each kind."""
-    earlier = list({t.name: t for s in plan.stages[: stage.index] for t in s.tasks}.values())
+    earlier = list({t.name: t for s in plan.up_to(stage.index) for t in s.tasks}.values())
     book = RowBook(earlier, stage)
 
     def some(rows: Sequence[Row], purpose: str, count: int = config.rows) -> list[Row]:
@@ -129,7 +129,7 @@ def measure_gold(
 
 def gold_after(plan: Plan, names: Sequence[str], stage: Stage) -> int:
     """How many stages of a gold run, by their names, correspond to the stages up to one of a plan."""
-    until = {s.name for s in plan.stages[: stage.index]}
+    until = {s.name for s in plan.up_to(stage.index)}
     return max((k for k, name in enumerate(names, start=1) if name in until), default=0)
 
 

@@ -93,3 +93,22 @@ def test_a_family_from_elsewhere(tmp_path, monkeypatch):
     assert materialize(base) == tiny_path() and pending(base) is None
     monkeypatch.syspath_prepend(str(tmp_path))
     assert materialize(BaseConfig(family="fam:Family")) == tiny_path()
+
+
+def test_the_digest_of_a_source_covers_what_it_imports_from_its_package(tmp_path, monkeypatch):
+    home = tmp_path / "digested_package"
+    (home / "below").mkdir(parents=True)
+    for folder in (home, home / "below"):
+        (folder / "__init__.py").write_text("")
+    (home / "part.py").write_text("import json\nfrom digested_package.below.formulas import f\n\n\nclass Part:\n    pass\n")
+    (home / "below" / "formulas.py").write_text("from digested_package.below import sums\n\nf = sums.f\n")
+    (home / "below" / "sums.py").write_text("def f():\n    return 1\n")
+    (home / "other.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    part = importlib.import_module("digested_package.part").Part
+    importlib.import_module("digested_package.other")
+    before = lookup.source_digest(part)
+    (home / "other.py").write_text("x = 2\n")
+    assert lookup.source_digest(part) == before
+    (home / "below" / "sums.py").write_text("def f():\n    return 2\n")
+    assert lookup.source_digest(part) != before
