@@ -10,7 +10,6 @@ from mcit.core.files import sha256_file
 from mcit.core.schema import GateConfig, RunConfig
 from mcit.core.types import GateSpec, JsonDict, Plan, Stage, TaskSpec
 from mcit.evals.gate import threshold_tasks
-from mcit.plan.forgetting import forget_due
 from mcit.plan.slices import slices_due, slices_json
 
 
@@ -89,6 +88,8 @@ _NEEDS = {
 
 def _scored(plan: Plan, stage: Stage) -> list[TaskSpec]:
     """Tasks with test rows that are scored after a stage."""
+    from mcit.plan.forgetting import forget_due  # knows methods, and so torch
+
     setting = plan.config.eval.tasks
     seen = [task for s in plan.stages if s.index <= stage.index for task in s.tasks]
     own = (
