@@ -79,7 +79,7 @@ def _forward(layer: Linear, own: Callable[..., Tensor], x: Tensor, *args: Any, *
 
 
 def _short_way(layer: Linear, x: Tensor) -> str | None:
-    """The one active adapter, where everything is fp32 and nothing is dropped, merged or switched off."""
+    """The one active adapter, where everything is fp32, the base frozen, and nothing is dropped, merged or switched off."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
         return None
@@ -87,5 +87,5 @@ def _short_way(layer: Linear, x: Tensor) -> str | None:
     base, a, b, dropout = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
     drops = isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0
     extra = a.bias is not None or b.bias is not None or type(a) is not nn.Linear  # a mixture of experts
-    full = all(t.dtype == torch.float32 for t in (x, base.weight, a.weight, b.weight))
+    full = all(t.dtype == torch.float32 for t in (x, base.weight, a.weight, b.weight)) and not base.weight.requires_grad
     return name if full and not drops and not extra else None

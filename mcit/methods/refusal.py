@@ -101,7 +101,7 @@ class Refusal(Method):
         if self._on == "alternate":
             return {"refusal": StreamSpec(list(ctx.alternate_rows()), self.config.per_step, follows="forget")}
         refused = [refused_row(row, self.config.refusals, ctx.seed) for row in rows]
-        return {"refusal": StreamSpec(refused, self.config.per_step, follows="forget")}
+        return {"refusal": StreamSpec(refused, self.config.per_step)}
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """What answers share, of the model as it comes in."""

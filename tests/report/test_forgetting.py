@@ -23,6 +23,7 @@ def asked(fake_run):
         (3, "new", 10),
     ]:  # fmt: skip
         run.shares(after, task, right)
+    run.progress("01-s1")
     run.progress("02-s2")
     note = {"names": "live", "base_sha256": "0" * 64, "zero": ["layers.0.q"]}
     run.stage_file("02-s2", "adapter/mcit.json", note)
