@@ -94,6 +94,7 @@ class Case:
 CASES = [
     *(Case(name, name) for name in ("config.yaml", "resolved.yaml", "plan.json", "environment.json", "manifest.json")),
     Case("ledger.jsonl", "ledger.jsonl"),
+    Case("certificates/stages/*.json", "certificates/stages/01-*.json"),
     Case("lock.json of a killed process", "lock.json", state="stage"),
     Case("stages/*/manifest.json", "stages/01-*/manifest.json"),
     Case("stages/*/progress.json", "stages/01-*/progress.json"),

@@ -149,6 +149,7 @@ def _elsewhere(args: argparse.Namespace, found: Any) -> int:
     task, limit = next(iter(args.task), None), config_of_run(found).eval.rows
     with found.locked():
         folder, score = score_elsewhere(found.layout.root, Path(args.predictions), task=task, limit=limit)
+        found.ledger.append("eval", elsewhere=str(folder.relative_to(found.layout.root)))
     if args.json:
         print_json({"folder": str(folder), **score})
     else:

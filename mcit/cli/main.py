@@ -27,6 +27,7 @@ VERBS = (
     "promote",
     "reject",
     "status",
+    "audit",
     "watch",
     "eval",
     "chat",

@@ -35,11 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
 def decided(args: argparse.Namespace, decide: Callable[..., JsonDict]) -> int:
     """Decide under the lock, rewrite the report, say what comes next."""
+    from mcit.evals.certificate import certify
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
     with found.locked():
         record = decide(found, args.stage, by=args.by)
+        certify(found, args.stage)
         if found.layout.report.is_dir():
             from mcit.cli.run import finish
 

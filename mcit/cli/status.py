@@ -149,7 +149,7 @@ def _lines(item: JsonDict) -> list[str]:
             alike = [{"folder": f"{alike[0]['folder']} … {alike[-1]['folder']} ({len(alike)} stages)"}]
         lines += [f"  {stage['folder']}: {words}" for stage in alike]
     for event in item["events"]:
-        rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event"))
+        rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event", "previous"))
         lines.append(f"  {event.get('time', '')} {event['event']} {rest}".rstrip())
     return lines
 

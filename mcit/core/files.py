@@ -176,8 +176,11 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_bytes(path), where=str(path))
 
 
-def append_line(path: Path | str, line: str) -> None:
-    """Append a line (or several) of JSON and flush it to disk; what a killed writer left of its last line is cut off."""
+def append_line(path: Path | str, line: str | Callable[[bytes], str]) -> None:
+    """Append a line (or several) of JSON and flush it to disk; what a killed writer left of its last line is cut off.
+
+    A function gets the last line that is there (empty if there is none), with no other writer between it and the new one.
+    """
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +188,8 @@ def append_line(path: Path | str, line: str) -> None:
             with contextlib.suppress(OSError):  # exports and branches write to a ledger beside its run
                 fcntl.flock(file, fcntl.LOCK_EX)
             mend_end(file)
-            file.write(line.encode() + b"\n")
+            new = line if isinstance(line, str) else line(_last_line(file))
+            file.write(new.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -193,13 +197,7 @@ def append_line(path: Path | str, line: str) -> None:
 def mend_end(file: BinaryIO) -> bool:
     """Give the last line of a file opened with ``a+b`` its end, or cut it off where it is torn; whether it was torn."""
     end = file.seek(0, os.SEEK_END)
-    tail = b""
-    for start in (*range(end - _CHUNK, 0, -_CHUNK), 0):
-        file.seek(start)
-        tail = file.read(end - len(tail) - start) + tail
-        if b"\n" in tail:
-            break
-    tail = tail.rpartition(b"\n")[2]
+    tail = _tail(file, end)
     if not tail:
         return False
     if is_whole(tail):
@@ -207,6 +205,22 @@ def mend_end(file: BinaryIO) -> bool:
         return False
     file.truncate(end - len(tail))
     return True
+
+
+def _tail(file: BinaryIO, end: int) -> bytes:
+    """What stands before `end` since the last line's end before it."""
+    tail = b""
+    for start in (*range(end - _CHUNK, 0, -_CHUNK), 0):
+        file.seek(start)
+        tail = file.read(end - len(tail) - start) + tail
+        if b"\n" in tail:
+            break
+    return tail.rpartition(b"\n")[2]
+
+
+def _last_line(file: BinaryIO) -> bytes:
+    """The last line of a file whose last line has its end."""
+    return _tail(file, max(file.seek(0, os.SEEK_END) - 1, 0))
 
 
 def is_whole(line: bytes) -> bool:

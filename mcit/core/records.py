@@ -154,6 +154,8 @@ class Event(Record):
     what = "an event"
     time: str
     event: str
+    previous: Sha256 | None = None
+    """Of the line before; a ledger that an older mcit began lacks it."""
 
     @model_validator(mode="after")
     def _has_its_fields(self) -> Self:
@@ -305,6 +307,40 @@ class GateRecord(Record):
     by: Annotated[str, Field(min_length=1)]
     """``gate``, or the name that was given."""
     time: str
+
+
+class CertificateRecord(Record):
+    """``certificates/stages/<stage>.json``: fields F1 to F7 of arXiv:2509.18868, chapter 5, of a stage that stands."""
+
+    what = "the certificate of a stage"
+    fix = "restore it from a copy, or remove it: the next command on the run issues one anew"
+    run: str
+    """Id of the run, from the first line of its ledger."""
+    stage: Folder
+    index: Annotated[int, Field(ge=1)]
+    id: Sha256
+    """Of everything but times, checksums that hold times, and the log: equal where the same stage was trained again."""
+    target: dict[str, Any]
+    time: dict[str, Any]
+    method: dict[str, Any]
+    verification: dict[str, Any]
+    regression: dict[str, Any]
+    rollback: dict[str, Any]
+    audit: dict[str, Any]
+    issued: str
+
+
+class StatementRecord(Record):
+    """``certificates/statement.json``: what a signature covers."""
+
+    what = "a statement to sign"
+    fix = "restore it from a copy, or sign again: mcit audit RUN --sign KEY"
+    run: str
+    lines: Annotated[int, Field(ge=1)]
+    """Of the ledger when it was signed."""
+    last_sha256: Sha256
+    """Of the last of them, which is chained to all before it."""
+    certificates: dict[str, Sha256]
 
 
 # ---- a live checkpoint -----------------------------------------------------------------------------------------------

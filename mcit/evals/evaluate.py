@@ -22,12 +22,13 @@ from mcit.core.schema import EvalConfig
 from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.evals.certificate import certify
 from mcit.evals.filtering import Spec, identity, load_filters
 from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, damage, made_with, read_predictions, recorded_settings
 from mcit.evals.score import SCORE, load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
 from mcit.runs.layout import RunLayout
-from mcit.runs.run import read_plan
+from mcit.runs.run import Run, read_plan
 
 _CHUNK = 512
 """Rows per call of vLLM, which fills its own batches from them; a kill loses no more than these."""
@@ -159,6 +160,9 @@ def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
             if (folder / task / PREDICTIONS).is_file() or (folder / task / SCORE).is_file():
                 _score(task, folder / task, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
                 done.append(f"{folder.name}/{task}")
+    opened = Run(run)
+    opened.ledger.append("eval", rescored=done)
+    certify(opened)
     return done
 
 

@@ -11,6 +11,7 @@ import yaml
 from mcit.core.errors import McitError
 from mcit.core.types import FORGET_DATA, JsonDict
 from mcit.data.recipe import find_recipe, load_recipe
+from mcit.evals.certificate import HEAD, card_rows, read_certificates
 from mcit.evals.score import read_score
 from mcit.runs.run import Run
 
@@ -57,6 +58,7 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
         _table(["recipe", "licence", "digest"], _data_rows(stages, config, plan)),
         "## Scores",
         *_scores(plan, evals, run.layout.evals(0)),
+        *evaluation(run, record["stages"]),
         "## How to load it",
         f"```python\n{loading(record, model_class)}\n```",
     ]
@@ -113,6 +115,15 @@ def canaries(record: JsonDict) -> list[str]:
         return []
     text = f"{count} canary rows with made-up codes were planted in these stages, to measure what is memorised."
     return ["## Canaries", text + " The weights may repeat these codes; they stand for nothing."]
+
+
+def evaluation(run: Run, stages: Sequence[str]) -> list[str]:
+    """The evaluation card of the stages inside, from their certificates; nothing where none has one."""
+    rows = card_rows([one for one in read_certificates(run) if one["stage"] in stages])
+    if not rows:
+        return []
+    text = "Each stage right after it was trained: shares with 95 % intervals and rows, and its certificate in the run."
+    return ["## Evaluation card", text, _table(HEAD, rows)]
 
 
 def _holds(record: JsonDict) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mcit.core.canaries import planted
 from mcit.core.errors import ConfigError, StateError
-from mcit.core.files import atomic_directory, canonical_json, remove_temporaries, write_text
+from mcit.core.files import atomic_directory, canonical_json, remove_temporaries, sha256_file, write_text
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
@@ -65,7 +65,9 @@ def export_stage(
     canaries = planted([given[name] for name in wanted["stages"]])
     wanted |= {"canaries": canaries} if canaries else {}
     if folder.exists():
-        return Export(folder, _same(folder, wanted), made=False)
+        same = _same(folder, wanted)
+        _noted(run, folder, stage=stage, kind=kind)  # unless a kill came before the line
+        return Export(folder, same, made=False)
     remove_temporaries(folder.parent, of=folder.name)
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
     with atomic_directory(folder) as work:
@@ -89,8 +91,15 @@ def export_stage(
         given = {"evals": evals, "model_class": auto_class_of(config).__name__}
         write_text(work / CARD, card(run, record=record, base=source.path, **given))
         write_manifest(work, name=RECORD, extra=record)
-    run.ledger.append("export", stage=stage, kind=kind, out=str(folder))
+    _noted(run, folder, stage=stage, kind=kind)
     return Export(folder, read_sealed(folder / RECORD, ExportRecord), made=True)
+
+
+def _noted(run: Run, folder: Path, *, stage: int, kind: Kind) -> None:
+    """Tell the ledger of an export, with the checksum of its record, once."""
+    digest = sha256_file(folder / RECORD)
+    if digest not in [event.get("sha256") for event in run.ledger.events("export")]:
+        run.ledger.append("export", stage=stage, kind=kind, out=str(folder), sha256=digest)
 
 
 def _wanted(source: Source, kind: str, max_rank: int | None, combine: Combination | None) -> JsonDict:

@@ -15,10 +15,13 @@ from mcit.core.files import write_json, write_text
 from mcit.core.records import ProgressRecord
 from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
+from mcit.evals.certificate import HEAD as CARD
+from mcit.evals.certificate import card_rows
 from mcit.evals.continual import METRICS
 from mcit.report.accumulation import task_rows
 from mcit.report.attacks import HEAD as ATTACK_HEAD
 from mcit.report.attacks import attack_rows, read_attacks
+from mcit.report.evalcard import read_card, run_rows
 from mcit.report.forgetting import HEAD, forget_csv, later_rows, read_forgetting, table_rows, zero_lines
 from mcit.report.gates import HEAD as GATES
 from mcit.report.gates import decision_lines, read_gates, threshold_rows
@@ -81,7 +84,7 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     mode = found["scorer_mode"]
     asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
     inside = {"slices": read_slices(run, mode=mode), "gates": read_gates(run), "probes": read_probes(run)}
-    return {**found, **asked, **inside, "costs": costs(run)}
+    return {**found, **asked, **inside, "certificates": read_card(run), "costs": costs(run)}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -153,6 +156,7 @@ def markdown(report: JsonDict) -> str:
         *_kit_parts(report),
         *_attack_parts(report),
         *_probe_parts(report),
+        *_card_parts(report),
         "## Cost",
         _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
     ]
@@ -219,6 +223,15 @@ def _gate_parts(report: JsonDict) -> list[str]:
         _table(GATES, threshold_rows(records)),
         "\n".join(f"- {s}" for s in decision_lines(records)),
     ]
+
+
+def _card_parts(report: JsonDict) -> list[str]:
+    """The evaluation card; nothing where no stage has a certificate."""
+    if not report.get("certificates"):
+        return []
+    text = "Stages by their certificates (`certificates/stages/`, see `mcit audit`); shares with 95 % intervals and rows."
+    rows = card_rows(report["certificates"])
+    return ["## Evaluation card", _table(["of the run", "value"], run_rows(report, _num)), text, _table(CARD, rows)]
 
 
 def _accumulation_parts(report: JsonDict) -> list[str]:

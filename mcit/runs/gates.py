@@ -129,9 +129,25 @@ def settle(run: Run, folder: str) -> None:
 
 
 def recover(run: Run) -> None:
-    """Finish what decisions began before a kill."""
+    """Finish what decisions began before a kill, their lines in the ledger included."""
     for folder in run.stage_folders() if (run.layout.root / "gates").is_dir() else []:
+        record = read_gate(run.layout, folder)
+        if record is not None and logged_decision(run.ledger.events(), folder) != record["decision"]:
+            kind: Any = "gate" if record["by"] == "gate" else record["decision"]
+            told = {"stage": folder, "verdict": record["verdict"], "decision": record["decision"], "by": record["by"]}
+            run.ledger.append(kind, **told, recovered=True)
         settle(run, folder)
+
+
+def logged_decision(events: Sequence[JsonDict], folder: str) -> str | None:
+    """The last decision on a stage that the ledger knows and no rollback took back."""
+    found: str | None = None
+    for event in events:
+        if event["event"] in ("gate", "promoted", "rejected") and event.get("stage") == folder:
+            found = event.get("decision", event["event"])
+        elif event["event"] == "rollback" and f"gates/{folder}.json" in event.get("folders", []):
+            found = None
+    return found
 
 
 def require_open(run: Run, folder: str) -> None:

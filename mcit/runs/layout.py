@@ -62,8 +62,12 @@ class RunLayout:
 
     @property
     def certificates(self) -> Path:
-        """What requests to forget rows left: one folder each."""
+        """What requests to forget rows left, one folder each; and ``stages``, ``statement.json``, ``statement.sig``."""
         return self.root / "certificates"
+
+    def certificate(self, folder: str) -> Path:
+        """The certificate of a stage."""
+        return self.certificates / "stages" / f"{_checked(folder)}.json"
 
     @property
     def lock(self) -> Path:

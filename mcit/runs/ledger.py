@@ -1,14 +1,16 @@
-"""Append-only diary of a run: one JSON line per event, each with its checksum. It tells people what happened; no weights
-depend on it. A line that was damaged is left out and told; lines that were removed leave no trace here.
+"""Append-only diary of a run: one JSON line per event, each with its checksum and that of the line before it. It tells people
+what happened; no weights depend on it. A line that was damaged is left out and told; what was changed or removed since breaks
+the chain, which `mcit audit` follows (`mcit.runs.chain`).
 """
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mcit.core.files import append_line, explained, mend_end
+from mcit.core.files import append_line, explained, mend_end, sha256_bytes
 from mcit.core.records import Event as EventRecord
 from mcit.core.stored import read_sealed_lines, sealed_line
 from mcit.core.types import JsonDict
@@ -36,7 +38,17 @@ Event = Literal[
     "gate",
     "promoted",
     "rejected",
+    "replaced",
+    "certified",
+    "signed",
 ]
+NOTHING = "0" * 64
+"""What the first line is chained to."""
+
+
+def chained(line: bytes) -> str:
+    """What the line after `line` says of it: the sha256 of its bytes without the line's end."""
+    return sha256_bytes(line) if line else NOTHING
 
 
 class Ledger:
@@ -47,11 +59,16 @@ class Ledger:
         self.path, self._writes = path, writes
 
     def append(self, event: Event, **fields: Any) -> None:
-        """Add one line with the time, flushed to disk. Raises StateError when the disk is full or read-only."""
+        """Add one line with the time, flushed to disk; the line of a run's creation gets an id that no other run has.
+
+        Raises StateError when the disk is full or read-only.
+        """
         if not self._writes:
             return
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        append_line(self.path, sealed_line({"time": now, "event": event, **fields}))
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **fields}
+        if event == "created":
+            line["id"] = secrets.token_hex(16)
+        append_line(self.path, lambda last: sealed_line({**line, "previous": chained(last)}))
 
     def events(self, event: Event | None = None) -> list[JsonDict]:
         """All whole lines in order, or those of one kind; a missing file is empty."""

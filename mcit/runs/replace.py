@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from mcit.core.errors import StateError
 from mcit.core.files import canonical_json, explained, rename_directory, sha256_bytes, write_bytes
 from mcit.core.records import Manifest
 from mcit.core.stored import MANIFEST, check_manifest, read_sealed, seal, write_manifest
 from mcit.runs.layout import REMOVED, RunLayout
+from mcit.runs.ledger import Ledger
 
 
 def replace_in_stages(layout: RunLayout, files: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -56,6 +58,8 @@ def finish(layout: RunLayout) -> bool:
         raise StateError(error.what, where=error.where, fix="restore the file from a copy") from None
     for name in names:
         write_bytes(layout.root / name, (folder / name).read_bytes())
+    stages = {Path(name).parent.name: entry["sha256"] for name, entry in names.items() if Path(name).name == MANIFEST}
+    Ledger(layout.ledger).append("replaced", stages=stages)
     hidden = folder.with_name(f".{folder.name}{REMOVED}")
     with explained(folder):
         shutil.rmtree(hidden, ignore_errors=True)

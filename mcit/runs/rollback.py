@@ -66,7 +66,8 @@ def removed_by(run: Run, to_stage: int) -> list[Path]:
     scores += [p for p in _children(layout.combinations) if _last_combined(p) > to_stage]
     drafts = [layout.draft(folder) for folder in reversed(folders)]
     stages = [path for folder in reversed(later) for path in (layout.stage(folder), layout.reference(folder))]
-    kept = [path for folder in later for path in (layout.candidate(folder), layout.aside(folder), layout.gate(folder))]
+    of_stage = (layout.candidate, layout.aside, layout.gate, layout.certificate)
+    kept = [place(folder) for folder in later for place in of_stage]
     return [p for p in (*exports, *scores, *drafts, *stages, *kept) if p.exists()]
 
 

@@ -27,6 +27,7 @@ from mcit.core.types import JsonDict, Plan, Row
 from mcit.data.collate import collate
 from mcit.data.folder import DataFolder
 from mcit.engine.forward import run_model
+from mcit.evals.certificate import certify
 from mcit.models.basefiles import base_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.preflight import make_encoder
@@ -156,6 +157,7 @@ def forget_rows(
     save_tensors(folder / "features.safetensors", kept)
     write_sealed(folder / "certificate.json", certificate)
     run.ledger.append("forgotten", rows=len(asked), certificate=f"{number:04d}")
+    certify(run)
     for name in certificate["not_covered"]:
         reporter.line(f"note: export {name} was written before and still has the old head; export again")
     return {**certificate, "folder": str(folder)}

@@ -19,6 +19,7 @@ from mcit.core.stored import write_sealed
 from mcit.core.types import Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.engine.optim import moment_line
+from mcit.evals.certificate import certify
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model
 from mcit.models import adapters
 from mcit.models.basefiles import base_digest
@@ -281,6 +282,7 @@ def score(
     given = (session, wanted, run.layout.evals(after), answers_digest(lineage), made, reporter, stop)
     if _scored(*given, after=after, pool=lineage):
         run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
+    on_first(run.ranks, lambda: certify(run, after))
 
 
 def score_combined(

@@ -16,6 +16,7 @@ DIFFERENT = {
     "stages/*/metrics.jsonl": "`seconds` of each step",
     "stages/*/probes.jsonl": "`seconds` of each measurement",
     "stages/*/manifest.json": "size and checksum of these three, and its own",
+    "certificates/stages/*.json": "the run's id, times and `seconds`, checksums of manifests, and its own",
     "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time",
     "report/report.md": "the same",
     "report/report.html": "the same, and their sum in words",
@@ -56,6 +57,8 @@ def comparable(name: str, data: bytes) -> bytes:
         return plain(
             {k: v if k not in ("progress.json", "metrics.jsonl", "probes.jsonl") else None for k, v in files.items()}
         )
+    if name.startswith("certificates/stages/"):
+        return plain(without_times(json.loads(data)))
     if name == "report/report.json":
         return plain(timeless(json.loads(data)))
     if name == "report/report.md":
@@ -64,6 +67,12 @@ def comparable(name: str, data: bytes) -> bytes:
         text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h)</td>', "<td>S</td>", data.decode())
         return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
     return data
+
+
+def without_times(value: Any) -> Any:
+    """A certificate without what is another one in each run."""
+    gone = {"run", "issued", "time", "seal", "manifest_sha256", "manifests_sha256", "stage_sha256", "before_sha256"}
+    return {k: without_times(v) for k, v in value.items() if k not in gone} if isinstance(value, dict) else value
 
 
 def timeless(value: Any) -> Any:

@@ -60,6 +60,10 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
             "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 3.00 | 0.2 |",
         ),
+        "certificates/stages/01-a.json": (
+            '{"id": "x", "index": 1, "issued": "then", "run": "a", "audit": {"manifest_sha256": "a", "seed": 1}}',
+            '{"id": "x", "index": 1, "issued": "now", "run": "b", "audit": {"manifest_sha256": "b", "seed": 1}}',
+        ),
         "report/report.html": (
             'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
             'Training took 1 min: 2 steps <td data-sort="60">1 min</td><td data-sort="1">1</td>',
@@ -78,6 +82,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "stages/01-a/metrics.jsonl": (' "loss"', ' "lass"'),
         "stages/01-a/probes.jsonl": ('"step": 2', '"step": 3'),
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
+        "certificates/stages/01-a.json": ('"seed": 1', '"seed": 2'),
         "report/report.json": ('"a": 1', '"a": 2'),
         "report/report.md": ("| 5 |", "| 6 |"),
         "report/report.html": ("2 steps", "3 steps"),

@@ -1,0 +1,78 @@
+"""``mcit audit``: whether a run is what its ledger and its certificates say; sign it, and check a signature."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcit.cli.common import print_json
+from mcit.core.errors import McitError, Problem, StateError
+
+if TYPE_CHECKING:
+    from mcit.evals.audit import Part
+    from mcit.runs.run import Run
+
+
+def add_parser(verbs: Any) -> None:
+    """Register the verb."""
+    parser = verbs.add_parser("audit", help="check ledger, stages, certificates, data and exports of a run; sign it")
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument("--sign", metavar="KEY", help="sign what was found in order with this private key (PEM, Ed25519)")
+    parser.add_argument("--key", metavar="PUBLIC", help="also check the signature with this public key (PEM, Ed25519)")
+    parser.add_argument("--no-data", action="store_true", help="leave out data sets, which may lie on another machine")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(verb="audit")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, say what was checked; raise one error with all that is wrong."""
+    from mcit.evals.audit import audit
+    from mcit.runs.run import open_existing
+    from mcit.runs.signature import sign
+
+    found = open_existing(Path(args.run))
+    parts = audit(found, key=Path(args.key) if args.key else None)
+    if not args.no_data:
+        parts.append(data_part(found))
+    problems = [problem for part in parts for problem in part.problems]
+    if not args.json:
+        for part in parts:
+            print(f"{part.name}: {part.checked} checked, {len(part.problems) or 'nothing'} wrong")
+    if problems:
+        raise StateError.of(problems)
+    signed = None
+    if args.sign:
+        with found.locked():
+            signed = sign(found, Path(args.sign))
+    if args.json:
+        checked = {part.name: part.checked for part in parts}
+        print_json({"run": str(found.layout.root), "checked": checked, **({"signed": signed} if signed else {})})
+    elif signed:
+        print(f"signed: {found.layout.certificates / 'statement.json'}, {signed['lines']} lines of the ledger")
+    return 0
+
+
+def data_part(found: Run) -> Part:
+    """Data sets of every stage: each file of them, and the recipe's digest as the run knows it."""
+    from mcit.cli.common import plan_of_run
+    from mcit.evals.audit import Part
+
+    part = Part("data")
+    try:
+        from mcit.data.folder import DataFolder
+        from mcit.plan.datasets import recipes_of
+
+        known = found.identity()
+        tasks = recipes_of(plan_of_run(found))
+    except McitError as error:
+        return Part("data", 0, list(error.problems))
+    for task in tasks:
+
+        def check(name: str = task.recipe, folder: Path = Path(task.folder)) -> Any:
+            digest = DataFolder.open(folder).digest
+            if digest != known.get(f"recipe {name}"):
+                yield Problem(str(folder), f"is not the data that recipe {name} had when the run began", "restore it")
+
+        part.check(check)
+    return part

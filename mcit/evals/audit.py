@@ -1,0 +1,129 @@
+"""Audit of a run: ledger, stages, gates, certificates, exports, signature; each computed again from files, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mcit.core.errors import McitError, Problem, StateError
+from mcit.core.files import sha256_file
+from mcit.core.records import CertificateRecord, ExportRecord
+from mcit.core.stored import check_manifest, read_sealed
+from mcit.core.types import JsonDict
+from mcit.evals.certificate import certificate
+from mcit.runs.chain import Chain, read_chain
+from mcit.runs.gates import logged_decision, read_gate
+from mcit.runs.run import Run
+from mcit.runs.signature import check_signature
+
+_EXPORT = "export.json"
+
+
+@dataclass
+class Part:
+    """One part of an audit."""
+
+    name: str
+    checked: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def check(self, work: Callable[[], Iterator[Problem] | None]) -> None:
+        """Count one thing and note what is wrong with it."""
+        self.checked += 1
+        try:
+            self.problems += work() or ()
+        except McitError as error:
+            self.problems += error.problems
+        except FileNotFoundError as error:
+            self.problems.append(Problem(str(error.filename), "file is missing", "restore it from a copy"))
+
+
+def audit(run: Run, *, key: Path | None = None) -> list[Part]:
+    """Every part with what is wrong; nothing is changed. With a public `key` a signature has to be there and be of that key."""
+    ledger, chain = Part("ledger"), Chain()
+    try:
+        chain = read_chain(run.layout.ledger)
+        ledger = Part("ledger", len(chain.lines), chain.problems)
+    except StateError as error:
+        ledger = Part("ledger", 0, list(error.problems))
+    stages, gates, certificates, exports = Part("stages"), Part("gates"), Part("certificates"), Part("exports")
+    for folder in run.stage_folders():
+        stages.check(lambda folder=folder: _stage(run, folder))  # type: ignore[misc]
+        if run.layout.gate(folder).is_file():
+            gates.check(lambda folder=folder: _gate(run, chain, folder))  # type: ignore[misc]
+        if run.layout.certificate(folder).is_file() or _was_certified(chain, folder):
+            certificates.check(lambda folder=folder: _certificate(run, chain, folder))  # type: ignore[misc]
+    for path in _exports(run, chain):
+        exports.check(lambda path=path: _export(chain, path))  # type: ignore[misc]
+    parts = [ledger, stages, gates, certificates, exports]
+    statement = run.layout.certificates / "statement.json"
+    if key is not None or statement.is_file():
+        signed = Part("signature")
+        signed.check(lambda: check_signature(run, chain, key=key))
+        parts.append(signed)
+    return parts
+
+
+def _stage(run: Run, folder: str) -> None:
+    if run.is_committed(folder):
+        run.verify(folder)
+
+
+def _gate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
+    record, path = read_gate(run.layout, folder), str(run.layout.gate(folder))
+    logged = logged_decision(chain.whole, folder)
+    if record and logged != record["decision"]:
+        what = f"says {record['decision']}, and the ledger says {logged or 'nothing of it'}"
+        yield Problem(path, what, "after a kill the next command on the run adds the line; else restore it from a copy")
+
+
+def _was_certified(chain: Chain, folder: str) -> bool:
+    """Whether a certificate was issued that no rollback removed."""
+    found = False
+    for event in chain.whole:
+        if event["event"] == "certified" and event.get("stage") == folder:
+            found = True
+        elif event["event"] == "rollback" and folder in event["removed"]:
+            found = False
+    return found
+
+
+def _certificate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
+    path = run.layout.certificate(folder)
+    found, where = read_sealed(path, CertificateRecord), str(path)
+    if found["run"] != chain.run:
+        yield Problem(where, "is a certificate of another run", "restore this run's own from a copy")
+        return
+    if found["stage"] != folder:
+        yield Problem(where, f"is the certificate of stage {found['stage']}", "restore the stage's own from a copy")
+        return
+    issued = [e for e in chain.whole if e["event"] == "certified" and e.get("stage") == folder]
+    if not issued or issued[-1].get("sha256") != sha256_file(path):
+        yield Problem(where, "is not the certificate that the ledger says was issued last", CertificateRecord.fix)
+    now = certificate(run, folder)
+    wrong = [name for name in now if name != "issued" and now[name] != found[name]]
+    if wrong:
+        parts = [[f"{n}.{k}" for k in _apart(now[n], found[n])] if isinstance(now[n], dict) else [n] for n in wrong]
+        named = ", ".join(name for part in parts for name in part)
+        yield Problem(where, f"does not say what the run's files say: {named}", "restore the files from a copy")
+
+
+def _apart(now: JsonDict, then: JsonDict) -> list[str]:
+    return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+
+
+def _exports(run: Run, chain: Chain) -> list[Path]:
+    """Exports in the run, and those elsewhere that the ledger names and that are still there."""
+    inside = [p for p in run.layout.exports.glob("[!.]*") if p.is_dir()]
+    known = {sha256_file(path / _EXPORT) for path in inside if (path / _EXPORT).is_file()}
+    logged = [e for e in chain.whole if e["event"] == "export" and e.get("sha256") not in known]
+    outside = dict.fromkeys(Path(str(e["out"])) for e in logged if (Path(str(e["out"])) / _EXPORT).is_file())
+    return [*sorted(inside), *outside]
+
+
+def _export(chain: Chain, folder: Path) -> Iterator[Problem]:
+    check_manifest(folder, name=_EXPORT, model=ExportRecord, unlisted=True)
+    if sha256_file(folder / _EXPORT) not in [e.get("sha256") for e in chain.whole if e["event"] == "export"]:
+        fix = "the same mcit export checks it and adds its line; or remove the folder and export again"
+        yield Problem(str(folder), "is no export that the ledger knows", fix)

@@ -1,0 +1,171 @@
+"""Certificates and the audit on a run of the tiny model with a gate; everything starts from copies of one run."""
+
+import json
+import shutil
+
+import pytest
+
+from mcit.cli.main import main
+from mcit.core.files import read_json, write_bytes
+from mcit.core.stored import write_sealed
+from mcit.evals.certificate import card_rows, certificate, certify, read_certificates, timeless
+from mcit.runs.run import Run
+from tests.train.test_gating import PASSES, go, opened, planned
+
+FIRST, SECOND, THIRD = "01-letter", "02-yesno", "03-word"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        home = tmp_path_factory.mktemp("whole")
+        plan = planned(home, PASSES)
+        run = opened(plan, home)
+        go(plan, run)
+        assert main(["export", str(run.layout.root), "--stage", "1"]) == 0
+        return plan, run
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    plan, run = whole
+    root = tmp_path / run.layout.root.name
+    shutil.copytree(run.layout.root, root)
+    return plan, Run(root)
+
+
+def audited(run, capsys, *options):
+    capsys.readouterr()
+    code = main(["audit", str(run.layout.root), "--json", *options])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def told(run, capsys, *options):
+    code, found = audited(run, capsys, "--no-data", *options)
+    assert code == 5
+    return [f"{p['where'].removeprefix(str(run.layout.root) + '/')}: {p['what']}" for p in found["problems"]]
+
+
+def forged(path, **changes):
+    """With a new checksum, as somebody who knows how would."""
+    record = {key: value for key, value in read_json(path).items() if key != "seal"}
+    write_sealed(path, {**record, **changes})
+
+
+def test_one_certificate_per_stage_with_its_fields(whole):
+    _, run = whole
+    found = read_certificates(run)
+    assert [one["stage"] for one in found] == [FIRST, SECOND, THIRD]
+    second = found[1]
+    assert second["run"] == run.ledger.events("created")[0]["id"]
+    assert second["target"]["tasks"] == ["yesno"]
+    assert second["target"]["recipes"] == {"tiny/yesno": run.plan()["recipes"]["tiny/yesno"]}
+    assert second["method"]["settings"]["methods"][0]["name"] == "replay"
+    assert second["verification"]["success"]["n"] == 4 and second["verification"]["drawdown_points"]["n"] == 4
+    assert set(second["regression"]["scores"]) == {"letter", "yesno"}
+    assert second["regression"]["retention"][0]["task"] == "letter"
+    assert second["rollback"]["stage"] == FIRST and second["rollback"]["weights"] == found[0]["audit"]["weights"]
+    assert second["audit"]["gate"]["verdict"] == "pass" and second["audit"]["approved_by"] == "gate"
+    assert found[0]["audit"]["approved_by"] is None and found[0]["rollback"]["stage"] is None
+    logged = [e["stage"] for e in run.ledger.events("certified")]
+    assert logged == [FIRST, SECOND, THIRD], "issued once each"
+    row = card_rows(found)[1]
+    assert row[0] == SECOND and row[-2:] == ["pass; promoted by gate", f"`{second['id'][:16]}`"]
+
+
+def test_the_audit_of_an_untouched_run(copied, capsys):
+    plan, run = copied
+    go(plan, run)
+    assert len(run.ledger.events("certified")) == 3, "another start issues nothing"
+    code, found = audited(run, capsys)
+    checked = found["checked"]
+    assert code == 0 and checked.pop("ledger") == len(run.ledger.events())
+    assert checked == {"stages": 3, "gates": 1, "certificates": 3, "exports": 1, "data": 3}
+    card = (run.layout.exports / f"{FIRST}-adapter" / "README.md").read_text()
+    assert "## Evaluation card" in card and read_certificates(run)[0]["id"][:16] in card
+    assert main(["report", str(run.layout.root)]) == 0
+    report = (run.layout.report / "report.md").read_text()
+    assert "## Evaluation card" in report and all(one["id"][:16] in report for one in read_certificates(run))
+
+
+def test_the_id_is_that_of_the_same_stage_trained_again(whole, tmp_path):
+    plan, run = whole
+    again = opened(plan, tmp_path)
+    go(plan, again)
+    ours, theirs = read_certificates(run), read_certificates(again)
+    assert [one["id"] for one in ours] == [one["id"] for one in theirs] and timeless(ours) == timeless(theirs)
+    assert ours[0]["run"] != theirs[0]["run"]
+
+
+def test_what_the_audit_finds(copied, whole, tmp_path, capsys):
+    plan, run = copied
+    layout = run.layout
+    data = layout.ledger.read_bytes()
+    write_bytes(layout.ledger, data.replace(b'"after": 1', b'"after": 2', 1))
+    line = data[: data.index(b'"after": 1')].count(b"\n") + 1
+    assert told(run, capsys) == [f"ledger.jsonl:{line}: is not the line that was written"]
+    write_bytes(layout.ledger, data[: data[:-1].rindex(b"\n") + 1])  # the last line, of the export, cut off
+    assert told(run, capsys) == [f"exports/{FIRST}-adapter: is no export that the ledger knows"]
+    write_bytes(layout.ledger, data)
+
+    path = layout.certificate(FIRST)
+    kept = path.read_bytes()
+    forged(path, target={**read_json(path)["target"], "rows": 1})
+    assert told(run, capsys) == [
+        f"certificates/stages/{FIRST}.json: is not the certificate that the ledger says was issued last",
+        f"certificates/stages/{FIRST}.json: does not say what the run's files say: target.rows",
+    ]
+    with run.locked():
+        assert certify(run, 3) == [], "an edited certificate is not hidden by a new one"
+    write_bytes(path, kept)
+    score = layout.evals(1) / "letter" / "score.json"
+    before = score.read_bytes()
+    forged(score, format_validity=1.0)
+    what = "does not say what the run's files say: regression.scores, id"
+    assert told(run, capsys) == [f"certificates/stages/{FIRST}.json: {what}"]
+    write_bytes(score, before)
+    gate = layout.gate(SECOND)
+    kept_gate = gate.read_bytes()
+    forged(gate, decision="aside")
+    assert told(run, capsys)[0] == f"gates/{SECOND}.json: says aside, and the ledger says promoted"
+    write_bytes(gate, kept_gate)
+    weights = next((layout.stage(THIRD) / "adapter").glob("*.safetensors"))
+    kept_weights = weights.read_bytes()
+    write_bytes(weights, kept_weights[:-1] + b"\0" if kept_weights[-1:] != b"\0" else kept_weights[:-1] + b"\1")
+    assert "checksum differs from the manifest" in told(run, capsys)[0]
+    write_bytes(weights, kept_weights)
+
+    other = opened(plan, tmp_path / "other")
+    with other.locked():
+        shutil.copytree(layout.stages, other.layout.stages, dirs_exist_ok=True)
+        shutil.copytree(layout.root / "evals", other.layout.root / "evals")
+    other.layout.certificate(FIRST).parent.mkdir(parents=True)
+    shutil.copyfile(path, other.layout.certificate(FIRST))
+    assert told(other, capsys) == [f"certificates/stages/{FIRST}.json: is a certificate of another run"]
+    assert audited(run, capsys)[0] == 0
+
+
+def test_scores_made_again_and_a_rollback_renew_and_remove_certificates(copied, capsys):
+    _, run = copied
+    root = str(run.layout.root)
+    assert main(["eval", root, "--rescore"]) == 0
+    assert [e["stage"] for e in run.ledger.events("certified")] == 2 * [FIRST, SECOND, THIRD]
+    assert audited(run, capsys)[0] == 0
+    run.layout.certificate(THIRD).unlink()
+    assert told(run, capsys) == [f"certificates/stages/{THIRD}.json: file is missing"]
+    assert main(["rollback", root, "--to-stage", "1", "--yes"]) == 0
+    assert [one["stage"] for one in read_certificates(Run(run.layout.root))] == [FIRST]
+    code, found = audited(run, capsys)
+    assert code == 0 and (found["checked"]["certificates"], found["checked"]["gates"]) == (1, 0)
+
+
+def test_a_kill_before_the_certificate_is_written(copied):
+    _, run = copied
+    path = run.layout.certificate(FIRST)
+    before = timeless(certificate(run, FIRST))
+    path.unlink()
+    run.ledger.append("certified", stage=FIRST, id="0" * 64, sha256="0" * 64)  # its line, and then the kill
+    with run.locked():
+        assert certify(run, 1) == [FIRST] and timeless(certificate(run, FIRST)) == before
+        assert certify(run, 3) == []
