@@ -20,6 +20,7 @@ from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals import evaluate as module
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
 from mcit.models.load import load_processor
+from mcit.runs.run import Run
 from scripts.inject.faultpoints import Fault, Killed, Operations
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.ranks import on_ranks
@@ -233,10 +234,11 @@ def plan_with(scorer):
 
 def test_rescore_gives_the_same_files(finished) -> None:
     root = run_folder(finished)
-    before = {name: digest for name, (digest, _) in stamp(root).items()}
+    before = {name: digest for name, (digest, _) in stamp(root).items() if name.name != "ledger.jsonl"}
     (root / "evals" / "after-01" / "word" / "score.json").unlink()
     assert rescore(root) == ["after-01/letter", "after-01/word"]
-    assert {name: digest for name, (digest, _) in stamp(root).items()} == before
+    assert {name: digest for name, (digest, _) in stamp(root).items() if name.name != "ledger.jsonl"} == before
+    assert Run(root).ledger.events("eval")[-1]["rescored"] == ["after-01/letter", "after-01/word"]
 
 
 def test_rescore_follows_the_plan(finished, setting) -> None:
