@@ -12,6 +12,7 @@ from mcit.cli.main import main
 from mcit.core.errors import DataError, McitError, StateError
 from mcit.core.interfaces import Silent
 from mcit.data.folder import DataFolder
+from mcit.evals.audit import audit
 from mcit.plan.plan import make_plan, parse_run
 from mcit.runs.run import open_existing
 from mcit.train.request import forget_rows, read_request, stored_heads
@@ -77,7 +78,8 @@ def test_a_request_from_the_command_line_is_certified_and_holds_after_it(run, tm
     checked = verified(found, done["folder"])
     assert checked.returncode == 0 and checked.stdout.count("ok") == 2, checked.stdout + checked.stderr
     ledger = [json.loads(line) for line in found.layout.ledger.read_text().splitlines()]
-    assert ledger[-1]["event"] == "forgotten" and ledger[-1]["rows"] == 5
+    assert [e["event"] for e in ledger[-4:]] == ["replaced", "forgotten", "certified", "certified"]
+    assert ledger[-3]["rows"] == 5 and [p for part in audit(found) for p in part.problems] == []
 
     # the same rows again were never learned now, whatever else is asked for: nothing changes
     state = found.stage("02-yesno") / "router" / "state.json"
