@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.fakes.families import table
 from tests.fakes.families.make import FAMILIES, write
@@ -12,6 +13,8 @@ from tests.fakes.jobs import farthest, train
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 NAMES = list(FAMILIES)
 TOLERANCE = 1e-5
+ULP = 2.0**-23
+"""Step between fp32 numbers from 1 to 2. The weights of norms start at 1, so their changes are known to one such step."""
 TITLES = {"plain": "DDP", "zero3": "ZeRO-3"}
 
 
@@ -34,6 +37,11 @@ def trained(tmp_path_factory, cache):
     return of
 
 
+def rounded(key, change, wanted):
+    """A change; in the weights of a norm, elements within one step of what is wanted count as that."""
+    return torch.where((change - wanted).abs() <= ULP, wanted, change) if key.endswith("norm.weight") else change
+
+
 @pytest.mark.parametrize("kind", ["plain", "zero3"])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_make_the_weight_changes_of_one(trained, name, kind):
@@ -41,5 +49,6 @@ def test_two_ranks_make_the_weight_changes_of_one(trained, name, kind):
     ((one, _),) = trained("plain", 1)[name]
     assert len(one) > 20 and all(float(change.norm()) > 0 for change in one.values())
     for found, _ in trained(kind, 2)[name]:
-        assert farthest(found, one)[0] <= TOLERANCE, farthest(found, one)
+        same = {key: rounded(key, change, one[key]) for key, change in found.items()}
+        assert farthest(same, one)[0] <= TOLERANCE, farthest(same, one)
     table.cell(name, TITLES[kind], "yes")
