@@ -5,8 +5,9 @@
 One `mcit run` per method, with the method's shipped settings in every stage and adapter settings that meet its claims; what is
 done in FOLDER is not run again, and a run that was killed goes on, so the same command resumes. A method is compared with
 sequential training under the same ``adapter.carry``. Per run: mean right after learning (MFT), mean at the end (MFN),
-forgetting, the last row of the matrix, seconds of all steps as a ratio. FOLDER/table.json has every matrix; ``--docs`` writes
-the table between its marks in a page.
+forgetting, the last row of the matrix, and as ratios the seconds of all steps and the processor time of the whole command
+(what other programs take of the machine moves the first far more than the second; a run that was killed has none).
+FOLDER/table.json has every matrix; ``--docs`` writes the table between its marks in a page.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -67,29 +69,56 @@ def finished(name: str, args: argparse.Namespace) -> Path | None:
     return found[0] if found else None
 
 
-def entry(run: Path) -> dict[str, Any]:
+def run_once(name: str, argv: list[str], home: Path) -> int:
+    """Call a run, its output in ``NAME.log``, its processor time in ``NAME.calls``; returns the exit code."""
+    calls = home / f"{name}.calls"
+    with open(calls, "a") as file:
+        file.write("begun\n")
+    with open(home / f"{name}.log", "ab") as log:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code = subprocess.run(argv, stdout=log, stderr=log).returncode
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with open(calls, "a") as file:
+        file.write(f"{after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.1f}\n")
+    return code
+
+
+def processor_seconds(calls: Path) -> float | None:
+    """Of all calls of a run; None if one of them was killed with this script."""
+    lines = calls.read_text().split() if calls.is_file() else []
+    ended = [float(line) for line in lines if line != "begun"]
+    return sum(ended) if ended and 2 * len(ended) == len(lines) else None
+
+
+def entry(run: Path, calls: Path) -> dict[str, Any]:
     """What the table holds of a run."""
     from mcit.report.tables import full_report
 
     report = full_report(run)
     metrics = {key: report["metrics"][key] for key in ("mft", "mfn", "forgetting", "bwt_earlier")}
     seconds = sum(cost["seconds"] for cost in report["costs"])
-    return {"run": run.name, "tasks": report["tasks"], "matrix": report["matrix"], "metrics": metrics, "seconds": seconds}
+    out = {"run": run.name, "tasks": report["tasks"], "matrix": report["matrix"], "metrics": metrics}
+    return {**out, "seconds": seconds, "processor_seconds": processor_seconds(calls)}
 
 
 def table(found: dict[str, dict[str, Any]], seed: str) -> str:
     """Markdown, sequential training first."""
-    head = ["method", "carry", "MFT", "MFN", "forgetting", "last row", "seconds of steps, ratio"]
+    head = ["method", "carry", "MFT", "MFN", "forgetting", "last row", "seconds of steps, ratio", "processor time, ratio"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, one in found.items():
         base = found.get(f"sequential-{one['carry']}")
-        ratio = f"{one['seconds'] / base['seconds']:.2f}" if base and base is not one else "1"
+        ratios = [ratio(one[key], base[key] if base else None) for key in ("seconds", "processor_seconds")]
         numbers = [shown(one["metrics"][key]) for key in ("mft", "mfn", "forgetting")]
         last = ", ".join(shown(cell) for cell in one["matrix"][-1])
-        lines.append(f"| `{name}` | {one['carry']} | {' | '.join(numbers)} | {last} | {ratio} |")
+        lines.append(f"| `{name}` | {one['carry']} | {' | '.join(numbers)} | {last} | {' | '.join(ratios)} |")
     tasks = ", ".join(next(iter(found.values()))["tasks"])
     about = f"{len(found)} runs, {seed}, {os.cpu_count()}-core CPU machine; accuracy in percent; tasks {tasks}."
     return "\n".join([about, "", *lines])
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """Two decimals; a dash where one was not measured."""
+    return f"{value / base:.2f}" if value is not None and base else "–"
 
 
 def shown(value: float | None) -> str:
@@ -113,14 +142,13 @@ def main() -> int:
             continue
         if finished(name, args) is None and not args.docs:
             print(f"{name} …", flush=True)
-            with open(args.home / f"{name}.log", "ab") as log:
-                if subprocess.run(command(name, carry, methods, args), stdout=log, stderr=log).returncode:
-                    failed.append(name)
-                    print(f"{name}: failed, see {args.home / name}.log", flush=True)
-                    continue
+            if run_once(name, command(name, carry, methods, args), args.home):
+                failed.append(name)
+                print(f"{name}: failed, see {args.home / name}.log", flush=True)
+                continue
         run = finished(name, args)
         if run is not None:
-            found[name] = {"carry": carry, **entry(run)}
+            found[name] = {"carry": carry, **entry(run, args.home / f"{name}.calls")}
             (args.home / "table.json").write_text(json.dumps(found, indent=1) + "\n")
     text = table(found, "seed 0" if not args.set else ", ".join(args.set))
     if args.docs:

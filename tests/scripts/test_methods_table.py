@@ -1,6 +1,7 @@
 """scripts/methods_table.py: which runs it makes, and the table of what they found."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from scripts import methods_table
@@ -25,6 +26,16 @@ def test_the_table_by_hand():
     """20 s against 10 s of the same carry; a cell that was not measured is a dash."""
     metrics = {"mft": 50.0, "mfn": 40.04, "forgetting": None}
     one = {"carry": "merge", "tasks": ["a", "b"], "matrix": [[50.0], [30.0, None]], "metrics": metrics, "seconds": 10.0}
+    one["processor_seconds"] = None
     text = methods_table.table({"sequential-merge": one, "ewc": {**one, "seconds": 20.0}}, "seed 0")
-    assert "| `sequential-merge` | merge | 50.0 | 40.0 | – | 30.0, – | 1 |" in text
-    assert "| `ewc` | merge | 50.0 | 40.0 | – | 30.0, – | 2.00 |" in text and text.startswith("2 runs, seed 0")
+    assert "| `sequential-merge` | merge | 50.0 | 40.0 | – | 30.0, – | 1.00 | – |" in text
+    assert "| `ewc` | merge | 50.0 | 40.0 | – | 30.0, – | 2.00 | – |" in text and text.startswith("2 runs, seed 0")
+
+
+def test_processor_time_is_summed_over_calls_unless_one_was_killed(tmp_path):
+    busy = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass\nraise SystemExit(3)"]
+    assert methods_table.run_once("ewc", busy, tmp_path) == 3 == methods_table.run_once("ewc", busy, tmp_path)
+    calls = tmp_path / "ewc.calls"
+    assert 0.6 <= methods_table.processor_seconds(calls) < 6
+    calls.write_text("begun\n" + calls.read_text())
+    assert methods_table.processor_seconds(calls) is None and methods_table.processor_seconds(tmp_path / "x") is None
