@@ -41,7 +41,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 from scripts.inject.faultpoints import ERRORS, KILLS, Fault, Look
 from scripts.inject.forked import call, call_ranks, prepare
@@ -187,9 +188,13 @@ def arguments() -> argparse.Namespace:
 
 
 def state_of_code() -> str:
-    """The commit, ``-dirty`` if files differ from it; empty outside a git checkout."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    """What git calls the package's folder, ``-dirty`` if files differ from it; empty outside a git checkout."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short=10", "HEAD:mcit") + ("-dirty" if git("status", "--porcelain", "mcit") else "")
 
 
 def written_rounds(path: Path | None) -> list[Round]:
