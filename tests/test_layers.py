@@ -11,7 +11,7 @@ ORDER = [
     {"selftest"},
     {"train", "export", "report"},
     {"plan"},
-    {"methods", "evals", "sequences", "probes", "routers"},
+    {"methods", "evals", "sequences", "probes", "routers", "memory"},
     {"engine", "models", "data", "runs", "analytic"},
     {"core"},
 ]

@@ -18,6 +18,7 @@ _CURES = {
     "wandb": "pip install 'mcit[wandb]', or leave it out of track",
     "mlflow": "pip install 'mcit[mlflow]', or leave it out of track",
     "trackio": "pip install 'mcit[trackio]', or leave it out of track",
+    "faiss": "pip install 'mcit[memory]'",
     "cryptography": "pip install 'mcit[sign]'",
     "vllm": "pip install 'mcit[vllm]' on a machine with a GPU, or set eval.backend: own",
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,13 +13,32 @@ from mcit.core.types import JsonDict, Row, Turn
 from mcit.data.encode import Encoder
 from mcit.data.placeholder import PLACEHOLDER
 from mcit.evals.generate import greedy
+from mcit.memory.prompt import Measure
 
-History = Callable[[tuple[Turn, ...]], tuple[Turn, ...]]
-"""Which of the turns so far go into the next prompt: user and assistant in turn, the first user turn with the pictures."""
+
+class History(Protocol):
+    """What of a dialogue the model sees. Turns are user and assistant in turn, without marks for pictures."""
+
+    def before(self, turns: tuple[Turn, ...], question: str, measure: Measure) -> tuple[tuple[Turn, ...], str]:
+        """The turns that go before a question, and the question as it is asked. `turns` are those of this dialogue so far."""
+
+    def after(self, question: str, answer: str) -> None:
+        """A question of the user, word for word, was answered."""
+
+
+class Whole:
+    """All turns, however many there are."""
+
+    def before(self, turns: tuple[Turn, ...], question: str, measure: Measure) -> tuple[tuple[Turn, ...], str]:
+        """Everything as it is."""
+        return turns, question
+
+    def after(self, question: str, answer: str) -> None:
+        """Nothing to keep."""
 
 
 class Chat:
-    """A dialogue about pictures; `history` chooses what of it the model sees, by default all."""
+    """A dialogue about pictures, which stand in the first user turn that is shown; `history` chooses what is."""
 
     def __init__(
         self,
@@ -29,7 +48,7 @@ class Chat:
         device: torch.device,
         images: Sequence[Path] = (),
         bf16: bool = False,
-        history: History = lambda turns: turns,
+        history: History | None = None,
     ) -> None:
         """Raises DataError for a picture that is not there."""
         for image in images:
@@ -37,20 +56,42 @@ class Chat:
                 raise DataError("there is no such picture", where=str(image), fix="give the path of a picture")
         self._model, self._encoder, self._device, self._bf16 = model, encoder, device, bf16
         self._images = [image.resolve() for image in images]
-        self._history = history
+        self._history = history or Whole()
         self._turns: tuple[Turn, ...] = ()
 
     def ask(self, question: str, *, max_new_tokens: int) -> JsonDict:
         """``text``, ``tokens`` and ``truncated`` of the answer. Raises DataError for a picture that does not open."""
-        shown = "" if self._turns else f"{PLACEHOLDER}\n" * len(self._images)
-        turns = (*self._history(self._turns), Turn("user", shown + question))
+        row = self._row(*self._history.before(self._turns, question, self))
+        answer = self._answer(row, max_new_tokens)
+        self._turns = (*self._turns, Turn("user", question), Turn("assistant", answer["text"]))
+        self._history.after(question, answer["text"])
+        return answer
+
+    def complete(self, request: str, *, max_new_tokens: int) -> str:
+        """What the model says to a request outside of the dialogue, without pictures."""
+        row = Row("request", (), (Turn("user", request), Turn("assistant", "")), "chat", "chat")
+        text: str = self._answer(row, max_new_tokens)["text"]
+        return text
+
+    def prompt(self, turns: tuple[Turn, ...], question: str) -> int:
+        """Tokens of a whole prompt, pictures and template included."""
+        return len(self._encoder.prompt(self._row(turns, question)).input_ids_T)
+
+    def text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return len(self._encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _row(self, turns: tuple[Turn, ...], question: str) -> Row:
+        first, *rest = (*turns, Turn("user", question))
+        shown = Turn(first.role, f"{PLACEHOLDER}\n" * len(self._images) + first.text)
         root = self._images[0].anchor if self._images else ""
         names = tuple(str(image.relative_to(image.anchor)) for image in self._images)
-        row = Row("question", names, (*turns, Turn("assistant", "")), "chat", "chat", root=root)
+        return Row("question", names, (shown, *rest, Turn("assistant", "")), "chat", "chat", root=root)
+
+    def _answer(self, row: Row, max_new_tokens: int) -> JsonDict:
         with (
             greedy(self._model, self._encoder, max_new_tokens=max_new_tokens) as generator,
             torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16),
         ):
             (answer,) = generator.answer([row], device=self._device)
-        self._turns = (*self._turns, Turn("user", shown + question), Turn("assistant", answer["text"]))
         return answer

@@ -53,12 +53,35 @@ def test_earlier_turns_stay_in_the_prompt_with_the_picture_in_the_first(tiny, pi
     assert all(Path(row.root, *row.images) == picture for row in encoder.rows)
 
 
+class Last:
+    """The last exchange alone, and what was told to it."""
+
+    def __init__(self):
+        self.told = []
+
+    def before(self, turns, question, measure):
+        assert measure.prompt(turns, question) > measure.prompt((), question) or not turns
+        return turns[-2:], f"{question}!"
+
+    def after(self, question, answer):
+        self.told.append((question, answer))
+
+
 def test_a_memory_chooses_what_of_the_dialogue_is_seen(tiny, picture):
+    """Pictures stand in the first turn that is shown, whichever that is."""
+    encoder, history = Seen(tiny["encoder"]), Last()
+    chat = Chat(**{**tiny, "encoder": encoder}, images=[picture], history=history)
+    answers = [chat.ask(question, max_new_tokens=1)["text"] for question in ("one", "two", "three")]
+    assert [turn.text for turn in encoder.rows[-1].turns if turn.role == "user"] == ["<image>\ntwo", "three!"]
+    assert history.told == list(zip(("one", "two", "three"), answers, strict=True))
+
+
+def test_a_request_beside_the_dialogue_has_no_pictures_and_no_turns(tiny, picture):
     encoder = Seen(tiny["encoder"])
-    chat = Chat(**{**tiny, "encoder": encoder}, images=[picture], history=lambda turns: turns[:2])
-    for question in ("one", "two", "three"):
-        chat.ask(question, max_new_tokens=1)
-    assert [turn.text for turn in encoder.rows[-1].turns if turn.role == "user"] == ["<image>\none", "three"]
+    chat = Chat(**{**tiny, "encoder": encoder}, images=[picture])
+    chat.complete("Sum up.", max_new_tokens=1)
+    assert encoder.rows[-1].images == () and [turn.text for turn in encoder.rows[-1].turns] == ["Sum up.", ""]
+    assert chat.text("Sum up.") > 0
 
 
 def test_without_a_picture_and_with_one_that_is_gone(tiny, tmp_path):
