@@ -2,7 +2,8 @@
 
 The weight is that of HEMA (arXiv:2504.16754): ``lambda exp(-gamma age) + beta (1 - delta)`` with lambda 1, gamma 0.002,
 beta 0.5, delta being 1 for what was recalled lately. Its text says that beta rewards recent recall, its formula rewards the
-others; `favours` is the sign: ``recalled`` as the text has it, ``unrecalled`` as the formula has it. A relevance takes the place of lambda.
+others; `favours` is the sign: ``recalled`` as the text has it, ``unrecalled`` as the formula has it. A relevance takes the
+place of lambda.
 """
 
 from __future__ import annotations
