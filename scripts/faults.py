@@ -41,14 +41,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.inject.faultpoints import ERRORS, KILLS, Fault, Look
 from scripts.inject.forked import call, call_ranks, prepare
 from scripts.inject.samefiles import compared
 from scripts.inject.states import States, can_move
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ("tiny", "tiny-forget", "tiny-methods")
 SMALL = ("defaults.max_steps=3", "checkpoint.every=2", "eval.rows=4", "eval.batch=2", "engine.workers=0")
 """Settings that make a run of these configs short."""
