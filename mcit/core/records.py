@@ -457,6 +457,8 @@ class Prediction(Record):
     gold: dict[str, Any]
     member: str | None = None
     """The adapter of a pool that answered."""
+    near_tie: Count | None = None
+    """Number of the first token whose two best scores lie within 1e-4; absent where scores were not seen."""
 
 
 class Likelihood(Record):
@@ -571,9 +573,20 @@ class AnyScore(Record):
     rows_sha256: Sha256
 
 
+class NearTies(Record):
+    """Answers that other batches, or another machine, may give otherwise: two tokens were equally good to 1e-4."""
+
+    what = "a count of near ties"
+    known: Count
+    """Answers whose scores were seen."""
+    count: Count
+    ids: list[str]
+
+
 class Score(AnyScore):
     """``score.json`` of answers that the run made."""
 
+    near_ties: NearTies | None = None
     filters: list[str]
     lineage: str
     settings: str

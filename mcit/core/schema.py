@@ -315,8 +315,14 @@ class EvalConfig(Config):
     """Tasks scored after a stage: those trained so far, all of the run, none, or a list of names."""
     base: bool = False
     """Also score every task with the base model before the first stage."""
-    batch: int = Field(16, ge=1)
-    """Rows per generated batch."""
+    batch: int = Field(32, ge=1)
+    """Most rows of a generated batch."""
+    tokens: int = Field(24576, ge=1)
+    """Most tokens of a batch, prompts with picture tokens and ``max_new_tokens`` per row: a batch with more is divided, which
+    bounds memory."""
+    share_prefix: Literal["auto", "off"] = "auto"
+    """Rows go through the model as one sequence, each picture once, and leave when they have finished; ``off`` pads batches and
+    calls ``generate``, which is also done where a model does not take packs (docs/performance.md)."""
     rows: int | None = Field(None, ge=1)
     """At most so many test rows per task, the first in the recipe's order."""
     max_new_tokens: int | None = Field(None, ge=1)

@@ -17,6 +17,8 @@ from mcit.engine.segments import NAME, register
 
 _CLOSE, _CLOSE_LOW = 1e-3, 0.1
 """Most by which the loss of a token may differ, in fp32 and in lower precision."""
+_BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions whose frequencies change with the longest position."""
 
 
 def refusal(model: nn.Module) -> str:
@@ -26,8 +28,11 @@ def refusal(model: nn.Module) -> str:
     if config is None:
         return "its decoder has no config"
     kinds = set(getattr(config, "layer_types", None) or ())
-    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
         return "its positions are three numbers each"
+    if rope.get("rope_type") in _BY_LENGTH:
+        return "its rotary frequencies depend on the length of a sequence"
     if getattr(config, "cross_attention_layers", None):
         return "its decoder looks at pictures by cross attention"
     if getattr(model.config, "model_type", "") == "paligemma":
@@ -58,6 +63,10 @@ def difference(padded: ModelOutput, packed: ModelOutput) -> str:
     """What is wrong with the outputs of a pack; empty when nothing is."""
     if packed.nll_N.shape != padded.nll_N.shape:
         return "it gives other numbers of outputs"
-    close = _CLOSE if padded.logits_NV.dtype == torch.float32 else _CLOSE_LOW
     gap = float((packed.nll_N - padded.nll_N).abs().max()) if len(padded.nll_N) else 0.0
-    return "" if gap <= close else f"token losses would change by up to {gap:.2g}"
+    return "" if gap <= close(padded.logits_NV.dtype) else f"token losses would change by up to {gap:.2g}"
+
+
+def close(dtype: torch.dtype) -> float:
+    """Most by which the loss of a token may differ where logits have this type."""
+    return _CLOSE if dtype == torch.float32 else _CLOSE_LOW

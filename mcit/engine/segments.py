@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,15 @@ class _Flat:
     longest: tuple[int, int]
 
 
+class Layout(Protocol):
+    """Who attends to what among the positions of one sequence."""
+
+    def attend(
+        self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None, *, layer: int = 0
+    ) -> Tensor:
+        """Attention of every position in a layer of the decoder, (P, H, E)."""
+
+
 class Segments:
     """How the runs of a pack are attended to, on one device."""
 
@@ -70,8 +79,10 @@ class Segments:
             self.buckets = [_bucket(group, device) for group in groups]
             self.back_P = _back(groups, sum(run.length for run in runs)).to(device)
 
-    def attend(self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None) -> Tensor:
-        """Attention of every position, (P, H, E)."""
+    def attend(
+        self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None, *, layer: int = 0
+    ) -> Tensor:
+        """Attention of every position, (P, H, E); the same in every layer."""
         if self.flat is not None and varlen_attn is not None:
             return _varlen(varlen_attn, self.flat, query_PHE, key_PKE, value_PKE, scale)
         heads = query_PHE.shape[1] // key_PKE.shape[1]
@@ -87,7 +98,7 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    segments: Segments | None = None,
+    segments: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer: SDPA as ever, or with `segments` that of a pack; heads before positions in, after them out."""
@@ -96,7 +107,7 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     query_PHE, key_PKE, value_PKE = (x[0].transpose(0, 1) for x in (query, key, value))
-    out_PHE = segments.attend(query_PHE, key_PKE, value_PKE, scaling)
+    out_PHE = segments.attend(query_PHE, key_PKE, value_PKE, scaling, layer=getattr(module, "layer_idx", 0))
     return out_PHE.unsqueeze(0), None
 
 

@@ -43,13 +43,26 @@ def gold_of(row: Row) -> JsonDict:
 
 
 def batches(rows: Sequence[Row], size: int) -> list[list[int]]:
-    """Positions of the rows of each batch: rows with equally many images and words of like length together.
+    """Positions of the rows of each batch: rows of one picture together, beside those with equally many and like length.
 
-    A pure function of its arguments: rows are ordered by (images, characters of the conversation, position).
+    A pure function of its arguments: pictures are ordered by (number of images, most characters of a conversation, first
+    position), rows of one by (characters, position). A picture's rows are divided where a batch would else be less than
+    half full.
     """
     length = [sum(len(turn.text) for turn in row.turns[:-1]) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].images), length[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    shown: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        shown.setdefault((row.root, row.images) if row.images else i, []).append(i)
+    order = sorted(shown.values(), key=lambda own: (len(rows[own[0]].images), max(length[i] for i in own), own[0]))
+    out: list[list[int]] = [[]]
+    for own in order:
+        if len(own) <= size < len(out[-1]) + len(own) and 2 * len(out[-1]) >= size:
+            out.append([])
+        for i in sorted(own, key=lambda i: (length[i], i)):
+            if len(out[-1]) == size:
+                out.append([])
+            out[-1].append(i)
+    return [batch for batch in out if batch]
 
 
 class PartFile:

@@ -71,6 +71,7 @@ def score_predictions(
         "lenient": lenient,
         "lenient_minus_strict": lenient - _percent(rows["strict"]),
         **_lengths(predictions),
+        **_near_ties(predictions),
         "scorer": {"name": scorer, "version": judge.version, "strict_rule": judge.published},
         "style": style,
         **({"corpus": whole} if whole else {}),
@@ -87,6 +88,13 @@ def _lengths(predictions: Sequence[Mapping[str, Any]]) -> JsonDict:
         "truncation_rate": _percent([float(p["truncated"]) for p in predictions]),
         "mean_length": sum(p["tokens"] for p in predictions) / len(predictions),
     }
+
+
+def _near_ties(predictions: Sequence[Mapping[str, Any]]) -> JsonDict:
+    """Answers that hang on two tokens whose scores are almost equal, by id; nothing where no scores were seen."""
+    known = [p for p in predictions if "near_tie" in p]
+    ids = [p["id"] for p in known if p["near_tie"] is not None]
+    return {"near_ties": {"known": len(known), "count": len(ids), "ids": ids}} if known else {}
 
 
 def _style_of(gold: Gold, style: str) -> str:

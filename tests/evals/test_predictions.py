@@ -33,7 +33,20 @@ def test_batches_group_like_with_like() -> None:
 def test_batches_hold_every_row_once(kinds: list, size: int) -> None:
     groups = p.batches([row(i, text, images) for i, (text, images) in enumerate(kinds)], size)
     assert sorted(i for group in groups for i in group) == list(range(len(kinds)))
-    assert all(len(group) == size for group in groups[:-1])
+    assert all(size / 2 <= len(group) <= size for group in groups[:-1])
+
+
+def test_batches_keep_the_rows_of_a_picture_together() -> None:
+    """Pictures with 3, 3 and 4 rows in turn, four a batch: one picture a batch, its rows by length."""
+    rows = [row(k, "q" * (5 - k // 3)) for k in range(10)]
+    rows = [replace(one, images=(name,)) for one, name in zip(rows, "abcabcabcc", strict=True)]
+    assert p.batches(rows, 4) == [[6, 3, 0], [7, 4, 1], [9, 8, 5, 2]]
+
+
+def test_a_batch_less_than_half_full_is_filled() -> None:
+    """One row of a picture, then five of another, six a batch: five would fit nowhere whole but after the one."""
+    rows = [replace(row(0), images=(name,)) for name in "abbbbbb"]
+    assert [len(group) for group in p.batches(rows, 6)] == [6, 1]
 
 
 def test_answers_of_another_backend_need_its_record(tmp_path) -> None:

@@ -38,6 +38,8 @@ NO_END_TOKEN = {"llava"}
 """Their template closes no answer; the tokenizer's end token is put there."""
 OWN_PROMPT = {"llava_onevision"}
 """Their template writes other white space before an answer than its generation prompt has; the prompt's is used."""
+PACKED = {"llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3"}
+"""Their decoders take rows as one sequence."""
 
 
 @pytest.fixture(scope="session")
@@ -182,14 +184,27 @@ def test_padded_batches_equal_rows_one_by_one(family, name, side):
     table.cell(name, "padding", "1e-4, like counts" if name in LIKE_COUNTS else "1e-4")
 
 
+def asked_otherwise(row):
+    """The row with another last question."""
+    turns = list(row.turns)
+    turns[-2] = replace(turns[-2], text=turns[-2].text + " And why?")
+    return replace(row, id=f"{row.id} again", turns=tuple(turns))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_batched_answers_equal_single_ones(family, name):
-    """Eight greedy tokens of every row, all rows in one batch and each alone."""
+    """Eight greedy tokens of every row and of a second question of each: all in one batch, and each alone by ``generate``.
+
+    Families that take packs are asked in one; for the others the reason is the table's.
+    """
     one = family(name)
-    together = batches(name, one.rows)[0]
-    with greedy(one.model, one.encoder, max_new_tokens=8) as generator:
+    together = [row for first in batches(name, one.rows)[0] for row in (first, asked_otherwise(first))]
+    told = []
+    with greedy(one.model, one.encoder, max_new_tokens=8, share=False) as generator:
         alone = [generator.answer([row], device=CPU)[0] for row in together]
+    with greedy(one.model, one.encoder, max_new_tokens=8, told=told.append) as generator:
         assert generator.answer(together, device=CPU) == alone
+    assert bool(told) == (name not in PACKED) and all(packing.refusal(one.model) in line for line in told)
     assert len({answer["text"] for answer in alone}) > 1
     table.cell(name, "generation", "equal")
 
@@ -203,9 +218,6 @@ def test_a_text_batch_with_a_ghost_keeps_its_outputs(family, name):
     assert more.target_count == text.target_count and len(more.input_ids_BT) == 2
     found = logits(one.model, more)[:1, : text.input_ids_BT.shape[1]]
     assert (found - logits(one.model, text)).abs().max() < 1e-4
-
-
-PACKED = {"llava", "llava_next", "llava_onevision", "internvl", "smolvlm", "idefics3"}
 
 
 @pytest.mark.parametrize("name", NAMES)
