@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -43,3 +46,20 @@ def missing(library: str, *, where: str) -> list[Problem]:
     except ConfigError as error:
         return list(error.problems)
     return []
+
+
+@contextlib.contextmanager
+def unseen(library: str) -> Iterator[None]:
+    """In this block importing `library` fails as if it were not installed, unless it is loaded already.
+
+    For a library that another one imports wherever it is installed: bitsandbytes by peft, with torch's compiler behind it,
+    which is more than a second that only quantised bases need.
+    """
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[library]

@@ -6,6 +6,7 @@ Paths in a recipe are relative to the recipe's own folder.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -333,14 +334,21 @@ def _with_neighbours(name: str, done: dict[str, str]) -> dict[str, str]:
     """Checksums by module of a file in mcit/data/sources and of those there that it imports, directly or not."""
     path = Path(inspect.getfile(part_of("data.sources", name)))
     done[name] = sha256_file(path)
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(_SOURCES):
-            continue
-        inner = (node.module or "").removeprefix(_SOURCES).lstrip(".")
-        for found in [inner] if inner else [alias.name for alias in node.names]:
-            if found in known("data.sources") and found not in done:
-                _with_neighbours(found, done)
+    for found in _imported(path, done[name]):
+        if found in known("data.sources") and found not in done:
+            _with_neighbours(found, done)
     return done
+
+
+@functools.lru_cache(maxsize=64)
+def _imported(path: Path, digest: str) -> tuple[str, ...]:
+    """Names of mcit/data/sources that a file of this digest imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SOURCES):
+            inner = (node.module or "").removeprefix(_SOURCES).lstrip(".")
+            names += [inner] if inner else [alias.name for alias in node.names]
+    return tuple(names)
 
 
 def _generator_module(name: str) -> ModuleType:

@@ -14,10 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+
+from mcit.core.optional import unseen
+
+with unseen("bitsandbytes"):
+    from peft.tuners.lora import Linear
 
 
 class _LoraLinear(torch.autograd.Function):

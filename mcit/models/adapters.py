@@ -11,16 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mcit.core.errors import PlanError, StateError
+from mcit.core.optional import unseen
 from mcit.core.schema import AdapterConfig
 from mcit.models.adapterfile import AdapterFile, LoraPair, folded, product
 from mcit.models.experts import ExpertsA, place
 from mcit.models.quant import quantised_modules
 from mcit.models.units import base_parameters, group_of, lora_targets
+
+with unseen("bitsandbytes"):
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
 ACTIVE = "default"
 

@@ -8,6 +8,7 @@ hub's cache consists of them): names must be plain, and the content behind them 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -41,6 +42,24 @@ def check_base(path: Path | str) -> None:
     Nothing of the weights is read but the headers.
     """
     root = Path(path)
+    stamps = None
+    with contextlib.suppress(OSError):
+        stamps = tuple((file.name, *_stamp(file)) for file in sorted(root.iterdir()))
+    if stamps is None:  # a link that leads nowhere has no time
+        _check.__wrapped__(root, ())
+    else:
+        _check(root, stamps)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
+    seen = file.stat()
+    return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_dev
+
+
+@functools.lru_cache(maxsize=8)
+def _check(root: Path, stamps: tuple[tuple[str | int, ...], ...]) -> None:
+    """`check_base` of a folder whose files have these sizes and times: once per process."""
     for name in _MAPPINGS:
         if (root / name).is_file():
             read_mapping(root / name)

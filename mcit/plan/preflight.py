@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from mcit.methods.compose import make
 from mcit.models import load
 from mcit.models.adapterfile import OURS, read_adapter, without_routers
 from mcit.models.adapters import candidates
-from mcit.models.basefiles import base_digest
+from mcit.models.basefiles import base_digest, base_files
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
 from mcit.plan.modelcheck import Kind, feature_problem, kind_of, kind_problem, processor_problem
@@ -34,15 +37,34 @@ _SAMPLED, _LONGEST = 24, 8
 def make_encoder(plan: Plan) -> Encoder:
     """The encoder of the plan's base, with the model's own context length as limit."""
     base = plan.config.base
-    processor = load.load_processor(
-        plan.model_path, trust_remote_code=base.trust_remote_code, chat_template=base.chat_template
-    )
-    return Encoder(processor, max_length=context_length(plan))
+    load.check_base(plan.model_path)
+    files = base_files(plan.model_path)
+    if base.chat_template:
+        files["chat_template"] = Path(base.chat_template).expanduser()
+    stamps = tuple((name, seen.st_size, seen.st_mtime_ns, seen.st_ino) for name, seen in _seen(files))
+    return _encoder(plan.model_path, stamps, base.trust_remote_code, base.chat_template)
+
+
+def _seen(files: Mapping[str, Path]) -> Iterator[tuple[str, os.stat_result]]:
+    for name, file in files.items():
+        with contextlib.suppress(OSError):
+            yield name, file.stat()
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(path: Path, stamps: object, trust_remote_code: bool, chat_template: str | None) -> Encoder:
+    """The encoder of a folder with files of these sizes and times: the run takes what its plan has loaded."""
+    processor = load.load_processor(path, trust_remote_code=trust_remote_code, chat_template=chat_template)
+    return Encoder(processor, max_length=_context_length(path, trust_remote_code))
 
 
 def context_length(plan: Plan) -> int | None:
     """Positions the language model can take, or None if its config does not say."""
-    config = load.model_config(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+    return _context_length(plan.model_path, plan.config.base.trust_remote_code)
+
+
+def _context_length(path: Path, trust_remote_code: bool) -> int | None:
+    config = load.model_config(path, trust_remote_code=trust_remote_code)
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(found) if found else None
 

@@ -15,7 +15,7 @@ import torch
 from mcit.core.errors import McitError, Problem
 from mcit.core.schema import BaseConfig, EngineConfig
 from mcit.core.types import JsonDict, Plan, PoolSize, Stage
-from mcit.engine.estimate.activations import Activations, MicroBatch, activations
+from mcit.engine.estimate.activations import MicroBatch, activations
 from mcit.engine.estimate.engines import EngineBytes, StageShape, all_engines, cheapest
 from mcit.engine.estimate.sizes import size_text
 from mcit.engine.estimate.weights import Weight, frozen_bytes, moment_bytes
@@ -25,6 +25,7 @@ from mcit.models.load import model_config
 from mcit.models.text import auto_class_of
 from mcit.models.units import block_of, group_of
 from mcit.plan.datasets import beside
+from mcit.plan.known import Found, kept
 from mcit.plan.preflight import train_sizes
 from mcit.plan.selection import Names
 
@@ -101,7 +102,7 @@ class RunEstimate:
         }
 
 
-Known = dict[str, tuple[dict[str, Weight], Activations]]
+Known = dict[str, Found]
 """What stages that are alike share."""
 
 
@@ -166,9 +167,13 @@ def estimate_stage(
     base, engine = plan.config.base, plan.config.engine
     key = _alike(plan, stage)
     if key not in known:
-        model, _ = stage_model(plan, stage, cuda=cuda)
-        bf16, weights = quant.runs_bf16(base.dtype, "cuda" if cuda else "cpu"), weights_of(model, base)
-        known[key] = weights, activations(model, largest, bf16=bf16, checkpointing=engine.gradient_checkpointing)
+
+        def trace() -> Found:
+            model, _ = stage_model(plan, stage, cuda=cuda)
+            bf16, weights = quant.runs_bf16(base.dtype, "cuda" if cuda else "cpu"), weights_of(model, base)
+            return weights, activations(model, largest, bf16=bf16, checkpointing=engine.gradient_checkpointing)
+
+        known[key] = kept(plan, stage, largest, cuda=cuda, make=trace)
     weights, found = known[key]
     trained = {n: w.shape for n, w in weights.items() if w.trained}
     methods = MethodSet.build(stage)

@@ -201,3 +201,24 @@ def test_a_fifo_among_the_files_is_refused(base):
     os.mkfifo(base / "tokenizer.model")
     with pytest.raises(ConfigError, match="no regular file"):
         check_base(base)
+
+
+def test_a_folder_is_checked_once_until_a_file_changes(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    read = []
+    monkeypatch.setattr(
+        basefiles, "read_mapping", lambda file, real=basefiles.read_mapping: read.append(file) or real(file)
+    )
+    check_base(tmp_path)
+    before = len(read)
+    check_base(tmp_path)
+    assert len(read) == before
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="not a mapping"):
+        check_base(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for _ in range(2):  # a link that leads nowhere has no time to know the folder by
+        count = len(read)
+        check_base(tmp_path)
+        assert len(read) > count

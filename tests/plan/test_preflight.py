@@ -65,3 +65,16 @@ def test_sizes_of_training_rows_are_kept_from_the_check():
     assert [s.positions for s in sizes] == [len(r.input_ids_T) for r in real]
     assert [s.supervised for s in sizes] == [int((r.labels_T != -100).sum()) for r in real]
     assert sizes[0].pixels == {"pixel_values": ((1, 3, 32, 32), torch.float32)}
+
+
+def test_the_run_takes_the_encoder_of_its_plan_until_the_models_files_change(tmp_path):
+    import dataclasses
+    import shutil
+
+    plan = plan_of()
+    assert make_encoder(plan) is make_encoder(plan)
+    copy = dataclasses.replace(plan, model_path=tmp_path / "copy")
+    shutil.copytree(plan.model_path, copy.model_path)
+    first = make_encoder(copy)
+    (copy.model_path / "chat_template.jinja").touch()
+    assert first is not make_encoder(copy)
