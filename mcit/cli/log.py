@@ -18,9 +18,11 @@ class Logged:
     What the other one lacks beside `line` and `progress` (`doing`, `watch`, `close`) is left out.
     """
 
-    def __init__(self, shown: Reporter, *, every_s: float = 30.0) -> None:
-        """Progress goes to the file at most every `every_s` seconds, and at the end of each phase."""
-        self._shown, self._every, self._last = shown, every_s, 0.0
+    EVERY_S = 30.0
+    """Progress goes to the file at most so often, and at the end of each phase."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self._shown, self._last = shown, 0.0
         self._path: Path | None = None
         self._waiting: list[str] = []
 
@@ -53,7 +55,7 @@ class Logged:
         """Show every one, write some."""
         self._shown.progress(progress)
         now = time.monotonic()
-        if now - self._last >= self._every or progress.done >= progress.total:
+        if now - self._last >= self.EVERY_S or progress.done >= progress.total:
             self._last = now
             self._write(describe(progress))
 

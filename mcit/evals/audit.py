@@ -11,7 +11,7 @@ from mcit.core.files import sha256_file
 from mcit.core.records import CertificateRecord, ExportRecord
 from mcit.core.stored import check_manifest, read_sealed
 from mcit.core.types import JsonDict
-from mcit.evals.certificate import certificate
+from mcit.evals.certificate import certificate, is_old
 from mcit.runs.chain import Chain, read_chain
 from mcit.runs.gates import logged_decision, read_gate
 from mcit.runs.run import Run
@@ -97,6 +97,10 @@ def _certificate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
         return
     if found["stage"] != folder:
         yield Problem(where, f"is the certificate of stage {found['stage']}", "restore the stage's own from a copy")
+        return
+    if is_old(run, chain.whole, folder):
+        what = "is older than what the ledger says was done to the stage since: a command was stopped before its end"
+        yield Problem(where, what, "run that command again, or: mcit resume RUN")
         return
     issued = [e for e in chain.whole if e["event"] == "certified" and e.get("stage") == folder]
     if not issued or issued[-1].get("sha256") != sha256_file(path):

@@ -2,6 +2,8 @@
 
 Fields F1 to F7 follow the survey "Memory in large language models" (arXiv:2509.18868, chapter 5), adapted to a stage of
 training. A certificate is a pure function of the run's files, so that an audit computes it again and compares.
+
+Whatever changes these files has its line in the ledger first: after a kill in between the certificate is known to be old.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from mcit.core.errors import StateError
 from mcit.core.files import canonical_json, digest_of, sha256_bytes, sha256_file, write_bytes
 from mcit.core.records import CertificateRecord, LineageRecord, Manifest, ProgressRecord
 from mcit.core.stored import MANIFEST, read_listed, read_sealed, seal, valid
@@ -53,8 +56,8 @@ def read_certificates(run: Run) -> list[JsonDict]:
 
 
 def certificate(run: Run, folder: str) -> JsonDict:
-    """What the files of a run say of a stage that stands. Raises StateError for damaged ones."""
-    stage, below = next(pair for pair in _standing(run) if pair[0]["folder"] == folder)
+    """What the files of a run say of a stage. Raises StateError for damaged ones, and for a stage that does not stand."""
+    stage, below = _pair(run, folder)
     config, plan, home = run.config(), run.plan(), run.stage(folder)
     given, mode = config["stages"][stage["index"] - 1], plan["scorer_mode"]
     evals, before = run.layout.evals(stage["index"]), run.layout.evals(below["index"] if below else 0)
@@ -154,6 +157,18 @@ def _standing(run: Run) -> list[tuple[JsonDict, JsonDict | None]]:
     without = rejected(run)
     stages = [s for s in run.plan()["stages"] if s["folder"] not in without and run.is_committed(s["folder"])]
     return list(zip(stages, [None, *stages], strict=False))
+
+
+def _pair(run: Run, folder: str) -> tuple[JsonDict, JsonDict | None]:
+    for stage, below in _standing(run):
+        if stage["folder"] == folder:
+            return stage, below
+    raise StateError("the stage is not there", where=str(run.stage(folder)), fix="restore it from a copy")
+
+
+def is_old(run: Run, events: Sequence[JsonDict], folder: str) -> bool:
+    """Whether the certificate of a stage that stands is to be issued anew: its run was changed since, as the ledger says."""
+    return _due(run, events, *_pair(run, folder))
 
 
 def _due(run: Run, events: Sequence[JsonDict], stage: JsonDict, below: JsonDict | None) -> bool:

@@ -153,15 +153,18 @@ def rescore(run: Path, *, reporter: Reporter | None = None) -> list[str]:
     """
     layout = RunLayout(run)
     plan = read_plan(layout)
-    done = []
     stages = [layout.evals(after) for after in range(len(plan["stages"]) + 1)]
-    for folder in (*stages, *sorted(layout.combinations.glob("*"))):
-        for task, kind in plan["scorers"].items():
-            if (folder / task / PREDICTIONS).is_file() or (folder / task / SCORE).is_file():
-                _score(task, folder / task, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
-                done.append(f"{folder.name}/{task}")
-    opened = Run(run)
-    opened.ledger.append("eval", rescored=done)
+    homes = [
+        folder / task
+        for folder in (*stages, *sorted(layout.combinations.glob("*")))
+        for task in plan["scorers"]
+        if (folder / task / PREDICTIONS).is_file() or (folder / task / SCORE).is_file()
+    ]
+    opened, done = Run(run), [f"{home.parent.name}/{home.name}" for home in homes]
+    opened.ledger.append("eval", rescored=done)  # before any score changes: see `mcit.evals.certificate`
+    for home in homes:
+        kind = plan["scorers"][home.name]
+        _score(home.name, home, reporter or Silent(), scorer=kind["scorer"], style=kind["style"])
     certify(opened)
     return done
 

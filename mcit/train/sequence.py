@@ -16,7 +16,7 @@ from mcit.core.doing import doing
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import Ranks, on_first
 from mcit.core.stored import write_sealed
-from mcit.core.types import Plan, Progress, Stage, TaskSpec
+from mcit.core.types import JsonDict, Plan, Progress, Stage, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.engine.optim import moment_line
 from mcit.evals.certificate import certify
@@ -280,8 +280,7 @@ def score(
     wanted = due(session.plan, after) if tasks is None else tasks
     made, lineage = functools.partial(session.model_after, after), session.lineage(after)
     given = (session, wanted, run.layout.evals(after), answers_digest(lineage), made, reporter, stop)
-    if _scored(*given, after=after, pool=lineage):
-        run.ledger.append("eval", after=after, tasks=[task.name for task in wanted])
+    _scored(*given, after=after, pool=lineage, told={"after": after})
     on_first(run.ranks, lambda: certify(run, after))
 
 
@@ -293,8 +292,8 @@ def score_combined(
     folder, lineage = run.layout.combined(spec.name), session.lineage(last)
     made = functools.partial(session.combined, spec)
     on_first(run.ranks, lambda: write_sealed(folder / COMBINATION, spec.json()))
-    if _scored(session, tasks, folder, combined_digest(lineage, spec), made, reporter, stop, after=last):
-        run.ledger.append("eval", combined=spec.name, tasks=[task.name for task in tasks])
+    digest = combined_digest(lineage, spec)
+    _scored(session, tasks, folder, digest, made, reporter, stop, after=last, told={"combined": spec.name})
 
 
 def _scored(
@@ -308,8 +307,12 @@ def _scored(
     *,
     after: int,
     pool: Lineage | None = None,
-) -> bool:
-    """Answer and score tasks into a folder; False when that was done already. Rows get adapters of the pool of a lineage."""
+    told: JsonDict | None = None,
+) -> None:
+    """Answer and score tasks into a folder unless that was done. Rows get adapters of the pool of a lineage.
+
+    What is `told` goes to the ledger before any score changes: a kill then leaves a certificate that is known to be old.
+    """
     plan, run = session.plan, session.run
     state = left_state(plan, run, after)
     if session.candidate:
@@ -317,7 +320,9 @@ def _scored(
         state = {**state, **{folder.name: folder for folder in sorted(left.glob("*")) if folder.is_dir()}}
     given: dict[str, Any] = {"folder": folder, "config": plan.config.eval, "lineage": digest, "state": state}
     if not wanted or not on_first(run.ranks, lambda: needs_eval(wanted, **given)):
-        return False
+        return
+    if told is not None:
+        run.ledger.append("eval", **told, tasks=[task.name for task in wanted])
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
     doing(f"scoring after stage {after}")
     model: Any = None if answered else make_model()
@@ -338,7 +343,6 @@ def _scored(
             ranks=run.ranks,
             pool=routed,
         )
-    return True
 
 
 def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:

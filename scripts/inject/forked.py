@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import math
 import os
 import pkgutil
 import signal
@@ -67,10 +68,12 @@ def call(
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        from mcit.cli.log import Logged
         from mcit.cli.main import main as mcit
         from mcit.cli.run import Page
 
         Page.SHARE = 1e-9  # after the first stage and at the end, not by the clock: operations keep their numbers
+        Logged.EVERY_S = math.inf
 
         with Operations(root, fault, note=note, look=look):
             code = mcit(argv)

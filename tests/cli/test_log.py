@@ -14,10 +14,11 @@ class Told:
         self.lines.append(progress.done)
 
 
-def test_what_was_told_before_the_file_is_known_is_in_it_and_a_second_start_appends(tmp_path):
+def test_what_was_told_before_the_file_is_known_is_in_it_and_a_second_start_appends(tmp_path, monkeypatch):
+    monkeypatch.setattr(Logged, "EVERY_S", 1000.0)
     for _ in range(2):
         told = Told()
-        log = Logged(told, every_s=1000.0)
+        log = Logged(told)
         log.doing("loading")
         log.line("run here\x1b[0m")
         log.open(tmp_path / "train.log")

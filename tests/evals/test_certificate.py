@@ -10,6 +10,8 @@ from mcit.core.files import read_json, write_bytes
 from mcit.core.stored import write_sealed
 from mcit.evals.certificate import card_rows, certificate, certify, read_certificates, timeless
 from mcit.runs.run import Run
+from mcit.train import sequence
+from scripts.inject.faultpoints import Killed
 from tests.train.test_gating import PASSES, go, opened, planned
 
 FIRST, SECOND, THIRD = "01-letter", "02-yesno", "03-word"
@@ -169,3 +171,29 @@ def test_a_kill_before_the_certificate_is_written(copied):
     with run.locked():
         assert certify(run, 1) == [FIRST] and timeless(certificate(run, FIRST)) == before
         assert certify(run, 3) == []
+
+
+def test_a_kill_between_scores_and_their_certificate(copied, capsys, monkeypatch):
+    """The ledger knew before the scores changed: the audit says what to do, and the same command renews the certificates."""
+    _, run = copied
+    command = ["eval", str(run.layout.root), "--after", "1", "--task", "word"]
+    with monkeypatch.context() as patch:
+        real = sequence.evaluate
+
+        def killed(*args, **given):
+            real(*args, **given)
+            raise Killed
+
+        patch.setattr(sequence, "evaluate", killed)
+        with pytest.raises(Killed):
+            main(command)
+    old = "is older than what the ledger says was done to the stage since: a command was stopped before its end"
+    assert told(run, capsys) == [f"certificates/stages/{folder}.json: {old}" for folder in (FIRST, SECOND)]
+    assert main(command) == 0
+    assert "word" in read_certificates(run)[0]["regression"]["scores"] and audited(run, capsys)[0] == 0
+
+
+def test_a_certificate_without_its_stage(copied, capsys):
+    _, run = copied
+    shutil.rmtree(run.stage(THIRD))
+    assert told(run, capsys) == [f"stages/{THIRD}: the stage is not there"]
