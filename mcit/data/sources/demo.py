@@ -51,6 +51,8 @@ KIND_PROMPT = (
     + " Answer with the letter."
 )
 NAMING_PROMPT = "What is the object in the image? Answer with its name."
+GROUPS = {"Animals & Nature": "animal", "Food & Drink": "food", "Travel & Places": "travel", "Objects": "object"}
+GROUP_PROMPT = "Which of animal, food, travel or object is this? Answer with one word."
 LOWVISION_PROMPT = "What is this? If it cannot be seen say unanswerable."
 YES_NO_CUE = "Answer yes or no."
 WORD_CUE = "Answer with one word."
@@ -100,6 +102,15 @@ def naming(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[s
         item = next(turns)
         name = _save(single(item, draw)[0], image_dir, "naming", number)
         yield _row(f"naming-{split}-{number}", name, NAMING_PROMPT, item.name, "name", _named(item))
+
+
+def naming_kinds(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
+    """What kind of thing is it? The pictures of ``naming`` of the same split and seed, asked another question."""
+    for row in naming(split, rows, seed, image_dir):
+        meta = row["meta"]
+        answer = GROUPS[meta["category"]]
+        identity = row["id"].replace("naming", "naming-kinds")
+        yield _row(identity, row["image"], GROUP_PROMPT, answer, "word", {**meta, "class": answer, "answers": [answer]})
 
 
 def lowvision(split: str, rows: int, seed: int, image_dir: Path) -> Iterator[dict[str, Any]]:
@@ -153,6 +164,7 @@ GENERATORS: dict[str, Callable[[str, int, int, Path], Iterator[dict[str, Any]]]]
     "kind": kind,
     "edible": edible,
     "naming": naming,
+    "naming-kinds": naming_kinds,
     "lowvision": lowvision,
     "easyvqa": easyvqa,
     "easyvqa-word": easyvqa_word,

@@ -63,7 +63,8 @@ def _answers(rows):
     return Counter(row["conversations"][1]["value"] for row in rows)
 
 
-COUNTS = {"kind": 104, "edible": 78, "naming": 60, "lowvision": 48, "easyvqa": 24, "easyvqa-word": 16, "easyvqa-ten": 40}
+COUNTS = {"kind": 104, "edible": 78, "naming": 60, "naming-kinds": 60, "lowvision": 48}
+COUNTS |= {"easyvqa": 24, "easyvqa-word": 16, "easyvqa-ten": 40}
 
 
 @pytest.mark.parametrize("name", sorted(demo.GENERATORS))
@@ -101,6 +102,15 @@ def test_kind_is_balanced_true_and_split_by_object(tmp_path):
             assert f"{letter}. {row['meta']['class']}" in row["conversations"][0]["value"]
     assert seen["train"] == {item.name for item in emoji("kind-train")}
     assert seen["test"] == {item.name for item in emoji("kind-test")}
+
+
+def test_naming_kinds_asks_another_question_about_the_same_pictures(tmp_path):
+    names, kinds = (_rows(name, "train", 60, tmp_path / name) for name in ("naming", "naming-kinds"))
+    assert _hashes(names, tmp_path / "naming") == _hashes(kinds, tmp_path / "naming-kinds")
+    pairs = [[row["conversations"][1]["value"] for row in pair] for pair in zip(names, kinds, strict=True)]
+    told = dict(pairs)
+    assert (told["penguin"], told["pizza"], told["rocket"], told["key"]) == ("animal", "food", "travel", "object")
+    assert not {row["id"] for row in names} & {row["id"] for row in kinds}
 
 
 def test_edible_is_balanced_true_and_split_by_object(tmp_path):

@@ -1,0 +1,283 @@
+"""Unlearning methods on one sequence: what each forgets, loses and costs, and whether it comes back, as a table.
+
+    python scripts/forget_study.py --home FOLDER [--seeds 0 1 2] [--only npo ssd …] [--json FILE] [--docs docs/forgetting.md]
+
+Per method and seed one run of ``configs/demo-unlearn.yaml`` with that method in its forget stage. The two stages before it are
+trained once per seed and shared; after it the forgetting kit measures, and rows are learned again on a copy (20, 40, 60), for
+the first method on the base as well. What is done in FOLDER is not done again and a run that was killed goes on, so the same
+command resumes. Processor seconds are those of the forget stage (its passes and steps; none where it was interrupted).
+
+``--docs`` runs nothing and writes the table of what is finished between its marks in a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mcit.core.errors import McitError
+from mcit.core.types import Progress
+
+MARKS = ("<!-- unlearning on the demo: written by scripts/forget_study.py -->", "<!-- unlearning on the demo: end -->")
+CONFIG, FORGET, TASK = "demo-unlearn", 3, "naming-penguins"
+KIT = ["rows=40", "perturbed=2", 'membership=["loss","zlib","min_k","min_k_plus"]']
+ATTACK = ["--rows", "20,40,60", "--lr", "1e-3"]
+NO_ADAPTER = {"kind": "none", "also_train": []}
+SAM = {"use": "sam", "rho": 0.05}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method in the forget stage."""
+
+    methods: list[dict[str, Any]]
+    stage: dict[str, Any] = field(default_factory=dict)
+    """Other keys of the stage."""
+    differs: str = ""
+    """What is not as shipped; empty if all is."""
+    attacked: bool = True
+
+
+def edit(method: dict[str, Any], differs: str = "") -> Side:
+    """A method that changes weights and trains nothing."""
+    return Side([method], {"epochs": 0, "max_steps": None, "adapter": NO_ADAPTER}, differs)
+
+
+SIDES: dict[str, Side] = {
+    "npo": Side([{"use": "npo"}]),
+    "grad_diff": Side([{"use": "grad_diff"}]),
+    "gs_lora": Side([{"use": "gs_lora"}]),
+    "idk": Side([{"use": "idk"}]),
+    "safe_eraser": Side([{"use": "safe_eraser"}]),
+    "ssd": edit(
+        {"use": "ssd", "units": ["down_proj"], "rows": 64, "alpha": {"search": [50, 25, 10, 5, 2], "rows": 32}},
+        "units down_proj, 64 rows, alpha searched",
+    ),
+    "iau": edit({"use": "iau", "rows": 64}, "64 rows"),
+    "ga": Side([{"use": "ga"}]),
+    "kl_min": Side([{"use": "kl_min"}]),
+    "idk_dpo": Side([{"use": "idk_dpo"}]),
+    "alt_po": Side([{"use": "alt_po"}], {"alternate": "demo/naming-owls"}),
+    "sim_npo": Side([{"use": "sim_npo"}]),
+    "rmu": Side([{"use": "rmu"}]),
+    "wga": Side([{"use": "wga"}]),
+    "satimp": Side([{"use": "satimp"}]),
+    "ce_u": Side([{"use": "ce_u"}]),
+    "undial": Side([{"use": "undial"}]),
+    "pdu": Side([{"use": "pdu"}]),
+    "bounded_forget": Side([{"use": "bounded_forget"}]),
+    "npo + sam": Side([{"use": "npo"}, SAM], {}, "rho 0.05"),
+    "npo + prompt_decouple": Side([{"use": "npo"}, {"use": "prompt_decouple"}]),
+    "npo + retain_kl": Side([{"use": "npo"}, {"use": "retain_kl"}]),
+    "bounded_forget + sam": Side([{"use": "bounded_forget"}, SAM], {}, "rho 0.05"),
+}
+"""By name, in the order in which they run; the first one's run lends its learned stages to all others of its seed."""
+
+
+class Clock:
+    """A reporter that keeps the processor seconds of the forget stage, up to its last step or pass."""
+
+    def __init__(self, log: Any) -> None:
+        self.log, self.seconds = log, 0.0
+        self._inside, self._mark = False, 0.0
+
+    def progress(self, progress: Progress) -> None:
+        """Count the time since the last event, where that lies in the forget stage."""
+        now = time.process_time()
+        if self._inside and progress.phase in ("start", "train", "end"):
+            self.seconds += now - self._mark
+        self._inside, self._mark = progress.stage == FORGET and progress.phase != "eval", now
+
+    def line(self, text: str) -> None:
+        """The stage begins with a line that names it."""
+        print(text, file=self.log, flush=True)
+        if text.startswith(f"stage {FORGET} of"):
+            self._inside, self._mark = True, time.process_time()
+
+
+def main() -> int:
+    """Do what is missing, collect, write."""
+    parser = argparse.ArgumentParser(description="unlearning methods on one sequence")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="*", choices=list(SIDES), metavar="METHOD", help=", ".join(SIDES))
+    parser.add_argument("--json", type=Path, help="where the numbers go (default: HOME/study.json)")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="run nothing, write what is finished into a page")
+    args = parser.parse_args()
+    (args.home / "results").mkdir(parents=True, exist_ok=True)
+    names = [name for name in SIDES if not args.only or name in args.only]
+    failed = []
+    for seed, name in [(s, n) for s in args.seeds for n in names] if not args.docs else []:
+        if not result_file(args.home, name, seed).is_file():
+            print(f"{name}, seed {seed} …", flush=True)
+            try:
+                one(args.home, name, seed)
+            except McitError as error:
+                failed.append(name)
+                print(f"{name}, seed {seed}: {error}", flush=True)
+                if error.exit_code == 75:
+                    return 75
+    found = {name: [r for s in args.seeds if (r := result(args.home, name, s))] for name in SIDES}
+    found = {name: entries for name, entries in found.items() if entries}
+    out = args.json or args.home / "study.json"
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    text = table(found)
+    if args.docs:
+        write_between(args.docs, MARKS, text)
+    print(text)
+    return int(bool(failed))
+
+
+# ---- one side ----------------------------------------------------------------------------------------------------------
+def slug(name: str, seed: int) -> str:
+    """As part of the names of runs and files."""
+    return f"{name.replace(' + ', '-').replace('_', '-')}-s{seed}"
+
+
+def result_file(home: Path, name: str, seed: int) -> Path:
+    """Where what was measured of a side lies."""
+    return home / "results" / f"{slug(name, seed)}.json"
+
+
+def result(home: Path, name: str, seed: int) -> dict[str, Any] | None:
+    """What was measured of a side, if it is finished."""
+    path = result_file(home, name, seed)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def overrides(name: str, seed: int) -> list[str]:
+    """Settings of a side's run."""
+    side = SIDES[name]
+    stage = {"methods": side.methods, **side.stage}
+    own = [f"stages.{FORGET - 1}.{key}={json.dumps(value)}" for key, value in stage.items()]
+    return [f"name=unlearn-{slug(name, seed)}", f"seed={seed}", *own]
+
+
+def one(home: Path, name: str, seed: int) -> None:
+    """Run, measure and attack one side and write its result. Raises McitError for what fails; it can be called again."""
+    from mcit.cli.common import StopFlag
+    from mcit.cli.main import main as mcit
+    from mcit.cli.run import steps_of, train
+    from mcit.plan.plan import read_config
+
+    stop = StopFlag()
+    stop.install()
+    runs, first = home / "runs", next(iter(SIDES))
+    config, text = read_config(CONFIG, overrides(name, seed))
+    parent = None if name == first else run_of(home, first, seed)
+    planned, opened = steps_of(config, runs, parent=str(parent) if parent else None)
+    begun = run_of(home, name, seed) is not None
+    with open(home / f"{slug(name, seed)}.log", "a") as log:
+        clock = Clock(log)
+        given: dict[str, Any] = {"engine": config.engine, "config_text": text, "stop": stop}
+        root = train(planned, opened, make_reporter=lambda: clock, **given).root
+        times = root / "forget-seconds.json"
+        if not begun:
+            times.write_text(json.dumps(clock.seconds))
+        calls = [["eval", str(root), "--after", str(FORGET), "--kit", *KIT]]
+        if SIDES[name].attacked:
+            control = "base" if name == first else "none"
+            calls.append(["attack", str(root), "--stage", str(FORGET), *ATTACK, "--control", control])
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            for call in calls:
+                if code := mcit(call):
+                    raise SystemExit(code)
+    seconds = json.loads(times.read_text()) if times.is_file() else None
+    result_file(home, name, seed).write_text(json.dumps({**entry(root), "processor_seconds": seconds}, indent=1) + "\n")
+
+
+def run_of(home: Path, name: str, seed: int) -> Path | None:
+    """The side's run, if it was begun."""
+    return next((p.parent for p in (home / "runs").glob(f"unlearn-{slug(name, seed)}-*/manifest.json")), None)
+
+
+def entry(run: Path) -> dict[str, Any]:
+    """What the table holds of a run: accuracies in percent, SARR and AUC as shares."""
+    from mcit.report.attacks import read_attacks
+    from mcit.report.forgetting import read_forgetting
+    from mcit.report.kit import read_kits
+    from mcit.report.tables import full_report
+
+    (forgotten,) = [e for e in read_forgetting(run, mode="strict") if e["task"] == TASK]
+    (kit,) = [e for e in read_kits(run, mode="strict") if e["after"] == forgotten["stage"]]
+    attacks = {str(r["rows"]): r for record in read_attacks(run) for r in record["results"]}
+    controls = [record["controls"] for record in read_attacks(run) if record["controls"]]
+    keys = ("before", "after", "retained_before", "retained", "elsewhere", "most_lost_elsewhere", "resurgence", "later")
+    measured = ("probability", "utility", "min_k", "priv_leak", "same_question", "same_picture", "refusal", "gibberish")
+    steps = {cost["stage"]: cost["steps"] for cost in full_report(run)["costs"]}
+    return {
+        **{key: forgotten[key] for key in keys},
+        **{key: kit[key] for key in measured},
+        "relearned": {rows: found["accuracy"] for rows, found in attacks.items()},
+        "robustness": {rows: found["robustness"] for rows, found in attacks.items()},
+        "controls": controls,
+        "steps": steps.get(forgotten["stage"]),
+        "run": run.name,
+    }
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------------
+HEAD = (
+    "method", "seeds", "Acc_f", "lost elsewhere", "resurgence", "utility", "Min-K AUC", "PrivLeak", "SARR question",
+    "SARR picture", "relearned 20 / 40 / 60", "processor s", "not as shipped",
+)  # fmt: skip
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: means over seeds, and the range where there are several."""
+    if not found:
+        return "Nothing is finished yet."
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    for name, entries in found.items():
+        again = " / ".join(spread([e["relearned"].get(n) for e in entries], 0) for n in ("20", "40", "60"))
+        cells = [
+            f"`{name}`",
+            str(len(entries)),
+            *(spread([e[key] for e in entries]) for key in ("after", "most_lost_elsewhere", "resurgence")),
+            *(spread([e[key] for e in entries], 2) for key in ("utility", "min_k")),
+            spread([e["priv_leak"] for e in entries]),
+            *(spread([e[key] for e in entries], 2) for key in ("same_question", "same_picture")),
+            again,
+            spread([e["processor_seconds"] for e in entries], 0),
+            SIDES[name].differs if name in SIDES else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    every = [e for entries in found.values() for e in entries]
+    runs = f"{len(every)} runs, {os.cpu_count()}-core CPU machine, other work beside them; accuracies in percent, mean over seeds"
+    before = f"Before the stage: Acc_f {spread([e['before'] for e in every])}, retained {spread([e['retained_before'] for e in every])}"
+    control = [c for e in every for c in e["controls"]]
+    told = [f"{r['rows']} rows {r['accuracy']:.0f}" for c in control[:1] for r in c.get("base", [])]
+    last = f" The base, attacked in the same way: {', '.join(told)}." if told else ""
+    return "\n".join([f"{runs} (lowest to highest).", f"{before}.{last}", "", *lines])
+
+
+def spread(values: Sequence[float | None], digits: int = 1) -> str:
+    """Mean, with the lowest and highest value where they differ; a dash where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean, low, high = (f"{v:.{digits}f}" for v in (sum(known) / len(known), min(known), max(known)))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks of a page."""
+    place = f"{re.escape(marks[0])}.*?{re.escape(marks[1])}"
+    new, count = re.subn(place, lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page.read_text(), flags=re.S)
+    if count != 1:
+        raise SystemExit(f"{page} has no place for the table: {marks[0]} … {marks[1]}")
+    page.write_text(new)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
