@@ -253,12 +253,13 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     every = [e for entries in found.values() for e in entries]
-    runs = f"{len(every)} runs, {os.cpu_count()}-core CPU machine, other work beside them; accuracies in percent, mean over seeds"
-    before = f"Before the stage: Acc_f {spread([e['before'] for e in every])}, retained {spread([e['retained_before'] for e in every])}"
+    about = f"{len(every)} runs, {os.cpu_count()}-core CPU machine with other work; accuracies in percent; mean over seeds"
+    then = [spread([e[key] for e in every]) for key in ("before", "retained_before")]
+    before = f"Before the stage: Acc_f {then[0]}, retained {then[1]}"
     control = [c for e in every for c in e["controls"]]
     told = [f"{r['rows']} rows {r['accuracy']:.0f}" for c in control[:1] for r in c.get("base", [])]
     last = f" The base, attacked in the same way: {', '.join(told)}." if told else ""
-    return "\n".join([f"{runs} (lowest to highest).", f"{before}.{last}", "", *lines])
+    return "\n".join([f"{about} (lowest to highest).", f"{before}.{last}", "", *lines])
 
 
 def spread(values: Sequence[float | None], digits: int = 1) -> str:

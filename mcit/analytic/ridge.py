@@ -48,9 +48,11 @@ class Ridge:
         """Take learned rows away. Raises StateError, changing nothing, for rows that cannot have been learned."""
         x_ND = self.rounded(x_ND)
         left_DD = self.gram_DD - x_ND.T @ x_ND
-        values_D = torch.linalg.eigvalsh(left_DD)
-        if values_D[0] < -_LEAST * max(float(self.gram_DD.diagonal().max()), self.gamma):
-            what = f"rows to forget were never learned: what is left would have the eigenvalue {float(values_D[0]):.3g}"
+        least = _LEAST * max(float(self.gram_DD.diagonal().max()), self.gamma)
+        eye_DD = torch.eye(len(left_DD), dtype=left_DD.dtype, device=left_DD.device)
+        if torch.linalg.cholesky_ex(left_DD + least * eye_DD).info:  # an eigenvalue below -least; costs less than to know it
+            value = float(torch.linalg.eigvalsh(left_DD)[0])
+            what = f"rows to forget were never learned: what is left would have the eigenvalue {value:.3g}"
             raise StateError(what, where="ridge", fix="ask for rows that were learned, with the targets they had")
         self._add(x_ND, y_NK, -1)
 
