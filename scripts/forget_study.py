@@ -31,7 +31,7 @@ from mcit.core.types import Progress
 MARKS = ("<!-- unlearning on the demo: written by scripts/forget_study.py -->", "<!-- unlearning on the demo: end -->")
 CONFIG, FORGET, TASK = "demo-unlearn", 3, "naming-penguins"
 KIT = ["rows=40", "perturbed=2", 'membership=["loss","zlib","min_k","min_k_plus"]']
-ATTACK = ["--rows", "20,40,60", "--lr", "1e-3"]
+ATTACK = ["--rows", "20,40,60"]
 NO_ADAPTER = {"kind": "none", "also_train": []}
 SAM = {"use": "sam", "rho": 0.05}
 
