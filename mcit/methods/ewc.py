@@ -28,7 +28,8 @@ from mcit.core.errors import Problem
 from mcit.core.interfaces import Gradients, StageContext, StepContext
 from mcit.core.types import Batch, Claims, LossSum, ModelOutput, Plan, Stage, WeightUnit
 from mcit.methods.base import Method
-from mcit.methods.formulas.fisher import anchor_distance, update_distance
+from mcit.methods.formulas.anchors import put_anchors, running_terms, separate_terms
+from mcit.methods.planning.sizes import matrix_numbers
 
 
 class EWC(Method):
@@ -75,14 +76,7 @@ class EWC(Method):
             return own + 2 * own * stages
         if self.config.space == "parameters":
             return 2 * own
-        total = own
-        for name, shape in shapes.items():
-            before, is_b, after = name.partition(".lora_B.")
-            if is_b:
-                total += 4 * shape[0] * shapes[f"{before}.lora_A.{after}"][1]
-            elif ".lora_A." not in name:
-                total += 4 * math.prod(shape)
-        return total
+        return own + 4 * matrix_numbers(shapes)
 
     # ---- the penalty ------------------------------------------------------------------------------------------------
     def on_stage_start(self, ctx: StageContext) -> None:
@@ -90,40 +84,18 @@ class EWC(Method):
         if self.config.weight == 0:
             return
         self.tensors.drop("anchor")
-        for unit in ctx.weights.units():
-            with ctx.weights.gathered(unit) as tensors:
-                for role, tensor in tensors.items():
-                    self.tensors.put("anchor", unit.params[role], tensor)
+        put_anchors(self.tensors, "anchor", ctx.weights)
 
     def weight_penalty(self, unit: WeightUnit, tensors: Mapping[str, Tensor], ctx: StepContext) -> Tensor | None:
         """``weight * sum F (w - w*)^2`` of one unit; None where no F is known."""
         if self.config.weight == 0:
             return None
-        terms = self._online(unit, tensors) if self.config.merge == "online" else self._separate(unit, tensors)
+        if self.config.merge == "separate":
+            terms = separate_terms(self.tensors, unit, tensors)
+        else:
+            terms = running_terms(self.tensors, unit, tensors, effective=self._is_effective(unit))
         factor = self.config.weight * (0.5 if self.config.half else 1.0)
         return factor * torch.stack(terms).sum() if terms else None
-
-    def _online(self, unit: WeightUnit, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        device = next(iter(tensors.values())).device
-        anchors = {role: self.tensors.require("anchor", name).to(device) for role, name in unit.params.items()}
-        whole = self.tensors.get("fisher", unit.name)
-        if self._is_effective(unit):
-            if whole is None:
-                return []
-            pair = tensors["B"], tensors["A"], anchors["B"], anchors["A"]
-            return [update_distance(*pair, whole.to(device), unit.scale)]
-        own = {role: self.tensors.get("fisher", name) for role, name in unit.params.items()}
-        return [anchor_distance(tensors[role], anchors[role], f.to(device)) for role, f in own.items() if f is not None]
-
-    def _separate(self, unit: WeightUnit, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        terms = []
-        for stage in self.tensors.names("stages"):
-            for role, name in unit.params.items():
-                fisher, anchor = (self.tensors.get(f"{kind} {stage}", name) for kind in ("fisher", "anchor"))
-                if fisher is not None and anchor is not None:
-                    device = tensors[role].device
-                    terms.append(anchor_distance(tensors[role], anchor.to(device), fisher.to(device)))
-        return terms
 
     def _is_effective(self, unit: WeightUnit) -> bool:
         return self.config.space == "effective" and unit.kind == "lora" and set(unit.params) == {"A", "B"}
@@ -170,7 +142,4 @@ class EWC(Method):
         self.tensors.drop("new")
         if separate:
             self.tensors.put("stages", ctx.stage.name, torch.zeros(()))
-            for unit in ctx.weights.units():
-                with ctx.weights.gathered(unit) as tensors:
-                    for role, tensor in tensors.items():
-                        self.tensors.put(f"anchor {ctx.stage.name}", unit.params[role], tensor)
+            put_anchors(self.tensors, f"anchor {ctx.stage.name}", ctx.weights)

@@ -33,13 +33,14 @@ from mcit.core.interfaces import StageContext, StepContext
 from mcit.core.types import Claims, JsonDict, Plan, Stage, WeightUnit
 from mcit.methods.base import Method
 from mcit.methods.formulas.groups import (
-    change_norm2,
     group_norm,
+    group_sizes,
     negligible,
     shrink_factor,
     size_weight,
     stepped_alpha,
 )
+from mcit.methods.planning.group_sparse import group_sparse_problems
 
 
 class GroupSparse(Method):
@@ -72,23 +73,9 @@ class GroupSparse(Method):
         self._norms: dict[str, list[float]] = {}
 
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
-        """Settings that cannot act, or that act otherwise than meant."""
-        where, c, out = f"stage {stage.name}, method {self.name}", self.config, []
-        if c.treatment == "proximal" and c.groups == "matrix":
-            what = "treatment: proximal does not go with groups: matrix, for a matrix at 0 does not stay there"
-            out.append(Problem(where, what, "set groups: block or groups: pair"))
-        if c.size_weights and c.groups != "block":
-            out.append(Problem(where, "size_weights weighs blocks only", "set groups: block, or size_weights: false"))
-        if stage.steps and c.alpha and not self._alpha(stage, stage.steps - 1):
-            what = f"alpha_epoch: {c.alpha_epoch:g} is not reached in {stage.steps} steps, so the penalty never acts"
-            out.append(Problem(where, what, "lower alpha_epoch, or set alpha: 0"))
-        if c.treatment == "proximal" and stage.optim.weight_decay:
-            what = f"optim.weight_decay: {stage.optim.weight_decay:g} shrinks the same matrices as the penalty"
-            out.append(Problem(where, what, "set optim.weight_decay: 0", "note"))
-        if stage.adapter.also_train:
-            what = f"{' and '.join(stage.adapter.also_train)} train too: they change without the penalty on groups"
-            out.append(Problem(where, what, "set adapter.also_train: [], as the authors freeze all but LoRA", "note"))
-        return out
+        """See `group_sparse_problems`."""
+        late = bool(stage.steps and self.config.alpha and not self._alpha(stage, stage.steps - 1))
+        return group_sparse_problems(self.config, stage, never_acts=late, name=self.name)
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """A fresh adapter has no zero groups."""
@@ -122,7 +109,9 @@ class GroupSparse(Method):
             ctx.log(f"penalty/{self.name}", total)
             ctx.log(f"{self.name}/zero_groups", float(len(self._zero)))
         if self.config.prune is not None and ctx.step == ctx.total_steps - 1:
-            changes = {name: change for name, (_, change) in self._sizes(ctx).items()}
+            changes = {
+                name: change for name, (_, change) in group_sizes(ctx.weights, by_block=self._kind == "block").items()
+            }
             drop = set(negligible(changes, self.config.prune))
             for unit in ctx.weights.units(self._kind):
                 if unit.name in drop:
@@ -140,22 +129,9 @@ class GroupSparse(Method):
             self._zero = sorted([*self._zero, unit.name])
         return norm
 
-    def _sizes(self, ctx: StepContext) -> dict[str, list[float]]:
-        """Norm of A and B together, and of the change of the weights, by group; pairs only."""
-        squares: dict[str, list[float]] = {}
-        for unit in ctx.weights.units("lora"):
-            with ctx.weights.gathered(unit) as tensors:
-                whole = set(tensors) == {"A", "B"}
-                change2 = float(change_norm2(tensors["B"], tensors["A"], unit.scale)) if whole else 0.0
-                norm = float(group_norm(tensors.values()))
-            entry = squares.setdefault(unit.block if self._kind == "block" else unit.name, [0.0, 0.0])
-            entry[0] += norm**2
-            entry[1] += max(0.0, change2)
-        return {name: [math.sqrt(a), math.sqrt(b)] for name, (a, b) in squares.items()}
-
     def on_stage_end(self, ctx: StageContext) -> None:
         """Record how large each group is."""
-        self._norms = self._sizes(ctx)
+        self._norms = group_sizes(ctx.weights, by_block=self._kind == "block")
         self._zero = sorted(name for name, (norm, _) in self._norms.items() if norm == 0)
 
     def state_dict(self) -> JsonDict:

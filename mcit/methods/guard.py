@@ -11,7 +11,6 @@ Shapes: N prompts, D features.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -19,17 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mcit.analytic import detector
-from mcit.analytic.head import RowHead, prompt_states, row_key
+from mcit.analytic.head import prompt_states
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, StageContext
 from mcit.core.seeds import seed_for
 from mcit.core.types import Claims, JsonDict, PictureChange, Plan, Row, Stage, StreamSpec
 from mcit.methods.base import Method
+from mcit.methods.formulas.detection import held_out, network, ridge, some_rows
 
-_HELD = 0.2
-"""Share of prompts that a first detector does not see, for what is said of its errors."""
 _FLIP = PictureChange("flip")
 
 
@@ -96,17 +93,19 @@ class Guard(Method):
     def on_stage_end(self, ctx: StageContext) -> None:
         """Read prompts, fit the detector, keep the phrases; held-out errors are logged."""
         c, data = self.config, ctx.data
-        forget, keep = _some(data.forget_rows(), c.rows, ctx.seed), _some(data.stage_rows(), c.rows, ctx.seed)
+        seed = seed_for(ctx.seed, "guard")
+        forget, keep = (some_rows(r, c.rows, ctx.seed) for r in (data.forget_rows(), data.stage_rows()))
         self._phrases = list(c.phrases) or sorted(
             {row.answer.strip() for row in data.forget_rows() if row.answer.strip()}
         )
-        x_ND, y_N = torch.cat([self._read(keep, ctx), self._read(forget, ctx)]), _labels(len(keep), len(forget))
+        x_ND = torch.cat([self._read(keep, ctx), self._read(forget, ctx)])
+        y_N = torch.cat([torch.zeros(len(keep)), torch.ones(len(forget))])
         for kind in ("detector", "gram", "cross", "weight"):
             self.tensors.drop(kind)
-        seed = seed_for(ctx.seed, "guard")
-        self._held_out(x_ND, y_N, [*keep, *forget], seed, ctx)
+        for name, value in held_out(c, x_ND, y_N, [*keep, *forget], seed).items():
+            ctx.log(f"guard/{name}", value)
         if c.detector == "analytic":
-            head = self._ridge(x_ND, y_N, [*keep, *forget])
+            head = ridge(c, x_ND, y_N, [*keep, *forget])
             self._head = head.state()
             for kind, tensor in head.tensors().items():
                 self.tensors.put(kind, "head", tensor)
@@ -115,7 +114,7 @@ class Guard(Method):
             mirrored = [replace(row, encoding=replace(row.encoding, changes=(_FLIP,))) for row in forget if row.images]
             x_ND = torch.cat([x_ND, self._read(mirrored, ctx)]) if mirrored else x_ND
             y_N = torch.cat([y_N, torch.ones(len(mirrored))])
-        for name, tensor in self._network(x_ND, y_N, seed).items():
+        for name, tensor in network(c, x_ND, y_N, seed).items():
             self.tensors.put("detector", name, tensor)
 
     def _read(self, rows: Sequence[Row], ctx: StageContext) -> Tensor:
@@ -125,39 +124,6 @@ class Guard(Method):
         return torch.cat(
             [prompt_states(out.hidden[self.config.layer], batch, mean=mean).cpu() for batch, out in passed]
         )
-
-    def _network(self, x_ND: Tensor, y_N: Tensor, seed: int) -> dict[str, Tensor]:
-        c = self.config
-        return detector.fit(x_ND, y_N, width=c.width, steps=c.steps, lr=c.lr, seed=seed)
-
-    def _ridge(self, x_ND: Tensor, y_N: Tensor, rows: Sequence[Row]) -> RowHead:
-        head, keys = RowHead(gamma=self.config.gamma, bits=10), [row_key(row) for row in rows]
-        for value, label in enumerate(("keep", "forget")):
-            mine = (y_N == value).nonzero().flatten().tolist()
-            head.learn(label, x_ND[mine], [keys[k] for k in mine])
-        return head
-
-    def _held_out(self, x_ND: Tensor, y_N: Tensor, rows: Sequence[Row], seed: int, ctx: StageContext) -> None:
-        """Log how a detector that did not see some prompts does on them: recall, and alarms on retained ones."""
-        order = list(range(len(rows)))
-        random.Random(seed).shuffle(order)
-        held, seen = order[: int(_HELD * len(order))], order[int(_HELD * len(order)) :]
-        if len({float(y_N[k]) for k in seen}) < 2:
-            return
-        if self.config.detector == "analytic":
-            tensors = {"weight": self._ridge(x_ND[seen], y_N[seen], [rows[k] for k in seen]).weight()}
-        else:
-            tensors = self._network(x_ND[seen], y_N[seen], seed)
-        alarm = detector.probability(tensors, x_ND[held]) >= 0.5
-        asked = {rows[k].question for k in order if y_N[k] == 1}
-        groups = {
-            "recall": [i for i, k in enumerate(held) if y_N[k] == 1],
-            "false_alarms": [i for i, k in enumerate(held) if y_N[k] == 0],
-            "false_alarms_same_question": [i for i, k in enumerate(held) if y_N[k] == 0 and rows[k].question in asked],
-        }
-        for name, places in groups.items():
-            if places:
-                ctx.log(f"guard/{name}", alarm[places].float().mean())
 
     def state_dict(self) -> JsonDict:
         """What the filter needs beside the tensors."""
@@ -170,12 +136,3 @@ class Guard(Method):
         known = ("detector", "layer", "mean", "phrases", "head")
         super().load_state_dict({k: v for k, v in state.items() if k not in known})
         self._phrases, self._head = list(state.get("phrases", [])), state.get("head")
-
-
-def _some(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    places = random.Random(seed_for(seed, "guard rows")).sample(range(len(rows)), min(count, len(rows)))
-    return [rows[k] for k in sorted(places)]
-
-
-def _labels(keep: int, forget: int) -> Tensor:
-    return torch.cat([torch.zeros(keep), torch.ones(forget)])

@@ -34,16 +34,14 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
 from mcit.core.config import Field, MethodConfig
-from mcit.core.errors import PlanError, Problem, StateError, TrainingError
+from mcit.core.errors import PlanError, Problem
 from mcit.core.interfaces import Gradients, NamesContext, StageContext, StepContext
 from mcit.core.seeds import seed_for
-from mcit.core.types import Claims, JsonDict, Plan, Stage, WeightUnit
+from mcit.core.types import Claims, JsonDict, Plan, Stage
 from mcit.methods.base import Method
-from mcit.methods.formulas.entries import decoder_units, drawn_mask, entries_digest
-from mcit.methods.formulas.halves import DRAWS, Part, block_parts, decoder_container, outside_parts, part_name, spread
+from mcit.methods.formulas.entries import draw_masks, freeze_entries, verify_entries
+from mcit.methods.formulas.halves import DRAWS, Part, block_parts, decoder_container, outside_parts, part_name
 from mcit.methods.formulas.selections import Log, checked, followed, recorded
 from mcit.methods.planning.hft import ENTRIES, hft_problems
 
@@ -121,46 +119,18 @@ class HFT(Method):
         trained = sorted(name for unit in ctx.weights.units() for name in unit.params.values())
         self._log = recorded(self._log, trained, ctx.stage)
         self._digests = {}
-        if not self._masks_entries:
-            return
-        for unit in decoder_units(ctx.weights.units("tensor")):
-            self.tensors.put("frozen", unit.params["weight"], self._mask(unit, ctx))
-            self._digests[unit.params["weight"]] = self._digest(unit, ctx)
-
-    def _mask(self, unit: WeightUnit, ctx: StageContext) -> Tensor:
-        last = self.tensors.get("frozen", unit.params["weight"])
-        if last is not None and self.config.schedule != "independent":
-            return last if self.config.schedule == "fixed" else ~last
-        return drawn_mask(unit, self.config.selection, seed=(ctx.seed, self.name))
-
-    def _digest(self, unit: WeightUnit, ctx: StageContext) -> str:
-        mask = self.tensors.get("frozen", unit.params["weight"])
-        if mask is None:
-            raise StateError("a mask is missing", where=f"{self.name}, {unit.name}", fix="restart the stage")
-        with ctx.weights.gathered(unit) as tensors:
-            return entries_digest(tensors["weight"], mask)
+        if self._masks_entries:
+            c = self.config
+            self._digests = draw_masks(self.tensors, ctx, selection=c.selection, schedule=c.schedule, name=self.name)
 
     def on_stage_end(self, ctx: StageContext) -> None:
         """Compare frozen entries with stage start, bit for bit. Raises TrainingError when one has moved."""
-        for unit in ctx.weights.units("tensor"):
-            digest = self._digests.get(unit.params["weight"])
-            if digest is not None and digest != self._digest(unit, ctx):
-                raise TrainingError(
-                    f"frozen entries of '{unit.name}' have changed",
-                    where=f"stage {ctx.stage.name}, {self.name}",
-                    fix="another method writes weights in this stage; remove it",
-                )
+        verify_entries(self.tensors, self._digests, ctx, name=self.name)
 
     # ---- once per step ----------------------------------------------------------------------------------------------
     def before_step(self, grads: Gradients, ctx: StepContext) -> None:
         """Zero the gradients of frozen entries, and have the engine restore these entries after the step."""
-        for unit in grads.units("tensor"):
-            mask = self.tensors.get("frozen", unit.params["weight"])
-            if mask is not None:
-                gradient = grads.full(unit)["weight"]
-                mask = spread(mask, gradient.shape).to(gradient.device)
-                grads.replace(unit, "weight", gradient.masked_fill(mask, 0.0))
-                grads.freeze(unit, "weight", mask)
+        freeze_entries(self.tensors, grads)
 
     # ---- state ------------------------------------------------------------------------------------------------------
     def state_dict(self) -> JsonDict:

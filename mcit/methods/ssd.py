@@ -23,38 +23,18 @@ an error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-from mcit.core.config import Config as Settings
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem, TrainingError
 from mcit.core.interfaces import DataContext, NamesContext, StageContext
 from mcit.core.types import Claims, JsonDict, Plan, Row, Stage, StreamSpec, WeightUnit
 from mcit.methods.base import Method
-from mcit.methods.formulas.dampening import kept_share, percentile, ratios, selected
+from mcit.methods.formulas.dampened import Dampening, importances
 from mcit.methods.formulas.forgetting import drawn
-from mcit.methods.formulas.importances import add_squares, ends_with, loss_on, matrices, matrix
-
-
-class Percentile(Settings):
-    """Alpha as a percentile of I_f / I_D over the chosen matrices."""
-
-    percentile: float = Field(gt=0, lt=100)
-    """Percent of the weights that stay untouched."""
-
-
-class Search(Settings):
-    """Alpha by trying."""
-
-    search: list[float] = Field(min_length=1)
-    """Alphas."""
-    rise: float = Field(0.2, gt=0)
-    """Share by which the retained loss may rise."""
-    rows: int = Field(64, ge=1)
-    """Retained rows it is measured on."""
+from mcit.methods.formulas.importances import add_squares, ends_with, matrices, matrix
+from mcit.methods.planning.sizes import matrix_numbers
+from mcit.methods.planning.ssd import Percentile, Search, ssd_problems
 
 
 class SSD(Method):
@@ -88,31 +68,13 @@ class SSD(Method):
         self._done: JsonDict = {}
 
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
-        """Whole weights where it dampens, merged adapters where it keeps what they add, the same squares throughout."""
-        where, c, out = f"stage {stage.name}, method {self.name}", self.config, []
-        if stage.forget and stage.adapter.kind != "none":
-            fix = "set adapter: {kind: none} and epochs: 0 in this stage"
-            out.append(Problem(where, "single weights are dampened, and an adapter of low rank cannot hold that", fix))
-        if c.dampen == "effect" and not stage.forget and stage.adapter.carry != "merge":
-            what = f"dampen: effect adds up what adapters bring, but adapter.carry is {stage.adapter.carry}"
-            out.append(Problem(where, what, "set adapter.carry: merge, or dampen: weights"))
-        for other in plan.stages[: stage.index - 1]:
-            for spec in (s for s in other.methods if s.name == self.name):
-                if any(getattr(spec.config, k) != getattr(c, k) for k in ("squares", "batch")):
-                    what = f"squares and batch differ from stage {other.name}, whose importances it is compared with"
-                    out.append(Problem(where, what, "set the same in every stage"))
-        return out
+        """See `ssd_problems`."""
+        return ssd_problems(self.config, stage, plan, name=self.name)
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
         """An fp32 matrix of squares for each chosen one, and one of what was added with ``dampen: effect``."""
-        total = 0
-        for name, shape in shapes.items():
-            before, is_b, after = name.partition(".lora_B.")
-            module = before if is_b else name.removesuffix(".weight")
-            if ".lora_A." in name or (self.config.units and not ends_with(module, self.config.units)):
-                continue
-            total += shape[0] * shapes[f"{before}.lora_A.{after}"][1] if is_b else math.prod(shape)
-        return 4 * total * (2 if self.config.dampen == "effect" else 1)
+        numbers = matrix_numbers(shapes, self.config.units)
+        return 4 * numbers * (2 if self.config.dampen == "effect" else 1)
 
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:
         """In a stage that forgets the chosen matrices alone, so that no others are written."""
@@ -154,81 +116,26 @@ class SSD(Method):
             kind, every = "own", [*drawn(ctx.data.stage_rows(), self.config.rows, ctx.seed), *forget]
             count = self._squares(ctx, every, kind)
         of_forget = self._squares(ctx, forget, "forget")
-        pairs = {
-            matrix(unit): (
-                self.tensors.require(kind, matrix(unit)) / count,
-                self.tensors.require("forget", matrix(unit)) / of_forget,
-            )
-            for unit in self._chosen(ctx)
-            if self.tensors.get(kind, matrix(unit)) is not None
-        }
+        pairs = importances(self.tensors, self._chosen(ctx), (kind, count), ("forget", of_forget))
         if not pairs:
             what = f"no importances of {', '.join(self.config.units) or 'these weights'} are stored"
             raise TrainingError(what, where=self.name, fix="list ssd in the stages that learn, or change units")
-        self._dampen(ctx, pairs)
+        self._dampen(ctx, Dampening(self._chosen(ctx), pairs, self.config.strength, self.config.dampen, self.tensors))
         self.tensors.drop("own")
         self.tensors.drop("forget")
 
-    def _dampen(self, ctx: StageContext, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def _dampen(self, ctx: StageContext, dampening: Dampening) -> None:
         given = self.config.alpha
         if isinstance(given, Search):
-            alpha = self._searched(ctx, pairs, given)
+            rows = drawn(ctx.data.stage_rows(), given.rows, ctx.seed)
+            alpha = dampening.searched(ctx, rows, given.search, rise=given.rise)
         else:
-            whole = isinstance(given, Percentile)
-            alpha = percentile([ratios(d, f) for d, f in pairs.values()], given.percentile) if whole else float(given)
-            self._refuse_all_or_nothing(pairs, alpha)
-            self._apply(ctx, pairs, alpha)
-        share = _share(pairs, alpha)
-        self._done = {"alpha": alpha, "share": share}
+            alpha = dampening.percentile(given.percentile) if isinstance(given, Percentile) else float(given)
+            dampening.refuse_all_or_nothing(alpha)
+        dampening.apply(ctx, alpha)
+        self._done = {"alpha": alpha, "share": dampening.share(alpha)}
         ctx.log("ssd/alpha", alpha)
-        ctx.log("ssd/share", share)
-
-    def _refuse_all_or_nothing(self, pairs: Mapping[str, tuple[Tensor, Tensor]], alpha: float) -> None:
-        share = _share(pairs, alpha)
-        if share in (0.0, 1.0):
-            most = max(float(ratios(d, f).max()) for d, f in pairs.values())
-            what = f"alpha {alpha:g} dampens {'no weight' if share == 0 else 'every weight'}; I_f / I_D is at most {most:g}"
-            raise TrainingError(what, where=self.name, fix="change alpha, or give {percentile: 99}")
-
-    def _searched(self, ctx: StageContext, pairs: Mapping[str, tuple[Tensor, Tensor]], given: Search) -> float:
-        """The smallest alpha, going down, before the retained loss rises too much; weights are dampened with it."""
-        rows = drawn(ctx.data.stage_rows(), given.rows, ctx.seed)
-        for unit in self._chosen(ctx):
-            with ctx.weights.gathered(unit) as tensors:
-                self.tensors.put("before", unit.name, tensors["weight"])
-        most, best = (1 + given.rise) * loss_on(ctx, rows), None
-        for alpha in [a for a in sorted(given.search, reverse=True) if 0 < _share(pairs, a) < 1]:
-            self._apply(ctx, pairs, alpha)
-            loss = loss_on(ctx, rows)
-            self._restore(ctx)
-            if loss > most:
-                break
-            best = alpha
-        self.tensors.drop("before")
-        if best is None:
-            what = f"every alpha of {given.search} dampens nothing or everything, or lifts the retained loss above {most:.3f}"
-            raise TrainingError(what, where=self.name, fix="search among other alphas, or raise rise")
-        self._apply(ctx, pairs, best)
-        return best
-
-    def _apply(self, ctx: StageContext, pairs: Mapping[str, tuple[Tensor, Tensor]], alpha: float) -> None:
-        for unit in self._chosen(ctx):
-            if matrix(unit) not in pairs:
-                continue
-            stay = kept_share(*pairs[matrix(unit)], alpha=alpha, strength=self.config.strength)
-            with ctx.weights.edit(unit) as tensors:
-                weight = tensors["weight"]
-                if self.config.dampen == "weights":
-                    weight *= stay.to(weight.device)
-                    continue
-                added = self.tensors.get("effect", matrix(unit))
-                if added is not None:
-                    weight -= ((1 - stay) * added).to(weight.device)
-
-    def _restore(self, ctx: StageContext) -> None:
-        for unit in self._chosen(ctx):
-            with ctx.weights.edit(unit) as tensors:
-                tensors["weight"].copy_(self.tensors.require("before", unit.name))
+        ctx.log("ssd/share", self._done["share"])
 
     def state_dict(self) -> JsonDict:
         """How many gradients I_D is of, and what was done."""
@@ -238,9 +145,3 @@ class SSD(Method):
         """Take it back. Raises StateError for keys it does not know."""
         super().load_state_dict({k: v for k, v in state.items() if k not in self.state_dict()})
         self._count, self._done = int(state["count"]), dict(state["done"])
-
-
-def _share(pairs: Mapping[str, tuple[Tensor, Tensor]], alpha: float) -> float:
-    """Share of the weights that are selected."""
-    hits = sum(int(selected(d, f, alpha).sum()) for d, f in pairs.values())
-    return hits / sum(d.numel() for d, _ in pairs.values())

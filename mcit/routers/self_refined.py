@@ -19,22 +19,17 @@ Reading is a pure function: the released code merges stored adapters in every ba
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcit.core.config import Field
 from mcit.core.interfaces import PoolContext
 from mcit.core.seeds import seed_for
-from mcit.core.types import JsonDict, Row
+from mcit.core.types import JsonDict
 from mcit.routers.base import Router, RouterConfig, States
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-OTHER = "…"
-"""Label of the rows whose answer is none of the most frequent ones."""
 
 
 class SelfRefined(Router):
@@ -75,13 +70,14 @@ class SelfRefined(Router):
         import torch
 
         from mcit.routers.formulas.gaussians import gaussian
+        from mcit.routers.formulas.labelled import drawn, features, labels_of
 
-        rows = _drawn(ctx.data.stage_rows(), self.config.rows, ctx.seed)
-        labels = self._labels(rows)
-        own_ND = _features(rows, ctx)
+        rows = drawn(ctx.data.stage_rows(), self.config.rows, ctx.seed)
+        labels = labels_of(rows, self.config.classes, most=self.config.most)
+        own_ND = features(rows, ctx)
         if self._classes:
             with ctx.as_member(self._classes[0][0]):
-                first_ND = _features(rows, ctx)
+                first_ND = features(rows, ctx)
         else:
             first_ND = own_ND
         moved_D = (own_ND - first_ND).double().mean(0).float() * float(self.config.recentre)
@@ -95,13 +91,6 @@ class SelfRefined(Router):
             self.tensors.put("moved", number, moved_D)
             self._classes.append((member, label))
         self._align(seed_for(ctx.seed, "self_refined"))
-
-    def _labels(self, rows: Sequence[Row]) -> list[str]:
-        if self.config.classes == "stage":
-            return ["" for _ in rows]
-        labels = [row.task if self.config.classes == "task" else row.answer for row in rows]
-        often = {label for label, _ in sorted(Counter(labels).items(), key=lambda c: (-c[1], c[0]))[: self.config.most]}
-        return [label if label in often else OTHER for label in labels]
 
     def _align(self, seed: int) -> None:
         import torch
@@ -166,22 +155,3 @@ class SelfRefined(Router):
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back the classes."""
         self._classes = [(str(member), str(label)) for member, label in state["classes"]]
-
-
-def _drawn(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    places = random.Random(f"{seed}/self_refined").sample(range(len(rows)), min(count, len(rows)))
-    return [rows[k] for k in sorted(places)]
-
-
-def _features(rows: Sequence[Row], ctx: PoolContext) -> Tensor:
-    """Last hidden state at the token before each row's last answer, (N, D) fp32; the same on every rank."""
-    import torch
-
-    parts = []
-    for batch, out in ctx.forward_pass(rows):
-        answer_BT = batch.answer_BT
-        begins_BT = answer_BT[:, 1:] & ~answer_BT[:, :-1]  # place t: the answer begins at t + 1
-        place_B = begins_BT.shape[1] - 1 - begins_BT.flip(1).int().argmax(1)
-        hidden_BTD = out.hidden["last"]
-        parts.append(hidden_BTD[torch.arange(len(place_B)), place_B.to(hidden_BTD.device)].float().cpu())
-    return torch.cat(parts)

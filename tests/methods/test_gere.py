@@ -13,6 +13,7 @@ import torch
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import Counts, Encoding
 from mcit.engine.forward import run_model
+from mcit.methods.formulas.general_loss import added_sum
 from mcit.methods.formulas.general_states import built, fingerprint
 from mcit.methods.formulas.margin import row_margins
 from mcit.methods.gere import GeRe
@@ -160,15 +161,16 @@ def test_dynamic_weight_is_of_the_previous_step(combine, ce):
     method.after_step(first)
     assert first.logged["gere/weight"] == 1.0
     assert method.state_dict()["weight"] == pytest.approx(ce / 0.375, rel=1e-6)
-    method.config = GeRe.Config(weight="dynamic", combine=combine, weight_limit=1.5)
-    total(method, first)
-    method.after_step(first)
-    assert method.state_dict()["weight"] == 1.5
-    fresh = GeRe(method.config)  # a ratio at the limit before any below it is that of the base: not taken
+    bounded = GeRe(GeRe.Config(weight="dynamic", combine=combine, weight_limit=1.5))
+    bounded.load_state_dict(method.state_dict())
+    total(bounded, first)
+    bounded.after_step(first)
+    assert bounded.state_dict()["weight"] == 1.5
+    fresh = GeRe(bounded.config)  # a ratio at the limit before any below it is that of the base: not taken
     total(fresh, first)
     fresh.after_step(first)
     assert fresh.state_dict()["weight"] is None
-    method.config = GeRe.Config(weight="dynamic", combine=combine)
+    method.load_state_dict(bounded.state_dict())
     total(method, first)
     method.after_step(first)
     if combine == "sum":
@@ -223,6 +225,10 @@ def test_the_weight_stops_at_the_documented_limit():
     assert method.state_dict()["weight"] == 1000.0
 
 
+def added_of(method, out, batch, ctx):
+    return added_sum(method.config, out, batch, ctx.counts, lambda: method._blob(ctx))
+
+
 # ---- on the tiny model ----------------------------------------------------------------------------------------------
 def test_hidden_states_are_those_after_the_final_norm():
     """What feeds the head: the last of the model's own hidden states, and not the last block's output."""
@@ -260,7 +266,7 @@ def test_nothing_is_lost_at_the_base_and_something_after_training(variant, tmp_p
             work.ctx.counts = Counts({"gere": batch.target_count}, {"gere": len(batch.rows)})
             with torch.no_grad():
                 out = work.engine.forward(batch, work.methods.needs)
-                values.append(float(method._added(out, batch, work.ctx, len(batch.rows))) / len(batch.rows))
+                values.append(float(added_of(method, out, batch, work.ctx)) / len(batch.rows))
         return max(values)
 
     assert added() < {"tm": 1e-5, "kl": 1e-6, "l1": 1e-6, "l2": 1e-8}[variant]
@@ -284,7 +290,7 @@ def test_features_that_have_not_moved_have_no_gradient(variant):
     for batch in list(work.streams.batches("gere", rows=3))[:4]:
         work.ctx.counts = Counts({"gere": batch.target_count}, {"gere": len(batch.rows)})
         out = work.engine.forward(batch, work.methods.needs)
-        (method._added(out, batch, work.ctx, len(batch.rows)) / len(batch.rows)).backward()
+        (added_of(method, out, batch, work.ctx) / len(batch.rows)).backward()
     grads = [p.grad for p in work.engine.model.parameters() if p.requires_grad and p.grad is not None]
     norm = float(torch.stack([g.square().sum() for g in grads]).sum().sqrt())
     assert norm < {"l1": 0.02, "l2": 1e-6}[variant]

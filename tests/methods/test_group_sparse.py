@@ -17,7 +17,7 @@ from mcit.models.adapterfile import AdapterFile, LoraPair, read_adapter
 from mcit.models.load import load_base
 from mcit.models.units import lora_targets
 from tests.fakes.bench import tensors_of
-from tests.fakes.forgetting import STAGES, stage, step_context, trained
+from tests.fakes.forgetting import STAGES, step_context, trained
 from tests.fakes.models import tiny_model
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.sharded import ShardedEngine
@@ -205,34 +205,6 @@ def test_state_goes_to_disk_and_back():
         method().load_state_dict({**state, "more": 1})
     given.on_stage_start(step_context())
     assert given.state_dict() == {"zero": [], "norms": {}}
-
-
-def found(settings, **changes):
-    given = stage()
-    for key, value in changes.items():
-        setattr(given.optim if key == "weight_decay" else given.adapter, key, value)
-    return [(p.level, p.what) for p in method(**settings).check(given, SimpleNamespace())]
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"treatment": "proximal", "groups": "matrix"}, "groups: matrix"),
-        ({"size_weights": True, "groups": "pair"}, "weighs blocks only"),
-        ({"alpha_epoch": 10}, "not reached in 100 steps"),
-    ],
-)
-def test_settings_that_do_not_go_together(settings, words):
-    (one,) = found(settings)
-    assert one[0] == "problem" and words in one[1]
-
-
-def test_notes():
-    assert found({}) == [] and found({"alpha_epoch": 9.9}) == [] and found({"alpha": 0, "alpha_epoch": 99}) == []
-    assert [level for level, _ in found({"treatment": "proximal"}, weight_decay=0.05)] == ["note"]
-    assert found({}, weight_decay=0.05) == []
-    (one,) = found({}, also_train=["projector", "head"])
-    assert one[0] == "note" and one[1].startswith("projector and head train too")
 
 
 def test_naming_it_alone_is_using_the_shipped_settings():

@@ -74,21 +74,6 @@ def test_an_alpha_that_dampens_nothing_or_everything_is_named_before_the_commit(
         run(tmp_path / "c", units=["nothing"])
 
 
-def test_plans_that_cannot_work():
-    lora = {**FORGET, "adapter": {"rank": 4, "alpha": 8}, "methods": [{"use": "ssd"}]}
-    with pytest.raises(PlanError, match="adapter of low rank cannot hold that"):
-        plan_of(stages=[lora])
-    keep = {**LEARN, "adapter": {**LEARN["adapter"], "carry": "keep"}, "methods": [{"use": "ssd", "dampen": "effect"}]}
-    with pytest.raises(PlanError, match="adds up what adapters bring"):
-        plan_of(stages=[keep, {"recipe": "tiny/letter", "adapter": keep["adapter"]}])
-    first, second = (
-        {**LEARN, "methods": [{"use": "ssd", "squares": "batches"}]},
-        {**FORGET, "methods": [{"use": "ssd"}]},
-    )
-    with pytest.raises(PlanError, match="squares and batch differ"):
-        plan_of(stages=[first, second])
-
-
 def test_memory_is_that_of_whole_matrices():
     shapes = {"a.up.lora_A.x.weight": (2, 5), "a.up.lora_B.x.weight": (3, 2), "b.weight": (4, 4)}
     assert SSD(SSD.Config()).state_bytes(shapes, stages=1) == 4 * (15 + 16)

@@ -12,7 +12,8 @@ from mcit.core.tensorfile import load_tensors
 from mcit.data.folder import DataFolder
 from mcit.evals.generate import greedy
 from mcit.evals.pooled import PooledAnswerer
-from mcit.routers.self_refined import OTHER, SelfRefined
+from mcit.routers.formulas.labelled import drawn as rows_drawn
+from mcit.routers.self_refined import SelfRefined
 from mcit.train.routing import pooled
 from mcit.train.sequence import Session, run_sequence
 from tests.fakes.method_plans import POOL, ROUTER
@@ -93,13 +94,6 @@ def test_rows_are_read_together_and_alone_alike():
     assert calls[0] == ("m0", ["a", "b", "c", "d"]) and calls[1] == ("m1", ["b"])
 
 
-def test_labels():
-    given = [row("q", a, id=str(k)) for k, a in enumerate(["x", "y", "x", "z"])]
-    assert SelfRefined(SelfRefined.Config())._labels(given) == ["", "", "", ""]
-    assert SelfRefined(SelfRefined.Config(classes="task"))._labels(given) == [r.task for r in given]
-    assert SelfRefined(SelfRefined.Config(classes="answer", most=2))._labels(given) == ["x", "y", "x", OTHER]
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, cache):
     """Three stages with mos; `classes: answer`, `diagonal` for the smallest path beside the contract suite's."""
@@ -126,11 +120,9 @@ def test_statistics_are_of_the_states_that_routing_sees(done):
     tensors = load_tensors(run.stage("03-word") / "router" / "tensors.safetensors")
     state = read_json(run.stage("03-word") / "router" / "state.json")["state"]
     assert state["classes"] == [["01-letter", ""], ["02-yesno", ""], ["03-word", ""]]
-    from mcit.routers.self_refined import _drawn
-
     with pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool:
         for k, stage in enumerate(plan.stages):
-            drawn = _drawn(DataFolder.open(stage.tasks[0].folder).rows("train"), 12, stage.seed)
+            drawn = rows_drawn(DataFolder.open(stage.tasks[0].folder).rows("train"), 12, stage.seed)
             own, first = (pool._states(drawn, member).mean(0) for member in (stage.folder, "01-letter"))
             assert torch.allclose(tensors[f"mean|{k:06d}"] + tensors[f"moved|{k:06d}"], own, atol=1e-4), k
             assert torch.allclose(tensors[f"prototype|{k:06d}"], first, atol=1e-4), k

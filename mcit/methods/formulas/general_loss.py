@@ -6,21 +6,36 @@ bf16: against a rounded reference the sign in l1's gradient would be that of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Blob
-from mcit.core.types import Batch, ModelOutput
+from mcit.core.types import Batch, Counts, ModelOutput
 from mcit.methods.formulas.divergence import top_kl
-from mcit.methods.formulas.general import constrained, places_of, row_hidden
+from mcit.methods.formulas.general import constrained, places_of, real_rows, row_hidden
 from mcit.methods.formulas.margin import at_precision, batch_margin, margin_losses, row_margins, row_means
 
 Place = tuple[int, int, int]
 """Where a row's entries start and end, and its type's number."""
+
+
+def added_sum(config: Any, out: ModelOutput, batch: Batch, counts: Counts, blob: Callable[[], Blob]) -> Tensor | None:
+    """The added loss of a micro-batch as a sum over rows; None without one, or when no row counts.
+
+    `config` is GeRe's, `counts` are the step's; `blob` gives what is kept of the base and is asked only if that is needed.
+    """
+    rows = real_rows(batch)
+    if config.variant == "label" or not rows:
+        return None
+    count, tokens = (counts.of(batch.stream, per) for per in ("rows", "tokens"))
+    if config.variant == "kl":
+        return kl_sum(out, batch, blob(), rows, temperature=config.temperature) * (count / tokens)
+    together = count if config.reduction == "authors" else 0
+    return feature_sum(out, batch, blob(), rows, variant=config.variant, together=together)
 
 
 def feature_sum(

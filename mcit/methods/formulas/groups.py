@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from mcit.core.interfaces import Weights
+
 
 def group_norm(tensors: Iterable[Tensor]) -> Tensor:
     """``sqrt(sum |M|_F^2)`` over matrices of any shapes; where it is 0 its gradient is 0, not NaN.
@@ -53,3 +55,17 @@ def negligible(changes: Mapping[str, float], share: float) -> list[str]:
         return []
     largest = max(changes.values())
     return sorted(name for name, norm in changes.items() if norm == 0 or norm < share * largest)
+
+
+def group_sizes(weights: Weights, *, by_block: bool) -> dict[str, list[float]]:
+    """Norm of A and B together, and of the change of the weights, by group: a decoder block, or one pair. Pairs only."""
+    squares: dict[str, list[float]] = {}
+    for unit in weights.units("lora"):
+        with weights.gathered(unit) as tensors:
+            whole = set(tensors) == {"A", "B"}
+            change2 = float(change_norm2(tensors["B"], tensors["A"], unit.scale)) if whole else 0.0
+            norm = float(group_norm(tensors.values()))
+        entry = squares.setdefault(unit.block if by_block else unit.name, [0.0, 0.0])
+        entry[0] += norm**2
+        entry[1] += max(0.0, change2)
+    return {name: [math.sqrt(a), math.sqrt(b)] for name, (a, b) in squares.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-8
-"""Added to the number of violating elements, and to the TM value that a dynamic weight is divided by."""
+"""Added to the number of violating elements."""
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
@@ -125,28 +125,3 @@ def at_precision(values: Tensor, dtype: torch.dtype) -> Tensor:
 def row_means(values_PD: Tensor, lengths: Sequence[int]) -> Tensor:
     """Mean element of each row, shape (B,)."""
     return torch.stack([part.mean() for part in values_PD.split(list(lengths))])
-
-
-# ---- combination -----------------------------------------------------------------------------------------------------
-def shares(task: int, general: int, rule: str) -> tuple[float, float]:
-    """Factors of the task loss and of the general loss in a step of so many task and general rows.
-
-    ``halves``: a half each where both are there, whatever the counts (the authors' rule for one micro-batch). ``rows``: by
-    number of rows (what the authors' code amounts to at one row per micro-batch). ``sum``: 1 and 1. One alone counts fully.
-    """
-    if rule == "sum" or not task or not general:
-        return float(task > 0), float(general > 0)
-    if rule == "halves":
-        return 0.5, 0.5
-    return task / (task + general), general / (task + general)
-
-
-def combined(task: float | None, general: float | None) -> float:
-    """``CE`` of one micro-batch: of the part that is there, or the mean of both."""
-    present = [value for value in (task, general) if value is not None]
-    return sum(present) / len(present)
-
-
-def dynamic_weight(ce: float, margin: float, limit: float) -> float:
-    """``min(CE / (L_TM + 1e-8), limit)``: makes the TM term as large as CE, but not without bound."""
-    return min(ce / (margin + EPSILON), limit)

@@ -1,10 +1,11 @@
-"""What GeRe means to a plan: the rows of its pool, what must hold over stages, and what a run keeps on disk."""
+"""Settings of GeRe and what they mean to a plan: rows of its pool, what must hold over stages, what a run keeps on disk."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Literal
 
+from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext
 from mcit.core.types import Encoding, Plan, PoolSize, Row, Stage
@@ -14,13 +15,44 @@ _SAME = ("recipe", "variant", "max_length", "bos", "multiplier", "temperature", 
 """Settings that the states depend on: one pool with one reference for a whole run."""
 
 
-def pool_rows(config: Any, ctx: DataContext) -> list[Row]:
+class GeReConfig(MethodConfig):
+    """Settings of pool, mixing and loss."""
+
+    weight: Annotated[float, Field(ge=0)] | Literal["dynamic"] = 100.0
+    """Factor w of the added loss: a number (1 or 100 in the paper) or ``dynamic``; 0 switches the method off."""
+    weight_limit: float = Field(1000.0, gt=0)
+    """Largest dynamic weight; the authors set none, and it grows without bound as violations vanish."""
+    recipe: str = "general/default"
+    """Recipe of the pool: plain texts or conversations, with or without images."""
+    variant: Literal["tm", "label", "kl", "l1", "l2"] = "tm"
+    """Added loss: threshold margin; none (label fitting); KL of logits; mean absolute or squared feature difference."""
+    mix: Literal["insert", "natural"] = "insert"
+    """``insert``: `per_step` general rows on top of ``optim.batch`` task rows; ``natural``: shuffled among them."""
+    per_step: int = Field(6, ge=1)
+    """General rows per step under ``insert``; the paper's BI 6:60 is this with ``optim.batch: 60``."""
+    combine: Literal["rows", "halves", "sum"] = "rows"
+    """How task and general losses add up."""
+    reduction: Literal["rows", "authors"] = "rows"
+    """``authors`` averages violations over the whole micro-batch: one rank and one micro-batch of the stream per step."""
+    multiplier: float = Field(1.0, ge=0)
+    """Standard deviations from the mean to a threshold; 1 in the authors' code."""
+    max_length: int = Field(563, ge=2)
+    """Tokens after which a plain text is cut; 563 in the authors' code."""
+    bos: bool = False
+    """Put the tokenizer's start token before plain texts; the authors do not."""
+    temperature: float = Field(2.0, gt=0)
+    """Of both distributions in ``kl``."""
+    top_k: int = Field(64, ge=1)
+    """Tokens of the reference distribution kept for ``kl``; the rest of the vocabulary counts as one token."""
+
+
+def pool_rows(config: GeReConfig, ctx: DataContext) -> list[Row]:
     """The pool, with what the encoder has to know about plain texts."""
     plain = Encoding(raw=True, bos=config.bos, max_tokens=config.max_length)
     return [replace(row, encoding=plain) if row.encoding.raw else row for row in ctx.pool(config.recipe)]
 
 
-def gere_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
+def gere_problems(config: GeReConfig, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
     """A pool that is also trained on or forgotten, settings that change between stages, an impossible reduction."""
     where = f"stages[{stage.index - 1}].methods ({name})"
     return [
@@ -31,7 +63,7 @@ def gere_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[P
     ]
 
 
-def _pool(config: Any, stage: Stage, plan: Plan, where: str) -> list[Problem]:
+def _pool(config: GeReConfig, stage: Stage, plan: Plan, where: str) -> list[Problem]:
     problems = []
     for pool in stage.pools:
         if pool.recipe != config.recipe:
@@ -45,7 +77,7 @@ def _pool(config: Any, stage: Stage, plan: Plan, where: str) -> list[Problem]:
     return problems
 
 
-def _settings(config: Any, stage: Stage, plan: Plan, where: str, name: str) -> list[Problem]:
+def _settings(config: GeReConfig, stage: Stage, plan: Plan, where: str, name: str) -> list[Problem]:
     for other in plan.stages[: stage.index - 1]:
         for spec in other.methods:
             if spec.name != name or spec.config.weight == 0:
@@ -60,7 +92,7 @@ def _settings(config: Any, stage: Stage, plan: Plan, where: str, name: str) -> l
     return []
 
 
-def _reduction(config: Any, stage: Stage, plan: Plan, where: str) -> list[Problem]:
+def _reduction(config: GeReConfig, stage: Stage, plan: Plan, where: str) -> list[Problem]:
     most = config.per_step if config.mix == "insert" else stage.optim.batch
     if config.reduction != "authors" or most <= plan.config.engine.micro_batch:
         return []
@@ -68,7 +100,7 @@ def _reduction(config: Any, stage: Stage, plan: Plan, where: str) -> list[Proble
     return [Problem(where, what, f"set engine.micro_batch: {most} or more, or reduction: rows")]
 
 
-def _shares(config: Any, stage: Stage, where: str, name: str) -> list[Problem]:
+def _shares(config: GeReConfig, stage: Stage, where: str, name: str) -> list[Problem]:
     others = [make(spec) for spec in stage.methods if spec.name != name]
     if config.combine == "sum" or not any("objective:task" in method.claims.slots for method in others):
         return []
@@ -76,7 +108,7 @@ def _shares(config: Any, stage: Stage, where: str, name: str) -> list[Problem]:
     return [Problem(where, what, "set combine: sum")]
 
 
-def kept_bytes(config: Any, pool: PoolSize, *, hidden: int) -> int:
+def kept_bytes(config: GeReConfig, pool: PoolSize, *, hidden: int) -> int:
     """Two bit planes per position, or bf16 features, or kept tokens with log-probabilities; image slots count too."""
     size = {"tm": 2 * -(-hidden // 8), "l1": 2 * hidden, "l2": 2 * hidden, "kl": 8 * config.top_k, "label": 0}
     logits = config.variant == "kl"

@@ -1,7 +1,5 @@
 """Oracles of the GeRe card, section 13, and a loop in float64 that follows the card word by word."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,15 +8,12 @@ from hypothesis import strategies as st
 from mcit.methods.formulas.margin import (
     at_precision,
     batch_margin,
-    combined,
-    dynamic_weight,
     margin_losses,
     merged,
     moments_of,
     pack,
     row_margins,
     row_means,
-    shares,
     states,
     thresholds,
     unpack,
@@ -106,32 +101,6 @@ def test_7_zero_deviation():
     high = low = torch.tensor([2.0])
     found = losses(torch.tensor([[2.7], [1.5], [2.0]]), torch.full((3, 1), 2.0), high, low)
     assert found.flatten().tolist() == pytest.approx([0.7, 0.5, 0.0], rel=1e-6)
-
-
-def test_8_combination():
-    """CE_G 3.2, CE_T 0.8, TM 0.02: halves with w = 1 give 2.02, w = 100 gives 4; dynamic w 99.99995 gives 4."""
-    ce = combined(0.8, 3.2)
-    task, general = shares(60, 6, "halves")
-    assert ce == 2.0 and task * 0.8 + general * 3.2 == pytest.approx(2.0)
-    assert ce + 1 * 0.02 == pytest.approx(2.02) and ce + 100 * 0.02 == pytest.approx(4.0)
-    weight = dynamic_weight(ce, 0.02, limit=1000)
-    assert weight == pytest.approx(99.99995, rel=1e-7) and ce + weight * 0.02 == pytest.approx(3.999999, rel=1e-7)
-    assert combined(None, 3.2) + 100 * 0.02 == pytest.approx(5.2) and combined(0.8, None) == 0.8
-    assert shares(0, 6, "halves") == (0, 1) and shares(60, 0, "halves") == (1, 0)
-
-
-def test_shares_by_rows_are_the_mean_over_one_row_batches():
-    """60 task rows and 6 general ones: 10/11 and 1/11; the sum leaves both whole."""
-    assert shares(60, 6, "rows") == pytest.approx((10 / 11, 1 / 11))
-    assert shares(60, 6, "sum") == (1, 1) and shares(60, 0, "sum") == (1, 0) and shares(0, 3, "rows") == (0, 1)
-    one_row = [shares(1, 1, "sum"), shares(1, 0, "rows"), shares(0, 1, "rows")]
-    assert one_row == [(1, 1), (1, 0), (0, 1)]
-
-
-def test_9_dynamic_weight_is_bounded():
-    """CE 2, TM 1e-6: 2 / 1.01e-6 = 1,980,198 without a limit."""
-    assert dynamic_weight(2.0, 1e-6, limit=math.inf) == pytest.approx(1_980_198, rel=1e-6)
-    assert dynamic_weight(2.0, 1e-6, limit=1000.0) == 1000.0
 
 
 def test_11_feature_baselines():
