@@ -8,4 +8,12 @@ EQUIVALENT = {
     "mcit/core/hashes.py: settled = [s for s in stamps if max(s[2:4]) < limit and _stamp(Path(s[0])) == s] | 4  ->  5": (
         "the fifth is an inode's number, far below a time in nanoseconds"
     ),
+    'mcit/runs/replace.py: new[f"{folder}/{MANIFEST}"] = (canonical_json(seal(manifest), indent=1) + "\\n").encode()'
+    " | 1  ->  2": (
+        "a manifest reads the same however wide its lines begin"
+    ),
+    'mcit/train/blobs.py: key = f"{name}-{digest_of(fingerprint)[:12]}" | 12  ->  13': (
+        "a file's name; the fingerprint in it decides"
+    ),
+    "mcit/evals/evaluate.py: _CHUNK = 512 | 512  ->  513": "rows answered at once, which only a kill loses",
 }

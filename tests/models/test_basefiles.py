@@ -68,6 +68,27 @@ def test_an_absolute_path_in_an_index_is_refused(base):
         load_base(base)
 
 
+def test_a_config_may_name_an_index_of_the_folder_alone(base):
+    data = indexed(base, "other.safetensors")
+    (base / "other.safetensors").write_bytes(data)
+    edited(base, "config.json", transformers_weights=INDEX)
+    check_base(base)
+    shutil.copy(base / INDEX, base.parent / INDEX)
+    edited(base, "config.json", transformers_weights=f"../{INDEX}")
+    for error in every_entrance(base):
+        assert f"config.json names '../{INDEX}'" in error.what
+
+
+def test_hidden_and_compiled_files_are_not_of_a_base(base):
+    before = base_files(base)
+    for name in (".git/config.json", "__pycache__/code.py", "part/__pycache__/code.py", ".hidden.json"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("{}")
+    assert base_files(base) == before
+    (base / "part" / "code.py").write_text("")
+    assert set(base_files(base)) - set(before) == {"part/code.py"}
+
+
 def test_a_config_cannot_name_other_weights_either(base):
     edited(base, "config.json", transformers_weights="../outside.safetensors")
     for error in every_entrance(base):

@@ -12,6 +12,15 @@ def test_events_come_back_in_order_and_by_kind(tmp_path):
     assert all(e["time"].endswith("+00:00") for e in ledger.events())
 
 
+def test_the_line_of_a_creation_alone_has_an_id_that_no_other_has(tmp_path):
+    one, other = Ledger(tmp_path / "1.jsonl"), Ledger(tmp_path / "2.jsonl")
+    for ledger in (one, other):
+        ledger.append("created")
+        ledger.append("eval", after=1)
+    first, second = one.events("created")[0]["id"], other.events("created")[0]["id"]
+    assert first != second and len(first) == len(second) == 32 and "id" not in one.events("eval")[0]
+
+
 def test_a_torn_last_line_is_left_out_and_what_follows_is_kept(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append("created")

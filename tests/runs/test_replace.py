@@ -1,6 +1,7 @@
 import pytest
 
 from mcit.core.errors import StateError
+from mcit.core.files import sha256_file
 from mcit.core.stored import check_manifest
 from mcit.runs import replace
 from mcit.runs.run import Run
@@ -24,6 +25,8 @@ def test_files_and_manifests_change_together_even_after_a_kill(tmp_path, monkeyp
         assert (run.stage(folder) / name).read_bytes() == b'{"new": 1}\n'
         check_manifest(run.stage(folder))
     assert not run.layout.replacing.exists() and not replace.finish(run.layout)
+    manifests = {folder: sha256_file(run.stage(folder) / "manifest.json") for folder in folders}
+    assert [line["stages"] for line in run.ledger.events("replaced")] == [manifests]
 
 
 def test_only_files_of_the_stage(tmp_path):
