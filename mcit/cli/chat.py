@@ -125,7 +125,8 @@ def _remembering(args: argparse.Namespace, asked: _Asked, stack: contextlib.Exit
     opened = stack.enter_context(folder)
     if not opened.memory.vectors.few and opened.memory.vectors.exact:
         Lines().line("the memory is large and faiss is not installed: searches are slow; pip install 'mcit[memory]'")
-    return _chat(args, asked, history=Remembering(opened, asked.encoder, budget=args.budget or BUDGET))
+    budget, answer = args.budget or BUDGET, args.max_new_tokens
+    return _chat(args, asked, history=Remembering(opened, asked.encoder, budget=budget, answer=answer))
 
 
 def _typed() -> Iterator[str]:

@@ -8,6 +8,7 @@ Shapes: T positions of a row after image placeholders are expanded.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,12 @@ class Encoder:
         self._image_id = self._image_token_id()
         self._image_token = None if self._image_id is None else self._tokenizer.convert_ids_to_tokens(self._image_id)
         self._row_keys: frozenset[str] | None = None
+
+    def without_limit(self) -> Encoder:
+        """An encoder that takes rows of any length: for measuring them."""
+        other = copy.copy(self)
+        other.max_length = None
+        return other
 
     @property
     def end_token_id(self) -> int:

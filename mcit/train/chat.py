@@ -55,6 +55,7 @@ class Chat:
             if not image.is_file():
                 raise DataError("there is no such picture", where=str(image), fix="give the path of a picture")
         self._model, self._encoder, self._device, self._bf16 = model, encoder, device, bf16
+        self._measure = encoder.without_limit()
         self._images = [image.resolve() for image in images]
         self._history = history or Whole()
         self._turns: tuple[Turn, ...] = ()
@@ -75,7 +76,7 @@ class Chat:
 
     def prompt(self, turns: tuple[Turn, ...], question: str) -> int:
         """Tokens of a whole prompt, pictures and template included."""
-        return len(self._encoder.prompt(self._row(turns, question)).input_ids_T)
+        return len(self._measure.prompt(self._row(turns, question)).input_ids_T)
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
@@ -94,4 +95,4 @@ class Chat:
             torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16),
         ):
             (answer,) = generator.answer([row], device=self._device)
-        return answer
+        return {key: answer[key] for key in ("text", "tokens", "truncated")}

@@ -17,9 +17,13 @@ from mcit.memory.prompt import BUDGET, Measure, fitted
 class Remembering:
     """The history of a chat with a memory."""
 
-    def __init__(self, folder: MemoryFolder, encoder: Encoder, *, budget: int = BUDGET) -> None:
-        """`folder` is entered; `budget` counts tokens of a prompt of the model that `encoder` is of."""
-        self._folder, self._budget = folder, budget
+    def __init__(self, folder: MemoryFolder, encoder: Encoder, *, budget: int = BUDGET, answer: int = 0) -> None:
+        """`folder` is entered; `budget` counts tokens of a prompt of the model that `encoder` is of.
+
+        A prompt also leaves room for an `answer` of so many tokens in what the model reads at once.
+        """
+        limit = encoder.max_length
+        self._folder, self._budget = folder, budget if limit is None else min(budget, max(1, limit - answer))
         self._template = ChatTemplate(encoder.processor)
         self._shown: tuple[Hit, ...] = ()
 

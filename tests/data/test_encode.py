@@ -468,6 +468,7 @@ def test_plain_text_truncation(encoders):
     started = encoder.encode(plain_row(short, max_tokens=563, bos=True)).input_ids_T
     assert len(started) == 11 and started[0] == encoder.processor.tokenizer.bos_token_id
     limited = Encoder(encoder.processor, max_length=20)
+    assert limited.without_limit().max_length is None and limited.max_length == 20
     assert len(limited.encode(plain_row(long)).input_ids_T) == 20  # a text is cut where a conversation is refused
 
 

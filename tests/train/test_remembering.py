@@ -1,11 +1,13 @@
 """A chat with a memory: the tiny model answers, words are counted for vectors; the verb with everything of its own."""
 
+import copy
 import json
 
 import pytest
 import torch
 
 from mcit.cli.main import main
+from mcit.core.errors import DataError
 from mcit.core.interfaces import Silent
 from mcit.memory.compact import extract
 from mcit.memory.folder import MemoryFolder
@@ -39,6 +41,22 @@ def test_an_old_exchange_comes_back_and_prompts_keep_to_the_budget(tiny, tmp_pat
         assert [turn.text for turn in row.turns[:2]] == ["what is name7", "thing7"] and max(lengths) <= 120
         assert folder.memory.turns == 24 and folder.memory.entries[7].recalled == 23
         assert folder.memory.entries[-1].question == "what is name7"
+
+
+def test_prompts_leave_room_for_the_answer_in_what_the_model_reads(tiny, tmp_path):
+    short = copy.copy(tiny["encoder"])
+    short.max_length = 100
+    with MemoryFolder(tmp_path / "m", Bag(), extract, config=MemoryConfig(parts="vector", hits=9)) as folder:
+        for number in range(9):
+            folder.remember(f"what is the name {number}", f"a thing of number {number}", recalled=[])
+        seen = Seen(short)
+        chat = Chat(**{**tiny, "encoder": seen}, history=Remembering(folder, short, answer=10))
+        for _ in range(6):
+            chat.ask("what is the name", max_new_tokens=10)
+        lengths = [len(tiny["encoder"].prompt(row).input_ids_T) for row in seen.rows]
+        assert 60 < max(lengths) <= 90
+        with pytest.raises(DataError, match="the question alone takes"):
+            chat.ask("name " * 95, max_new_tokens=10)
 
 
 def test_control_tokens_of_a_memory_are_words_in_a_prompt(tiny, tmp_path):
