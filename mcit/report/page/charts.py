@@ -10,6 +10,8 @@ from mcit.report.page.words import Fall
 
 _MOST_POINTS = 400
 """Points of a training curve that are drawn; longer ones are thinned out evenly."""
+_MOST_MODULES = 30
+"""Modules of the drift chart."""
 
 
 def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
@@ -200,6 +202,55 @@ def norms(lines: Sequence[JsonDict]) -> JsonDict | None:
     }
     mark = {"type": "line", "point": {"size": 14}}
     return _spec(values, {"mark": mark, "width": "container", "height": 180, "encoding": encoding})
+
+
+def drift(costs: Sequence[JsonDict]) -> JsonDict | None:
+    """Drift of the modules that moved furthest, as a bar per stage; None where no method measured it."""
+    values = [
+        {"stage": cost["stage"], "module": name.removeprefix("drift/"), "drift": value}
+        for cost in costs
+        for name, value in (cost["logged"] or {}).items()
+        if name.startswith("drift/") and value is not None
+    ]
+    if not values:
+        return None
+    furthest: dict[str, float] = {}
+    for value in values:
+        furthest[value["module"]] = max(furthest.get(value["module"], 0.0), value["drift"])
+    shown = sorted(furthest, key=lambda name: -furthest[name])[:_MOST_MODULES]
+    encoding = {
+        "y": {"field": "module", "type": "nominal", "sort": shown, "title": None, "axis": {"labelLimit": 140}},
+        "yOffset": {"field": "stage", "type": "nominal"},
+        "x": {"field": "drift", "type": "quantitative"},
+        "color": {"field": "stage", "type": "nominal", "sort": None},
+        "tooltip": [{"field": "module"}, {"field": "stage"}, {"field": "drift", "format": ".4g"}],
+    }
+    kept = [value for value in values if value["module"] in shown]
+    return _spec(kept, {"mark": "bar", "width": "container", "encoding": encoding})
+
+
+def time(costs: Sequence[JsonDict], shares: Sequence[JsonDict]) -> JsonDict | None:
+    """Seconds per step of each stage: the steps themselves, and each probe between them."""
+    steps = {cost["stage"]: cost["steps"] for cost in costs if cost["steps"] and cost["seconds"] is not None}
+    values = [
+        {"stage": cost["stage"], "part": "training", "seconds": cost["seconds"] / steps[cost["stage"]]}
+        for cost in costs
+        if cost["stage"] in steps
+    ]
+    values += [
+        {"stage": s["stage"], "part": f"probe {s['probe']}", "seconds": s["seconds"] / steps[s["stage"]]}
+        for s in shares
+        if s["stage"] in steps
+    ]
+    if not values:
+        return None
+    encoding = {
+        "y": {"field": "stage", "type": "nominal", "sort": None, "title": None},
+        "x": {"field": "seconds", "type": "quantitative", "title": "seconds per step"},
+        "color": {"field": "part", "type": "nominal", "sort": None, "title": None},
+        "tooltip": [{"field": "stage"}, {"field": "part"}, {"field": "seconds", "format": ".4g"}],
+    }
+    return _spec(values, {"mark": "bar", "width": "container", "height": 40 + 22 * len(steps), "encoding": encoding})
 
 
 def training(metrics: Mapping[str, Sequence[JsonDict]]) -> dict[str, JsonDict]:

@@ -16,6 +16,7 @@ from mcit.report.page.bundle import script
 from mcit.report.page.examples import examples
 from mcit.report.paired import paired
 from mcit.report.probes import gap_rows, metric_rows, rho
+from mcit.report.sections import page_sections
 from mcit.report.tables import NAMES, full_report
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
@@ -87,6 +88,7 @@ def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:
                 "rows": _grid(report, "format_validity", base="base_format_validity"),
             },
         ],
+        "sections": page_sections(report),
         "stability": probe_words(report["probes"]),
         "examples": examples(run, measured, mode),
         "config": listed_bytes(run, RunLayout(run).resolved.name).decode(),
@@ -143,6 +145,8 @@ def charts_of(runs: Sequence[Path], reports: Sequence[JsonDict], measured: Seque
         drawn["stability"] = charts.inside(lines.get("stability", []), path="tasks", title=title)
         drawn["norms"] = charts.norms(lines.get("stability", []))
         drawn["memories"] = charts.memories(lines.get("canary", []))
+        drawn["drift"] = charts.drift(reports[0]["costs"])
+        drawn["time"] = charts.time(reports[0]["costs"], reports[0]["probes"].get("shares", []))
         drawn["generation"] = charts.inside(lines.get("generation", []), path="", title="accuracy of answers")
         drawn |= {
             f"training-{name.replace('/', '-')}": spec for name, spec in charts.training(_metrics(runs[0])).items()

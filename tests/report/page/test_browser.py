@@ -1,7 +1,9 @@
 """The page in a real browser: nothing on the console, charts drawn, tables sorted by a click, nothing wider than a phone."""
 
+import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,13 @@ def written(fake_run, tmp_path):
     return tmp_path / "page.html"
 
 
+def kept(page, name):
+    """Keep a picture of the whole page in the folder that MCIT_SCREENSHOTS names, if it names one."""
+    folder = os.environ.get("MCIT_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1000, 390])
 def test_charts_are_drawn_without_a_word_on_the_console(browser, written, width, dark) -> None:
@@ -53,6 +62,8 @@ def test_charts_are_drawn_without_a_word_on_the_console(browser, written, width,
     assert page.locator("#chart-accuracy svg path").count() > 3
     assert page.locator("#chart-forgetting svg").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#chart-time svg").count() == 1
+    kept(page, f"report-{'desktop' if width > 400 else 'phone'}{'-dark' if dark else ''}")
     page.close()
 
 
@@ -98,4 +109,5 @@ def test_three_runs_side_by_side_open_in_two_seconds(browser, fake_run, tmp_path
     assert said == [] and seconds < 2.0, f"{seconds:.2f} s"
     table = page.locator("table.sortable").first.inner_text()
     assert "+16.7" in table and " to " in table and "3 runs side by side" in page.locator("h1").inner_text()
+    kept(page, "compare-desktop")
     page.close()

@@ -53,3 +53,15 @@ def test_figures_are_drawn(three) -> None:
     made = charts.figures({"accuracy": charts.curves([full_report(three.root)])})
     assert made["accuracy.png"].startswith(b"\x89PNG")
     assert ET.fromstring(made["accuracy.svg"]).tag.endswith("svg") and "accuracy in %" in made["accuracy.svg"]
+
+
+def test_drift_and_time_by_stage():
+    """Seconds of a step are of training and of each probe; drift is what methods logged under that name, and no other."""
+    costs = [
+        {"stage": "a", "steps": 10, "seconds": 5.0, "logged": {"drift/up": 0.5, "drift/down": None, "x": 1.0}},
+        {"stage": "b", "steps": None, "seconds": None, "logged": None},
+    ]
+    assert charts.drift(costs)["data"]["values"] == [{"stage": "a", "module": "up", "drift": 0.5}]
+    found = charts.time(costs, [{"stage": "a", "probe": "stability", "seconds": 2.0}])["data"]["values"]
+    assert [(v["part"], v["seconds"]) for v in found] == [("training", 0.5), ("probe stability", 0.2)]
+    assert charts.drift(costs[1:]) is None and charts.time(costs[1:], []) is None

@@ -1,0 +1,161 @@
+"""Sections of a report that Markdown and the page show alike: titles, sentences and tables, made from the full report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcit.core.types import JsonDict
+from mcit.evals.certificate import HEAD as CARD
+from mcit.evals.certificate import card_rows
+from mcit.report.attacks import HEAD as ATTACKS
+from mcit.report.attacks import attack_rows
+from mcit.report.evalcard import run_rows
+from mcit.report.forgetting import HEAD as FORGET
+from mcit.report.forgetting import later_rows, table_rows, zero_lines
+from mcit.report.gates import HEAD as GATES
+from mcit.report.gates import decision_lines, threshold_rows
+from mcit.report.kit import judge_table, kit_table, made_lines, membership_table
+from mcit.report.slices import HEAD as SLICES
+from mcit.report.slices import kept_rows, slice_rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """Titles of columns, and rows; the first column is a name."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title and what stands below it: paragraphs, tables, and lists of sentences."""
+
+    title: str
+    blocks: Sequence[str | Table | tuple[str, ...]]
+
+
+def num(value: Any) -> str:
+    """A number with two decimals; a dash where it was not measured."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def page_sections(report: JsonDict) -> list[Section]:
+    """Those of them that a report has."""
+    makers: tuple[Callable[[JsonDict], Section | None], ...]
+    makers = combined, memory, gates, forgetting, kit, attacks, card
+    return [section for make in makers if (section := make(report)) is not None]
+
+
+def combined(report: JsonDict) -> Section | None:
+    """Combined adapters; None if none was scored."""
+    rows = []
+    for entry in report.get("combined", []):
+        stages = ", ".join(f"{k} ({weight:g})" for k, weight in zip(entry["stages"], entry["weights"], strict=True))
+        kept = "all" if entry["how"].startswith("linear") else f"{entry['density']:g}"
+        rows.append([entry["name"], stages, kept, *map(num, entry["scores"])])
+    if not rows:
+        return None
+    text = (
+        "Adapters of several stages combined into one after training (stages with their weights). In no metric above."
+    )
+    return Section("Combined adapters", [text, Table(["combination", "stages", "share kept", *report["tasks"]], rows)])
+
+
+def memory(report: JsonDict) -> Section | None:
+    """Target, neighbourhood and retention of each stage; None in a run of one stage without slices."""
+    entries = report.get("slices", [])
+    if not any(e["retention"] or e["locality"] or e["generalisation"] for e in entries):
+        return None
+    text = (
+        "Success: accuracy on the stage's own test rows after it. Generalisation: on the same asked in other words. Locality: "
+        "share of neighbourhood rows answered as before. Drawdown: what accuracy over all rows to keep lost. Intervals: 95 %, "
+        "Wilson for shares, paired bootstrap for drops."
+    )
+    each = "Each task to keep; p by random signs of paired rows, corrected after Holm over the tasks of a stage."
+    kept = Table(["stage", "task", "before", "after", "drop, points", "p", "p, Holm"], kept_rows(entries, num))
+    return Section("Memory: target, neighbourhood, retention", [text, Table(SLICES, slice_rows(entries)), each, kept])
+
+
+def gates(report: JsonDict) -> Section | None:
+    """Thresholds with what was found, and who decided; None where no stage was judged."""
+    records = report.get("gates", [])
+    if not records:
+        return None
+    text = (
+        "A threshold holds by the worse bound of the 95 % interval; where only the estimate holds it is inconclusive."
+    )
+    return Section("Gates", [text, Table(GATES, threshold_rows(records)), tuple(decision_lines(records))])
+
+
+def forgetting(report: JsonDict) -> Section | None:
+    """Forget stages; None if there is none."""
+    entries = report.get("forget", [])
+    if not entries:
+        return None
+    text = (
+        "Acc_f: accuracy on what is forgotten, low is good. Acc_r: mean over the tasks the stage retains. Drop: Acc_f before "
+        "minus after. H-mean: of Acc_r and Drop. Most lost elsewhere: points, over every other task scored before and after "
+        "the stage. Resurgence: largest rise of Acc_f after a later stage. These scores are in none of the metrics above."
+    )
+    later, zero = later_rows(entries, num), tuple(zero_lines(entries))
+    return Section(
+        "Forgetting on request",
+        [
+            text,
+            Table(FORGET, table_rows(entries, num)),
+            *([Table(["after", "still forgotten?", "Acc_f"], later)] if later else []),
+            *([zero] if zero else []),
+        ],
+    )
+
+
+def kit(report: JsonDict) -> Section | None:
+    """The forgetting kit; None if it was not measured."""
+    entries = report.get("kit", [])
+    if not entries:
+        return None
+    text = (
+        "Shares from 0 to 1 over the trained rows that the stage forgets. SARR: answers to harmless rows that are a refusal or "
+        "gibberish. Utility: harmonic mean of accuracy and probability of every retained task. Forget quality: p-value of the "
+        "truth ratios against the gold run's. Min-K AUC: 1 still looks trained, .5 does not. PrivLeak: 0 is ideal, -100 still "
+        "a member; against the gold run where there is one, else against an AUC of .5."
+    )
+    membership, verdicts = Table(*membership_table(entries, num)), Table(*judge_table(entries, num))
+    judged = "What the judge said, and in what share of answers the rules agree:"
+    made = tuple(made_lines(entries))
+    return Section(
+        "What is left of what was forgotten",
+        [
+            text,
+            Table(*kit_table(entries, num)),
+            *(["AUC of each membership attack against the holdout:", membership] if membership.rows else []),
+            *([judged, verdicts] if verdicts.rows else []),
+            *([made] if made else []),
+        ],
+    )
+
+
+def attacks(report: JsonDict) -> Section | None:
+    """Attacks on forget stages; None if there was none."""
+    if not report.get("attacks"):
+        return None
+    text = (
+        "Accuracy on what is forgotten after an attack on a copy of the stage's model. Robustness: share of the drop that is "
+        "left, 1 is all of it. Controls never saw the rows: what they learn from the attack says nothing of forgetting."
+    )
+    rows = attack_rows(report["attacks"], num)
+    return Section("Attacks on what was forgotten", [text, Table(ATTACKS, rows)])
+
+
+def card(report: JsonDict) -> Section | None:
+    """The evaluation card with each stage's certificate; None where no stage has one."""
+    if not report.get("certificates"):
+        return None
+    text = (
+        "Stages by their certificates (`certificates/stages/`, see `mcit audit`); shares with 95 % intervals and rows."
+    )
+    whole = Table(["of the run", "value"], run_rows(report, num))
+    return Section("Evaluation card", [whole, text, Table(CARD, card_rows(report["certificates"]))])
