@@ -223,3 +223,15 @@ def test_beams_are_searched_by_generate(model, encoder, rows):
         Beams.beams = 10**6
         with pytest.raises(ConfigError, match="beams"):
             generator.answer(rows[:2], filters=[Beams()], device=CPU)
+
+
+def test_a_model_that_writes_a_picture_s_token_is_tried_too(encoder, rows):
+    """The two ways to read a row are compared on text: a whole pass would want a picture for what was written."""
+    model = tiny_model()
+    above = torch.zeros(model.lm_head.out_features).index_fill(0, torch.tensor([encoder.image_token_id]), 99.0)
+    model.lm_head.register_forward_hook(lambda head, given, out: out + above)
+    samples = [encoder.prompt(one) for one in rows]
+    pack = pack_rows(collate(samples[:2], stream="t", pad_id=encoder.pad_id), always=True)
+    with torch.no_grad():
+        assert why_not(model, samples, pad_id=encoder.pad_id, device=CPU) == ("", True)
+        assert decode(model, pack, ends=(), limit=2, device=CPU)[0] == [[encoder.image_token_id] * 2] * 2
