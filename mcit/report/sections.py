@@ -124,18 +124,15 @@ def kit(report: JsonDict) -> Section | None:
         "a member; against the gold run where there is one, else against an AUC of .5."
     )
     membership, verdicts = Table(*membership_table(entries, num)), Table(*judge_table(entries, num))
-    judged = "What the judge said, and in what share of answers the rules agree:"
     made = tuple(made_lines(entries))
-    return Section(
-        "What is left of what was forgotten",
-        [
-            text,
-            Table(*kit_table(entries, num)),
-            *(["AUC of each membership attack against the holdout:", membership] if membership.rows else []),
-            *([judged, verdicts] if verdicts.rows else []),
-            *([made] if made else []),
-        ],
-    )
+    blocks: list[str | Table | tuple[str, ...]] = [text, Table(*kit_table(entries, num))]
+    if membership.rows:
+        blocks += ["AUC of each membership attack against the holdout:", membership]
+    if verdicts.rows:
+        blocks += ["What the judge said, and in what share of answers the rules agree:", verdicts]
+    if made:
+        blocks.append(made)
+    return Section("What is left of what was forgotten", blocks)
 
 
 def attacks(report: JsonDict) -> Section | None:
