@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mcit.cli.common import combine_arguments, print_json
 from mcit.cli.team import nproc_argument
 from mcit.core.config import suggestion
+from mcit.core.doing import doing, told_to
 from mcit.core.errors import ConfigError
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import agreed, on_first
@@ -81,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
         show(found.layout.root, paths, as_json=args.json)
         return 0
     from mcit.cli import team
-    from mcit.cli.common import Lines, StopFlag, combination_of, config_of_run, start_torch
+    from mcit.cli.common import StopFlag, combination_of, config_of_run, start_torch
+    from mcit.cli.common import reporter as make_reporter
+    from mcit.cli.log import Logged
 
     config = config_of_run(found)
     code = team.started(args, config)
@@ -89,15 +93,19 @@ def run(args: argparse.Namespace) -> int:
         return code
     stop = StopFlag(quiet=team.started_by_mcit())
     stop.install()
-    start_torch()
     combination = combination_of(args, found)
-    with team.joined(config.engine) as ranks:
-        team.same_run(ranks, lambda: found)
-        found.share(ranks)
-        with found.locked():
-            asked = {"combination": combination, "kit": args.kit, "gold": args.gold}
-            generate(found, after=args.after, tasks=args.task, reporter=Lines(), stop=stop, **asked)
-            paths = on_first(ranks, lambda: finish(found.layout.root))
+    out = Logged(make_reporter())
+    with contextlib.closing(out), told_to(out.doing):
+        doing("loading torch and transformers")
+        start_torch()
+        with team.joined(config.engine) as ranks:
+            team.same_run(ranks, lambda: found)
+            found.share(ranks)
+            out.watch(found.layout.root)
+            with found.locked():
+                asked = {"combination": combination, "kit": args.kit, "gold": args.gold}
+                generate(found, after=args.after, tasks=args.task, reporter=out, stop=stop, **asked)
+                paths = on_first(ranks, lambda: finish(found.layout.root))
     if ranks.rank() == 0:
         show(found.layout.root, paths, as_json=args.json)
     return 0

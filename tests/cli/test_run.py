@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,11 +140,20 @@ def test_resume_from_the_folder_alone_and_eval_rescore(finished, capsys):
     assert kept(root) == before
 
 
-def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys):
+def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys, monkeypatch):
     root, _ = finished
     assert main(["eval", str(root), "--after", "1", "--task", "word", "--json"]) == 0
     capsys.readouterr()
     assert (root / "evals" / "after-01" / "word" / "score.json").is_file()
+    shown = []
+    with monkeypatch.context() as patch:  # on a terminal: the view, the matrix, an end
+        names = ("line", "doing", "progress", "watch", "close")
+        view = SimpleNamespace(**{name: lambda *given, name=name: shown.append(name) for name in names})
+        patch.setattr("mcit.cli.common.reporter", lambda: view)
+        shutil.rmtree(root / "evals" / "after-01" / "word")
+        assert main(["eval", str(root), "--after", "1", "--task", "word", "--json"]) == 0
+    assert shown[0] == "doing" and {"watch", "progress"} < set(shown) and shown[-1] == "close"
+    capsys.readouterr()
     assert main(["eval", str(root), "--after", "9"]) == 2
     assert main(["eval", str(root), "--task", "wrod"]) == 2
     assert "did you mean 'word'" in capsys.readouterr().err
