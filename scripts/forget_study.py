@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mcit.core.errors import McitError
 from mcit.core.types import Progress
+from scripts.pages import write_between
 
 MARKS = ("<!-- unlearning on the demo: written by scripts/forget_study.py -->", "<!-- unlearning on the demo: end -->")
 CONFIG, FORGET, TASK = "demo-unlearn", 3, "naming-penguins"
@@ -269,15 +269,6 @@ def spread(values: Sequence[float | None], digits: int = 1) -> str:
         return "–"
     mean, low, high = (f"{v:.{digits}f}" for v in (sum(known) / len(known), min(known), max(known)))
     return mean if low == high else f"{mean} ({low} to {high})"
-
-
-def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
-    """Put a text between two marks of a page."""
-    place = f"{re.escape(marks[0])}.*?{re.escape(marks[1])}"
-    new, count = re.subn(place, lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page.read_text(), flags=re.S)
-    if count != 1:
-        raise SystemExit(f"{page} has no place for the table: {marks[0]} … {marks[1]}")
-    page.write_text(new)
 
 
 if __name__ == "__main__":

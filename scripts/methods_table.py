@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.bench.methods import suited
+from scripts.pages import write_between
 
 MARKS = ("<!-- methods on the demo: written by scripts/methods_table.py -->", "<!-- methods on the demo: end -->")
 NEEDS: dict[str, list[dict[str, Any]]] = {"frequency_replay": [{"visits": {"demo/kind": 3}}]}
@@ -152,11 +152,7 @@ def main() -> int:
             (args.home / "table.json").write_text(json.dumps(found, indent=1) + "\n")
     text = table(found, "seed 0" if not args.set else ", ".join(args.set))
     if args.docs:
-        place = f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}"
-        page, count = re.subn(place, lambda _: f"{MARKS[0]}\n{text}\n{MARKS[1]}", args.docs.read_text(), flags=re.S)
-        if count != 1:
-            raise SystemExit(f"{args.docs} has no place for the table: {MARKS[0]} … {MARKS[1]}")
-        args.docs.write_text(page)
+        write_between(args.docs, MARKS, text)
     print(text)
     return 1 if failed else 0
 

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import resource
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from scripts.pages import write_between
 
 LORA = {"kind": "lora", "rank": 8, "alpha": 16, "also_train": ["projector"], "carry": "merge"}
 KEEP = {**LORA, "carry": "keep"}
@@ -297,16 +297,6 @@ def table(results: list[dict[str, Any]], machine: dict[str, Any]) -> str:
 MARKS = ("<!-- bench: written by scripts/bench/methods.py -->", "<!-- bench: end -->")
 
 
-def write_docs(page: Path, text: str) -> None:
-    """Put the table between its marks. Raises SystemExit for a page without them."""
-    start, end = MARKS
-    place = f"{re.escape(start)}.*?{re.escape(end)}"
-    found, count = re.subn(place, lambda _: f"{start}\n{text}\n{end}", page.read_text(), flags=re.S)
-    if count != 1:
-        raise SystemExit(f"{page} has no place for the table: {start} … {end}")
-    page.write_text(found)
-
-
 def main() -> int:
     """Measure what the file does not have yet, print, write."""
     parser = argparse.ArgumentParser(description="step-time and memory overhead of the methods")
@@ -320,7 +310,7 @@ def main() -> int:
     args = parser.parse_args()
     kept = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {"machine": {}, "cases": []}
     if args.docs:
-        write_docs(args.docs, table(kept["cases"], kept["machine"]))
+        write_between(args.docs, MARKS, table(kept["cases"], kept["machine"]))
         return 0
     from mcit.cli.common import start_torch
 

@@ -43,7 +43,7 @@ def test_seconds_are_those_of_the_forget_stage_without_scoring(monkeypatch):
     assert clock.seconds == 30
 
 
-def test_the_table_by_hand(tmp_path):
+def test_the_table_by_hand():
     one = {
         "before": 100.0, "retained_before": 90.0, "after": 10.0, "most_lost_elsewhere": 4.0, "resurgence": 0.0,
         "utility": 0.5, "min_k": None, "priv_leak": -20.0, "same_question": 0.25, "same_picture": 0.0,
@@ -53,9 +53,3 @@ def test_the_table_by_hand(tmp_path):
     text = study.table({"npo": [one, {**one, "after": 0.0, "controls": []}]})
     row = "| `npo` | 2 | 5.0 (0.0 to 10.0) | 4.0 | 0.0 | 0.50 | – | -20.0 | 0.25 | 0.00 | 0 / 50 / – | 61 |  |"
     assert row in text and "0 rows 5." in text and text.startswith("2 runs")
-    page = tmp_path / "page.md"
-    page.write_text(f"a\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nb\n")
-    study.write_between(page, study.MARKS, text)
-    assert row in page.read_text() and "old" not in page.read_text() and page.read_text().endswith("b\n")
-    with pytest.raises(SystemExit, match="no place"):
-        study.write_between(page, ("<!-- x -->", "<!-- y -->"), text)
