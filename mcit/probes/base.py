@@ -52,9 +52,9 @@ class Probe:
         raise NotImplementedError
 
 
-def fixed_rows(data: DataContext, task: str, count: int) -> list[Row]:
+def fixed_rows(data: DataContext, task: str, count: int, split: str = "validation") -> list[Row]:
     """`count` validation rows of a task (test rows where it has none), the same in every stage and run."""
-    every = data.rows(task, "validation") or data.rows(task, "test")
+    every = data.rows(task, split) or data.rows(task, "test")
     places = random.Random(f"probe/{task}").sample(range(len(every)), min(count, len(every)))
     return [every[place] for place in sorted(places)]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from mcit.core.config import Field
 from mcit.core.errors import Problem
@@ -37,6 +38,8 @@ class Stability(Probe):
         """Steps between two measurements after these."""
         rows: int = Field(64, ge=1)
         """Rows per task, the same ones in the whole run."""
+        split: Literal["validation", "test"] = "validation"
+        """Where they are drawn from; a task without validation rows gives test rows."""
         answers: int = Field(16, ge=0)
         """Of these rows, how many are answered by generation (tier B); 0 generates nothing."""
         norms: int = Field(50, ge=0)
@@ -59,7 +62,7 @@ class Stability(Probe):
     def rows(self, data: DataContext) -> Mapping[str, Sequence[Row]]:
         """Fixed rows of each task seen so far, and the training rows that gradients are taken on."""
         wanted = [task for task in data.tasks if task in self.config.tasks or not self.config.tasks]
-        out = {task: fixed_rows(data, task, self.config.rows) for task in wanted}
+        out = {task: fixed_rows(data, task, self.config.rows, self.config.split) for task in wanted}
         train = data.stage_rows()
         if self.config.norms and len(train):
             draw = random.Random(f"stability/{NORMS}/{data.seed}")

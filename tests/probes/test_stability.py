@@ -40,6 +40,13 @@ def test_rows_are_the_same_in_every_stage_and_run():
     assert set(made(norms=0, tasks=["b"]).rows(data_of(1))) == {"b"}
 
 
+def test_rows_of_the_test_split():
+    data = data_of(1)
+    tests = {"a": [row("q", "x", id="ta")], "b": [row("q", "x", id="tb")]}
+    data.rows = lambda task, split: tests[task] if split == "test" else [row("q", "x", id="v")]
+    assert [r.id for rows in made(norms=0, split="test").rows(data).values() for r in rows] == ["ta", "tb"]
+
+
 def context(step, losses, earlier=(), total=100):
     """Task a is an earlier one, b the stage's; each row's tokens are all right where its loss is below 1."""
     calls = []
