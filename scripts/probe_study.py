@@ -12,7 +12,7 @@ FOLDER/gap.json (memory.json) and as a table between its marks in the page.
 *Gap*: every step is measured in the first 30 of each stage. Drop is the accuracy (whole answers by teacher-forced tokens) of an
 earlier task before the first update minus a later one, recovery the last one minus that later one. With the lowest accuracy as
 the later one, noise alone makes both positive, so they are also given at the step at which the mean of the *other* seeds is
-lowest. Means over pairs of seed, stage and earlier task; 95 % intervals resample these pairs.
+lowest; so are rises of the answer loss, and its falls after them. Means over pairs of seed, stage and earlier task; 95 % intervals resample these pairs.
 *Memory*: shares over the seeds of a split, which study the same texts in other orders: Wilson's interval is that of one run.
 """
 
@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.pages import write_between
-
 from mcit.core.files import write_json
 from mcit.evals.inference import wilson
 from mcit.report.probes import read_probes, rho
+from scripts.pages import write_between
 
 METHODS = ("none", "replay", "lwf", "ewc")
 SPLITS = ("sentences", "paraphrase", "synonym", "strings", "strings-real", "shuffled")
@@ -88,12 +87,12 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(data.mean()), "interval": [float(low), float(high)], "n": len(data)}
 
 
-def curves(one: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Accuracy by step of the stage, of every earlier task in every stage of a run, named ``stage 2, TASK``."""
+def curves(one: Mapping[str, Any], key: str = "accuracy") -> dict[str, dict[int, float]]:
+    """Accuracy (or loss) by step of the stage, of every earlier task in every stage of a run, named ``stage 2, TASK``."""
     out: dict[str, dict[int, float]] = {}
     for gap in one["stability"]["gaps"]:
         mine = [e for e in one["lines"]["stability"] if e["stage"] == gap["stage"] and "values" in e]
-        values = {e["step"]: e["values"]["tasks"][gap["task"]]["accuracy"] for e in mine}
+        values = {e["step"]: e["values"]["tasks"][gap["task"]][key] for e in mine}
         out[f"stage {gap['stage']}, {gap['task']}"] = values
     return out
 
@@ -104,15 +103,18 @@ def measured_rows(one: Mapping[str, Any]) -> int:
     return int(max(entry["rows"] for entry in lines[0]["tasks"].values()))
 
 
-def fair(every: Mapping[int, Mapping[str, Mapping[int, float]]]) -> dict[str, list[float]]:
-    """Drops and recoveries of each seed at the step at which the mean curve of the other seeds is lowest."""
+def fair(every: Mapping[int, Mapping[str, Mapping[int, float]]], sign: int = 1) -> dict[str, list[float]]:
+    """Drops and recoveries of each seed at the step at which the mean curve of the other seeds is lowest.
+
+    With `sign` -1, of a loss: rises, and falls afterwards, where it is highest.
+    """
     out: dict[str, list[float]] = {"drop": [], "recovery": []}
     for seed, mine in every.items():
         others = [curve for other, curve in every.items() if other != seed]
         for name, curve in mine.items() if others else ():
-            low = min(sorted(curve)[1:], key=lambda step: sum(other[name][step] for other in others))
-            out["drop"].append(curve[0] - curve[low])
-            out["recovery"].append(curve[max(curve)] - curve[low])
+            low = min(sorted(curve)[1:], key=lambda step: sign * sum(other[name][step] for other in others))
+            out["drop"].append(sign * (curve[0] - curve[low]))
+            out["recovery"].append(sign * (curve[max(curve)] - curve[low]))
     return out
 
 
@@ -121,10 +123,12 @@ def gap_of(found: Found) -> dict[str, Any]:
     gaps = [gap for one in found.values() for gap in one["stability"]["gaps"]]
     out: dict[str, Any] = {key: summary([gap[key] for gap in gaps]) for key in ("drop", "recovery", "step")}
     every = {seed: curves(one) for seed, one in found.items()}
-    out["fair"] = {key: summary(values) for key, values in fair(every).items() if values}
+    losses = {seed: curves(one, "loss") for seed, one in found.items()}
+    for key, chosen in (("fair", fair(every)), ("fair_loss", fair(losses, -1))):
+        out[key] = {name: summary(values) for name, values in chosen.items() if values}
     out["seeds"] = list(found)
     out["metrics"] = [one["stability"]["metrics"] for one in found.values()]
-    out["curves"] = list(every.values())
+    out["curves"], out["losses"] = list(every.values()), list(losses.values())
     out["settings"] = [{**one["stability"]["settings"], "rows": measured_rows(one)} for one in found.values()]
     shares = [[s["share"] for s in one["shares"] if s["probe"] == "stability"] for one in found.values()]
     return {**out, "share_of_step_time": shares}
@@ -133,14 +137,15 @@ def gap_of(found: Found) -> dict[str, Any]:
 def gap_table(result: Mapping[str, Any]) -> str:
     """Markdown: drops and recoveries with intervals, metrics over seeds, then the mean curve of every earlier task."""
     head = [
-        "method", "seeds", "drop", "recovery", "step of the minimum", "drop, fair", "recovery, fair", "ACC", "min-ACC",
+        "method", "seeds", "drop", "recovery", "step of the minimum", "drop, fair", "recovery, fair", "loss: rise, fair",
+        "loss: fall after it, fair", "ACC", "min-ACC",
         "WC-ACC", "WF, w = 10",
     ]  # fmt: skip
     lines = ruled(head)
     for kind, one in result.items():
         metrics = [[m["acc"], m["min_acc"], m["wc_acc"], m["wf"]["10"]] for m in one["metrics"]]
         cells = [around(one[key]) for key in ("drop", "recovery")] + [around(one["step"], 1)]
-        cells += [around(one["fair"].get(key)) for key in ("drop", "recovery")]
+        cells += [around(one[of].get(key)) for of in ("fair", "fair_loss") for key in ("drop", "recovery")]
         cells += [ranged(list(values)) for values in zip(*metrics, strict=True)]
         lines.append(row([label(kind), str(len(one["seeds"])), *cells]))
     lines += ["", *ruled(["method", "stage, earlier task", *(f"step {step}" for step in CURVE), "last"])]

@@ -27,7 +27,7 @@ def stability(values):
     gap = {"stage": 2, "task": "a", "drop": values[0] - low, "recovery": values[-1] - low, "step": step}
     metrics = {"acc": 0.5, "min_acc": low, "wc_acc": 0.4, "wf": {"10": 0.3}}
     lines = [
-        {"stage": 2, "step": k, "values": {"tasks": {"a": {"accuracy": value, "rows": 24}}}}
+        {"stage": 2, "step": k, "values": {"tasks": {"a": {"accuracy": value, "loss": -value, "rows": 24}}}}
         for k, value in enumerate(values)
     ]
     return {
@@ -62,13 +62,14 @@ def test_noise_makes_no_gap_where_the_step_is_chosen_by_other_seeds():
     found = gap_of(runs)
     assert found["drop"]["mean"] == pytest.approx(0.2)
     assert found["fair"]["drop"]["mean"] == 0 and found["fair"]["recovery"]["mean"] == 0
+    assert found["fair_loss"] == found["fair"]  # losses of these runs are accuracies below zero
     assert fair({0: {"a": {0: 0.5, 1: 0.1}}}) == {"drop": [], "recovery": []}
 
 
 def test_gap_table():
     text = gap_table({"none": gap_of({0: stability([0.5, 0.3, 0.4])}), "ewc": gap_of({0: stability([0.5, 0.4, 0.5])})})
     assert (
-        "| sequential | 1 | 0.200 (0.200 to 0.200) | 0.100 (0.100 to 0.100) | 1.0 (1.0 to 1.0) | – | – | 0.500 |"
+        "| sequential | 1 | 0.200 (0.200 to 0.200) | 0.100 (0.100 to 0.100) | 1.0 (1.0 to 1.0) | – | – | – | – | 0.500 |"
         in text
     )
     assert "| `ewc` | stage 2, a | 0.50 | 0.40 | 0.50 | – | – | – | – | – | 0.50 |" in text
