@@ -3,7 +3,7 @@
 Paper: Chaudhry et al., "Efficient Lifelong Learning with A-GEM", ICLR 2019, arXiv:1812.00420, section 4: with g the gradient of
 the new rows and r that of a batch from the memory, g becomes ``g - (g.r / r.r) r`` where ``g.r < 0`` and stays where not.
 Hooks: streams (rows of the memory), passes (two: memory, then everything else), on_stage_end (chooses what to keep).
-State: "kept", a list of [task, row ids] per finished stage.
+State: "kept", a list of [task, row ids] per finished stage; with `age_weighted` "aged", what decides who makes room.
 
 Both gradients are whole-step gradients over all trained tensors, after accumulation and summed over ranks, in fp32, before
 penalties, the finite check and clipping; inner products are fp64. A memory gradient of zero changes nothing. Nothing waits for
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mcit.core.config import Field, MethodConfig
+from mcit.core.config import Field
 from mcit.core.interfaces import DataContext, StageContext, StepContext, StepPasses
 from mcit.core.types import Claims, JsonDict, LossSum, StreamSpec
 from mcit.methods.base import Method
-from mcit.methods.formulas.memory import Kept, kept_of, recall, remember
+from mcit.methods.formulas.memory import MemoryConfig, RowMemory
 from mcit.methods.formulas.projection import projection_factor
 
 STREAM = "agem"
@@ -36,23 +36,23 @@ class AGEM(Method):
     step_passes = 2.0
     step_copies = 2
 
-    class Config(MethodConfig):
+    class Config(MemoryConfig):
         """Settings of the memory."""
 
         keep: int = Field(100, ge=1)
-        """Rows kept of each finished stage."""
+        """Rows kept of each finished stage; with ``policy: age_weighted`` of all together."""
         per_step: int = Field(16, ge=0)
         """Rows of the memory that a step is compared with; 0 compares with none."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._kept: Kept = []
+        self._memory = RowMemory(config, keep=config.keep, draw=self.name)
 
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """One stream over all kept rows; none in the first stage."""
-        if not self._kept or self.config.per_step == 0:
+        if not self._memory or self.config.per_step == 0:
             return {}
-        return {STREAM: StreamSpec(recall(self._kept, ctx, where=self.name), self.config.per_step)}
+        return {STREAM: StreamSpec(self._memory.rows(ctx), self.config.per_step)}
 
     def passes(self, step: StepPasses, ctx: StepContext) -> None:
         """The memory's gradient, then the step's own, then the projection."""
@@ -71,12 +71,12 @@ class AGEM(Method):
 
     def on_stage_end(self, ctx: StageContext) -> None:
         """Choose rows of the stage that just ended."""
-        self._kept = remember(self._kept, ctx, count=self.config.keep, draw=self.name)
+        self._memory.add(ctx)
 
     def state_dict(self) -> JsonDict:
         """What is kept of which task."""
-        return {"kept": [[task, ids] for task, ids in self._kept]}
+        return self._memory.state()
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back what is kept."""
-        self._kept = kept_of(state["kept"])
+        self._memory.load(state)

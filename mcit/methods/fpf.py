@@ -6,7 +6,8 @@ fine-tuning those alone on a buffer brings earlier tasks back. FPF does so at th
 whatever the stage borders.
 Hooks: on_stage_start (where drift is measured from), after_step (k-FPF), on_stage_end (drift of the stage; FPF; what to
 keep).
-State: "kept", a list of [task, row ids] per finished stage; "steps" of the run so far; tensors "start" by parameter name.
+State: "kept", a list of [task, row ids] per finished stage, with `age_weighted` "aged", what decides who makes room; "steps"
+of the run so far; tensors "start" by parameter name.
 
 Modules are LoRA pairs and whole tensors; their drift over the stage is logged as ``drift/<module>``. The modules chosen are
 those of largest drift that hold at most `share` of the trained numbers (ours; the paper picks kinds of layers of its
@@ -18,14 +19,14 @@ k = 4 over 1,000 steps is ``every: 250``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from mcit.core.config import Field, MethodConfig
+from mcit.core.config import Field
 from mcit.core.interfaces import StageContext, StepContext
-from mcit.core.types import Claims, JsonDict
+from mcit.core.types import Claims, JsonDict, Row
 from mcit.methods.base import Method
 from mcit.methods.formulas.drift import due, mean_drift, most_moved
-from mcit.methods.formulas.memory import Kept, kept_of, recall, remember
+from mcit.methods.formulas.memory import MemoryConfig, RowMemory
 
 
 class FPF(Method):
@@ -34,11 +35,11 @@ class FPF(Method):
     name = "fpf"
     claims = Claims(slots=frozenset({"weights:edit"}))
 
-    class Config(MethodConfig):
+    class Config(MemoryConfig):
         """Settings of memory and fine-tuning."""
 
         keep: int = Field(200, ge=1)
-        """Rows kept of each stage."""
+        """Rows kept of each finished stage; with ``policy: age_weighted`` of all together."""
         steps: int = Field(50, ge=0)
         """Steps of each fine-tuning; 0 only measures drift."""
         share: float = Field(0.1, gt=0, le=1)
@@ -50,7 +51,7 @@ class FPF(Method):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._kept: Kept = []
+        self._memory = RowMemory(config, keep=config.keep, draw=self.name)
         self._steps = 0
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
@@ -65,8 +66,7 @@ class FPF(Method):
         """k-FPF: fine-tune after every so many steps of the run."""
         self._steps += 1
         if due(self._steps, self.config.every):
-            memory = remember(self._kept, ctx, count=self.config.keep, draw=self.name)  # type: ignore[arg-type]
-            self._tune(ctx, self._drift(ctx), memory)
+            self._tune(ctx, self._drift(ctx), self._memory.rows(ctx.data, present=ctx))
             self._mark(ctx)
 
     def on_stage_end(self, ctx: StageContext) -> None:
@@ -74,9 +74,9 @@ class FPF(Method):
         drift = self._drift(ctx)
         for name, value in drift.items():
             ctx.log(f"drift/{name}", value)
-        self._kept = remember(self._kept, ctx, count=self.config.keep, draw=self.name)
+        self._memory.add(ctx)
         if not self.config.every:
-            self._tune(ctx, drift, self._kept)
+            self._tune(ctx, drift, self._memory.rows(ctx.data))
         self.tensors.drop("start")
 
     def _mark(self, ctx: StepContext) -> None:
@@ -99,7 +99,7 @@ class FPF(Method):
                 out[unit.name] = float(sum(moved) / sum(tensor.numel() for tensor in tensors.values()))
         return out
 
-    def _tune(self, ctx: StepContext, drift: Mapping[str, float], memory: Kept) -> None:
+    def _tune(self, ctx: StepContext, drift: Mapping[str, float], rows: Sequence[Row]) -> None:
         if not self.config.steps or not drift:
             return
         units = {unit.name: unit for unit in ctx.weights.units()}
@@ -110,12 +110,13 @@ class FPF(Method):
         chosen = most_moved(drift, sizes, self.config.share)
         names = [parameter for name in chosen for parameter in units[name].params.values()]
         lr = self.config.lr_factor * ctx.stage.optim.lr
-        ctx.fine_tune(recall(memory, ctx.data, where=self.name), names=names, steps=self.config.steps, lr=lr)
+        ctx.fine_tune(rows, names=names, steps=self.config.steps, lr=lr)
 
     def state_dict(self) -> JsonDict:
         """What is kept of which task, and the steps so far."""
-        return {"kept": [[task, ids] for task, ids in self._kept], "steps": self._steps}
+        return {**self._memory.state(), "steps": self._steps}
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back both."""
-        self._kept, self._steps = kept_of(state["kept"]), state["steps"]
+        self._memory.load(state)
+        self._steps = state["steps"]

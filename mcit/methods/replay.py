@@ -3,7 +3,7 @@
 Paper: Rolnick et al., "Experience Replay for Continual Learning", NeurIPS 2019, arXiv:1811.11682; the small per-task memory
 of rows follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019, arXiv:1902.10486, section 3.
 Hooks: streams (rows of earlier tasks), loss_term (their token loss), on_stage_end (chooses what to keep).
-State: "kept", a list of [task, row ids] per finished stage.
+State: "kept", a list of [task, row ids] per finished stage; with `age_weighted` "aged", what decides who makes room.
 
 The replayed rows come on top of the task's rows of a step; their loss is a mean over their own answer tokens, times `weight`.
 Rows are drawn uniformly without replacement by a generator seeded with the stage's seed.
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mcit.core.config import Field, MethodConfig
+from mcit.core.config import Field
 from mcit.core.interfaces import DataContext, StageContext, StepContext
 from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, StreamSpec
 from mcit.methods.base import Method
-from mcit.methods.formulas.memory import Kept, kept_of, recall, remember
+from mcit.methods.formulas.memory import MemoryConfig, RowMemory
 
 
 class Replay(Method):
@@ -26,26 +26,25 @@ class Replay(Method):
     name = "replay"
     claims = Claims(streams=frozenset({"replay"}))
 
-    class Config(MethodConfig):
+    class Config(MemoryConfig):
         """Settings of the memory."""
 
         weight: float = Field(1.0, ge=0)
         """Factor of the replayed rows' loss; 0 opens no stream."""
         keep: int = Field(100, ge=1)
-        """Rows kept of each finished stage."""
+        """Rows kept of each finished stage; with ``policy: age_weighted`` of all together."""
         per_step: int = Field(4, ge=1)
         """Replayed rows per optimiser step."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._kept: Kept = []
+        self._memory = RowMemory(config, keep=config.keep, draw=self.name)
 
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """One stream over all kept rows; none in the first stage."""
-        if not self._kept or self.config.weight == 0:
+        if not self._memory or self.config.weight == 0:
             return {}
-        rows = recall(self._kept, ctx, where=self.name)
-        return {"replay": StreamSpec(rows, self.config.per_step)}
+        return {"replay": StreamSpec(self._memory.rows(ctx), self.config.per_step)}
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
         """Token loss of the replayed rows."""
@@ -55,12 +54,12 @@ class Replay(Method):
 
     def on_stage_end(self, ctx: StageContext) -> None:
         """Choose rows of the stage that just ended."""
-        self._kept = remember(self._kept, ctx, count=self.config.keep, draw="replay")
+        self._memory.add(ctx)
 
     def state_dict(self) -> JsonDict:
         """What is kept of which task."""
-        return {"kept": [[task, ids] for task, ids in self._kept]}
+        return self._memory.state()
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back what is kept."""
-        self._kept = kept_of(state["kept"])
+        self._memory.load(state)

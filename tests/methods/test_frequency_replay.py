@@ -21,6 +21,19 @@ def test_what_is_kept_changes_by_the_refresh_of_each_visit():
     assert kept(1000, 3, 200, seed="a") == sorted(third) != kept(1000, 3, 200, seed="b")
 
 
+def test_old_rows_of_a_concept_make_room_first():
+    """With a small tau the rows that came first go first: of 200, visits swap 100 and 66."""
+    first = set(kept(1000, 1, 200, seed="a"))
+    assert set(kept(1000, 1, 200, seed="a", tau=5)) == first
+    second, short, long = (set(kept(1000, v, 200, seed="a", tau=tau)) for v, tau in ((2, 1e-2), (3, 1e-2), (3, 1e9)))
+    assert len(second - short) == 66 and second - short <= first, "none of those that came with the second visit"
+    assert not set(kept(1000, 2, 200, seed="a", tau=1e9)) - long <= first
+    config = FrequencyReplay.Config(visits={"a": 3}, keep=12, policy="age_weighted", tau=0.01)
+    pools = {"a": rows("a", 40)}
+    chosen = FrequencyReplay(config).streams(SimpleNamespace(pool=pools.__getitem__))["replay"].rows
+    assert [row.id for row in chosen] == [f"a{k}" for k in kept(40, 3, 12, seed="a", tau=0.01)]
+
+
 def test_rows_of_the_listed_concepts_are_replayed():
     method = FrequencyReplay(FrequencyReplay.Config(visits={"a": 2, "b": 1}, keep=3))
     pools = {"a": rows("a", 9), "b": rows("b", 2)}

@@ -1,8 +1,12 @@
+import json
+
 import pytest
 import torch
 
 from mcit.core.errors import StateError
 from mcit.methods.replay import Replay
+from tests.fakes.bench import run_plan, tensors_of
+from tests.fakes.method_plans import plan_with
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import batch, context, output, rows
 
@@ -72,3 +76,15 @@ def test_naming_it_alone_is_using_the_shipped_settings():
     assert Replay.Config() == shipped_config(Replay)
     assert refused(Replay, weight=0.5, keep=1, per_step=1) == []
     assert refused(Replay, weight=-0.5, keep=0, per_step=0) == ["weight", "keep", "per_step"]
+
+
+@pytest.mark.parametrize("name", ["replay", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agem", "fpf"))])
+def test_age_weighted_after_a_stop_is_the_same_bitwise(name, tmp_path):
+    """Three stages, keep 8 of all; stopped inside the third, in which rows of two stages are replayed."""
+    stages = [{"recipe": f"tiny/{task}", "max_steps": 2} for task in ("letter", "word", "yesno")]
+    plan = plan_with(name, changes={name: {"policy": "age_weighted", "keep": 8}}, stages=stages)
+    files = tensors_of(run_plan(plan, tmp_path / "straight"))
+    assert tensors_of(run_plan(plan, tmp_path / "resumed", stop_at=(3, 1))) == files
+    state = json.loads((tmp_path / "straight" / plan.stages[2].folder / "methods" / name / "state.json").read_text())
+    held = [i for _, ids in state["state"]["kept"] for i in ids]
+    assert len(held) == 8 and len(state["state"]["kept"]) > 1

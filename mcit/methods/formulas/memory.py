@@ -1,20 +1,116 @@
-"""A memory of rows: some of every finished stage, as ids, and read back from their tasks."""
+"""A memory of rows: some of every finished stage, as ids, and read back from their tasks.
+
+Under ``policy: age_weighted`` all stages share one budget and the rows of least ``relevance * exp(-age / tau)`` make room, the
+pruning of HEMA (arXiv:2504.16754) with a relevance in place of its lambda and without its bonus for recent recall: rows of a
+replay memory are all read again in every stage. Age is in stages. The relevance is uniform in [0, 1), drawn when a row comes
+in, so that a stage's rows go one by one and not all at once.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
+from mcit.core.ageing import age_weight, lightest
+from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import StateError
-from mcit.core.interfaces import DataContext, StageContext
-from mcit.core.types import Row
+from mcit.core.interfaces import DataContext, StepContext
+from mcit.core.types import JsonDict, Row
 
 Kept = list[tuple[str, list[str]]]
 """Task and ids of the rows that are kept of it."""
 
 
-def remember(kept: Kept, ctx: StageContext, *, count: int, draw: str) -> Kept:
-    """`kept` and `count` rows of the stage that just ended, equally many of each of its tasks.
+class MemoryConfig(MethodConfig):
+    """What makes room in a memory of rows."""
+
+    policy: Literal["uniform", "age_weighted"] = "uniform"
+    """``uniform``: rows are drawn alike; ``age_weighted``: those of least relevance * exp(-age / tau) make room first."""
+    tau: float = Field(20.0, gt=0)
+    """With ``age_weighted``: stages in which the weight of a row falls to 1/e."""
+
+
+class Aged(NamedTuple):
+    """A row under ``age_weighted``."""
+
+    task: str
+    id: str
+    stage: int
+    """In which it came in."""
+    relevance: float
+
+
+class RowMemory:
+    """Ids of the rows kept of finished stages. `keep` is of each stage, with ``age_weighted`` of all together."""
+
+    def __init__(self, config: MemoryConfig, *, keep: int, draw: str) -> None:
+        self._config, self._keep, self._draw = config, keep, draw
+        self._kept: Kept = []
+        self._aged: list[Aged] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def add(self, ctx: StepContext) -> None:
+        """Take in rows of the stage that just ended; rows of a task that comes again take the place of its earlier ones.
+
+        With ``age_weighted`` only the same rows do, which are new again.
+        """
+        if self._config.policy == "uniform":
+            self._kept = remember(self._kept, ctx, count=self._keep, draw=self._draw)
+            return
+        new = {
+            (task, i): Aged(
+                task, i, ctx.stage.index, random.Random(f"{ctx.stage.seed}/{self._draw}/{task}/{i}").random()
+            )
+            for task, ids in remember([], ctx, count=self._keep, draw=self._draw)
+            for i in ids
+        }
+        held = [row for row in self._aged if (row.task, row.id) not in new]
+        self._aged = pruned([*held, *new.values()], self._keep, now=ctx.stage.index, tau=self._config.tau)
+        self._kept = grouped(self._aged)
+
+    def rows(self, ctx: DataContext, *, present: StepContext | None = None) -> list[Row]:
+        """The kept rows, task by task, with what would be kept of the `present` stage if it ended now.
+
+        Raises StateError for one that is no longer in its task.
+        """
+        if present is None:
+            return recall(self._kept, ctx, where=self._draw)
+        other = RowMemory(self._config, keep=self._keep, draw=self._draw)
+        other._kept, other._aged = self._kept, self._aged
+        other.add(present)
+        return other.rows(ctx)
+
+    def state(self) -> JsonDict:
+        """Ids by task, and with ``age_weighted`` the stage and relevance of each row."""
+        aged = {"aged": [list(row) for row in self._aged]} if self._config.policy == "age_weighted" else {}
+        return {"kept": [[task, ids] for task, ids in self._kept], **aged}
+
+    def load(self, state: JsonDict) -> None:
+        """Take back what `state` gave."""
+        self._kept = kept_of(state["kept"])
+        self._aged = [Aged(*row) for row in state.get("aged", [])]
+
+
+def pruned(rows: Sequence[Aged], keep: int, *, now: int, tau: float) -> list[Aged]:
+    """The heaviest rows in their order."""
+    weights = [age_weight(now - row.stage, relevance=row.relevance, tau=tau) for row in rows]
+    gone = set(lightest(weights, len(rows) - keep))
+    return [row for place, row in enumerate(rows) if place not in gone]
+
+
+def grouped(rows: Sequence[Aged]) -> Kept:
+    """Ids by task, tasks in order of their first row, sorted ids."""
+    by_task: dict[str, list[str]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row.id)
+    return [(task, sorted(ids)) for task, ids in by_task.items()]
+
+
+def remember(kept: Kept, ctx: StepContext, *, count: int, draw: str) -> Kept:
+    """`kept` and `count` rows of the present stage, equally many of each of its tasks.
 
     Rows are drawn uniformly without replacement, by the stage's seed and `draw`; a task seen again is drawn anew.
     """
@@ -23,7 +119,7 @@ def remember(kept: Kept, ctx: StageContext, *, count: int, draw: str) -> Kept:
         by_task.setdefault(row.task, []).append(row.id)
     for task, ids in by_task.items():
         share = max(1, count // len(by_task))
-        chosen = random.Random(f"{ctx.seed}/{draw}/{task}").sample(ids, min(share, len(ids)))
+        chosen = random.Random(f"{ctx.stage.seed}/{draw}/{task}").sample(ids, min(share, len(ids)))
         kept = [entry for entry in kept if entry[0] != task] + [(task, sorted(chosen))]
     return kept
 
