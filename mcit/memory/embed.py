@@ -22,6 +22,7 @@ from mcit.core.types import Batch
 from mcit.data.encode import IGNORE, Encoder
 from mcit.engine.forward import run_model
 from mcit.engine.layers import layer_of
+from mcit.models.basefiles import check_base, reading
 
 LAYER = "0"
 """Where the language model's hidden states are read: what enters its first block, see docs/memory.md for the figures."""
@@ -95,16 +96,14 @@ class FolderEmbedder:
         fix = "give a folder with config.json, model.safetensors and a tokenizer"
         if not (self._folder / "config.json").is_file():
             raise ConfigError("is no folder of an encoder", where=f"--encoder {folder}", fix=fix)
-        try:
+        check_base(self._folder)
+        with reading(f"--encoder {folder}", "cannot be loaded", fix=fix):
             self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
             loaded: Any = AutoModel.from_pretrained(
                 self._folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
             )
             self.dimension = int(loaded.config.hidden_size)
             self._first = self._pools_first()
-        except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-            what = f"cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-            raise ConfigError(what, where=f"--encoder {folder}", fix=fix) from None
         self._model = loaded.eval().to(device)
         self.identity = f"folder {sha256_tree(self._folder)[:16]}"
 

@@ -29,11 +29,11 @@ from mcit.core.files import (
     write_bytes,
     write_text,
 )
-from mcit.core.records import MemoryEntry, MemoryRecord, MemoryTurn
 from mcit.core.stored import read_sealed, read_sealed_lines, sealed_line, valid, write_sealed
 from mcit.core.types import JsonDict
 from mcit.memory.compact import Compact, Summarise
 from mcit.memory.memory import Embedder, Entry, Memory, MemoryConfig
+from mcit.memory.records import MemoryEntry, MemoryRecord, MemoryTurn
 
 RECORD, TURNS, LOCK = "memory.json", "turns.jsonl", ".lock"
 _VECTORS = "vectors"

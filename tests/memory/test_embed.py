@@ -1,6 +1,7 @@
 """Vectors by the tiny model and by a folder of a sentence encoder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,3 +106,15 @@ def test_what_is_no_folder_of_an_encoder_is_refused(tmp_path, folder):
         with pytest.raises(ConfigError) as refused:
             FolderEmbedder(tmp_path / name, device=CPU)
         assert "--encoder" in refused.value.where and "safetensors" in refused.value.fix
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "1_Pooling/config.json"])
+def test_a_damaged_file_of_an_encoder_is_named(tmp_path, folder, name):
+    damaged = tmp_path / "encoder"
+    shutil.copytree(folder, damaged)
+    (damaged / "1_Pooling").mkdir(exist_ok=True)
+    file = damaged / name
+    file.write_bytes(file.read_bytes()[:-40] if name == "model.safetensors" else b'{"a": [')
+    with pytest.raises(ConfigError) as refused:
+        FolderEmbedder(damaged, device=CPU)
+    assert str(damaged) in refused.value.where and refused.value.fix
