@@ -6,7 +6,7 @@ from PIL import Image
 from tests.fakes.pages import ROOT, agrees, blocks, commands, run_page
 
 TUTORIALS = ROOT / "docs" / "tutorials"
-RUN = {"first-run": 6, "resume-extend": 7, "probes": 1, "forget": 1, "several-gpus": 0, "paper": 0}
+RUN = {"first-run": 8, "resume-extend": 7, "probes": 1, "forget": 1, "several-gpus": 0, "paper": 0}
 """Commands and blocks that are run of each page."""
 slow = [pytest.mark.slow, pytest.mark.timeout(900)]
 

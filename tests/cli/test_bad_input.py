@@ -81,7 +81,7 @@ def row(case: Case, argv: list[str], root: Path, end: str, where: str, what: str
     def cell(text: str, most: int) -> str:
         text = printable(text.replace(f"{root}/", "").replace(str(root), ".").replace("\n", " "))
         text = re.sub(r"/\S*/(?=data_recipes|configs)", "", text)
-        text = re.sub(r"\b[0-9a-f]{64}\b", "…", text)
+        text = re.sub(r"\b(?:[0-9a-f]{64}|[0-9a-f]{16})\b", "…", text)
         text = re.sub(r"(this machine has|use --nproc) \d+", r"\1 N", text)
         text = re.sub(r"Input should be '.*' \(got", "Input should be one of … (got", text)  # so do these
         text = re.sub(r"known: (?!(?:\w+, ){0,3}\w+(?:$|, or)).*", "known: …", text)  # lists grow with the project

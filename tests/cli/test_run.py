@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from mcit.cli.main import main
-from mcit.core.files import sha256_file
+from mcit.core.files import sha256_file, sha256_tree
 
 DIARIES = {"lock", "ledger.jsonl", "train.log"}
 TRACK = ["--set", "track=[tensorboard]"]
@@ -70,7 +70,9 @@ def test_tensorboards_own_reader_finds_every_scalar(finished):
     home, before, found = root / "tracking" / "tensorboard", 0, {}
     for folder in ("run", "01-letter", "02-yesno", "03-word"):
         found[folder] = EventAccumulator(str(home / folder), size_guidance={"scalars": 0}).Reload()
-    points = {f: {tag: {e.step: e.value for e in a.Scalars(tag)} for tag in a.Tags()["scalars"]} for f, a in found.items()}
+    points = {
+        f: {tag: {e.step: e.value for e in a.Scalars(tag)} for tag in a.Tags()["scalars"]} for f, a in found.items()
+    }
     for stage in ("01-letter", "02-yesno", "03-word"):
         lines = [json.loads(line) for line in (root / "stages" / stage / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
@@ -308,6 +310,27 @@ def test_chat_says_what_the_scored_answer_was_and_keeps_the_dialogue(finished, c
     assert main(["chat", str(root), "--stage", "9"]) == 2
     assert main(["chat", str(root), "--image", str(root / "none.png"), "--ask", "x"]) == 4
     assert "no such picture" in capsys.readouterr().err
+
+
+def test_a_memory_goes_on_over_calls_and_belongs_to_one_stage(finished, tmp_path, capsys):
+    root, _ = finished
+
+    def ask(stage, *questions, more=()):
+        asked = [part for question in questions for part in ("--ask", question)]
+        given = ["--memory", str(tmp_path / "m"), "--max-new-tokens", "3", "--json", *more]
+        code = main(["chat", str(root), "--stage", str(stage), *asked, *given])
+        out = capsys.readouterr().out
+        return json.loads(out) if code else [json.loads(line)["text"] for line in out.splitlines()]
+
+    before = sha256_tree(root)
+    first = ask(1, "What is red?", "And blue?") + ask(1, "Again, what is red?")
+    refused = ask(2, "What is red?")
+    assert "its vectors are of the encoder" in refused["problems"][0]["what"]
+    last = ask(2, "What is red?", more=["--reembed"])
+    lines = [json.loads(line) for path in (tmp_path / "m").glob("entries-*.jsonl") for line in open(path)]
+    assert [line["turn"] for line in lines] == [0, 1, 2, 3] and [line["answer"] for line in lines] == first + last
+    assert lines[0]["recalled"] == 3, "the answer of stage 1 was shown to stage 2"
+    assert sha256_tree(root) == before, "a memory is outside of the run"
 
 
 def test_any_model_on_a_recipe_scores_as_in_a_run(finished, tmp_path, monkeypatch, capsys):

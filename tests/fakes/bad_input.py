@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tests.fakes.memory import Bag
 from tests.fakes.models import tiny_path
 from tests.fakes.recipes import recipe_file, rows
 from tests.fakes.rows import llava, picture
@@ -465,6 +466,72 @@ adapter("adapter whose alpha is text", lora_alpha="8")
 adapter("adapter with a pattern that never ends", rank=3, rank_pattern={"(.|.)*[XY]": 3})
 adapter("adapter with a pattern that is none", rank=3, rank_pattern={"(q_proj": 3})
 adapter("adapter of another kind", peft_type="IA3")
+
+
+# ---- memories --------------------------------------------------------------------------------------------------------
+def memory(name: str, damage: Callable[[Path], None], code: int = 5, *more: str, identity: str = "") -> None:
+    """The memory of a dialogue with the tiny model, with something wrong; `identity` is that of another encoder."""
+
+    def make(root: Path) -> list[str]:
+        from mcit.memory.compact import extract
+        from mcit.memory.folder import MemoryFolder
+
+        with MemoryFolder(root / "m", Bag(identity or _tiny_identity()), extract) as folder:
+            for number in range(3):
+                folder.remember(f"what is {number}", f"thing{number}", recalled=[])
+        damage(root / "m")
+        given = [part.replace("ROOT", str(root)) for part in more]
+        return ["chat", "--model", "tiny", "--memory", str(root / "m"), "--ask", "what is red", *given]
+
+    case(name, make, code)
+
+
+def _tiny_identity() -> str:
+    from mcit.core.interfaces import Silent
+    from mcit.memory.embed import model_identity
+    from mcit.train.standalone import Standalone, model_config
+
+    return model_identity(Standalone(model_config("tiny", []), reporter=Silent()).digest)
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def _changed(pattern: str, old: str, new: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = _one(folder, pattern)
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return damage
+
+
+def _other_things(folder: Path) -> None:
+    (folder / "memory.json").rename(folder / "notes.json")
+
+
+def _file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("memory")
+
+
+def _encoder(folder: Path) -> None:
+    _shortened(Path(shutil.copytree(tiny_path(), folder.parent / "encoder")))
+
+
+memory("memory of another encoder", lambda _: None, identity="folder 0123456789abcdef")
+memory("memory's record edited", _changed("memory.json", '"turns": 3', '"turns": 2'))
+memory("memory's entry edited", _changed("entries-*", "thing1", "thing9"))
+memory("memory's vectors cut off", lambda folder: os.truncate(_one(folder, "vectors-*"), 100))
+memory("memory's entries missing", lambda folder: _one(folder, "entries-*").unlink())
+memory("memory without its record", _other_things)
+memory("memory is a file", _file)
+memory("memory's encoder cut off", _encoder, 2, "--encoder", "ROOT/encoder")
+memory("memory's encoder is no folder", lambda _: None, 2, "--encoder", "ROOT/none")
+memory("memory with a budget of 0", lambda _: None, 2, "--budget", "0")
+case("encoder without a memory", lambda _: ["chat", "--model", "tiny", "--encoder", "x", "--ask", "x"], 2)
 
 
 # ---- processes, folders, terminals -----------------------------------------------------------------------------------
