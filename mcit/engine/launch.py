@@ -372,7 +372,10 @@ def outcome_of(codes: Mapping[int, int], board: Board, *, forced: bool = False) 
         return Outcome(128 + number, TrainingError(what, where=f"rank {rank}", fix=fix))
     if record is None:
         rank, code = next((rank, code) for rank, code in sorted(codes.items()) if code > 0)
-        what, fix = f"ended with code {code} and no message", "look into logs/ of the run, then run the same command again"
+        what, fix = (
+            f"ended with code {code} and no message",
+            "look into logs/ of the run, then run the same command again",
+        )
         return Outcome(code, TrainingError(what, where=f"rank {rank}", fix=fix))
     if record.get("kind") == "timeout":
         record = _naming_silent_ranks(record, board)

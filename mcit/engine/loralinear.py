@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
 
 from mcit.core.optional import unseen
+from mcit.engine.linears import product
 
 with unseen("bitsandbytes"):
     from peft.tuners.lora import Linear
@@ -29,8 +29,8 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None, A_RI: Tensor, B_OR: Tensor, scale: float
     ) -> Tensor:
-        low_PR = x_PI @ A_RI.T
-        y_PO = linear(x_PI, W_OI, bias_O).addmm_(low_PR, B_OR.T, alpha=scale)
+        low_PR = product(x_PI, A_RI)
+        y_PO = product(x_PI, W_OI, bias_O).addmm_(low_PR, B_OR.T, alpha=scale)
         ctx.save_for_backward(x_PI, W_OI, A_RI, B_OR, low_PR)
         ctx.scale = scale
         return y_PO
@@ -40,12 +40,12 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, dy_PO: Tensor) -> tuple[Tensor | None, ...]:
         x_PI, W_OI, A_RI, B_OR, low_PR = ctx.saved_tensors
         for_x, _, _, for_A, for_B, _ = ctx.needs_input_grad
-        dlow_PR = (dy_PO @ B_OR).mul_(ctx.scale) if for_x or for_A else None
+        dlow_PR = product(dy_PO, B_OR.T).mul_(ctx.scale) if for_x or for_A else dy_PO[:0]
         dx_PI = dA_RI = dB_OR = None
         if for_x:
-            dx_PI = (dy_PO @ W_OI).addmm_(dlow_PR, A_RI)
+            dx_PI = product(dy_PO, W_OI.T).addmm_(dlow_PR, A_RI)
         if for_A:
-            dA_RI = dlow_PR.T @ x_PI  # type: ignore[union-attr]
+            dA_RI = dlow_PR.T @ x_PI
         if for_B:
             dB_OR = (dy_PO.T @ low_PR).mul_(ctx.scale)
         return dx_PI, None, None, dA_RI, dB_OR, None

@@ -27,6 +27,7 @@ from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, held_dot
 from mcit.engine.lastblock import cut, uncut
 from mcit.engine.layers import layers_of
+from mcit.engine.linears import quicken, relax
 from mcit.engine.loralinear import fuse, unfuse
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
@@ -62,6 +63,7 @@ class PlainEngine:
         self._packs = self._trial = False
         self._cut: nn.Module | None = None
         self._fused: list[Any] = []
+        self._quick: list[nn.Linear] = []
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
@@ -72,7 +74,7 @@ class PlainEngine:
 
     def _setup(self) -> None:
         self.weights = LocalWeights(self._named, self._units, self._optimizer.state)
-        self._fused = fuse(self.model)
+        self._fused, self._quick = fuse(self.model), quicken(self.model)
         self._call = wrapped(self.model) if world.size() > 1 and self._named else None
 
     def _copy_start(self) -> dict[str, Tensor]:
@@ -444,5 +446,6 @@ class PlainEngine:
         switch_off(self.model)
         uncut(self._cut)
         unfuse(self._fused)
+        relax(self._quick)
         self._call = None
         self._optimizer.state.clear()

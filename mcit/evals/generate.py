@@ -26,6 +26,7 @@ from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.types import Batch, JsonDict, Progress, Row, Sample
 from mcit.data.collate import collate
 from mcit.engine.forward import run_model
+from mcit.engine.linears import quick
 from mcit.engine.pack import Pack, pack_rows
 from mcit.evals.decode import Edit, best, decode, why_not
 from mcit.evals.filtering import Spec, identity, load_filters
@@ -408,7 +409,7 @@ def greedy(
     model.generation_config = plain
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quick(model):
             yield Generator(model, encoder, config=plain, state=state, tokens=tokens, share=share, told=told)
     finally:
         model.generation_config = own
