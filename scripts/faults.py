@@ -2,7 +2,8 @@
 
     python scripts/faults.py [CONFIG …] [--all | --rounds N] [--seed S] [--commands run eval …] [--ranks 2] [--json FILE]
 
-For each config: run, eval, export and rollback once undisturbed, and one data build, with every file operation noted.
+For each config: run, eval, export, audit --sign and rollback once undisturbed, where it has analytic heads a request to forget
+rows, and one data build, with every file operation noted.
 Operations that do the same to the same file of another stage, task or step are one place. A round takes a place and what
 happens there: a kill before, inside (half of a write is on disk) or after the operation, or ENOSPC, EIO or EFBIG from it. Then
 `mcit status` must answer, the same command must finish, and the files must be those of the undisturbed command: byte for byte,
@@ -49,12 +50,24 @@ from scripts.inject.samefiles import compared
 from scripts.inject.states import States, can_move
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ("tiny", "tiny-forget", "tiny-methods")
+CONFIGS = ("tiny", "tiny-forget", "tiny-methods", "tiny-pool")
 SMALL = ("defaults.max_steps=3", "checkpoint.every=2", "eval.rows=4", "eval.batch=2", "engine.workers=0")
 """Settings that make a run of these configs short."""
-OWN = {"tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",), "scole-tiny": ("stages.stages=4",)}
-"""What a config needs besides, to be as short."""
-COMMANDS = ("run", "eval", "export", "rollback", "data build")
+OWN = {
+    "tiny-forget": ("stages.1.methods.0.alpha_epoch=0.1",),
+    "scole-tiny": ("stages.stages=4",),
+    "tiny-pool": (
+        "router={use: analytic}",
+        "defaults.methods=[]",
+        "stages=[{recipe: tiny/word-forget}, {recipe: tiny/yesno}]",
+    ),
+}
+"""What a config needs besides, to be as short; the pool's router has the heads that rows are taken out of."""
+FORGETTING = "tiny-pool"
+FORGOTTEN = ("word-0", "word-12", "word-17")
+TASK = {"tiny-forget": "letter", "tiny-pool": "yesno"}
+"""The task that is scored after the first stage; ``word`` otherwise."""
+COMMANDS = ("run", "eval", "export", "audit", "forget", "rollback", "data build")
 
 
 @dataclass
@@ -96,6 +109,11 @@ class Scene:
     ranks: int = 1
     settings: tuple[str, ...] = ()
 
+    @property
+    def given(self) -> Path:
+        """Folder of what commands are given, beside those that are compared."""
+        return self.note.parent
+
     def argv(self, home: Path) -> list[str]:
         """The command line in a folder."""
         several = ["--nproc", str(self.ranks)] if self.ranks > 1 else []
@@ -108,8 +126,10 @@ class Scene:
             return ["data", "build", "tiny/letter-asd20", "--data-dir", str(home / "data")]
         root = str(next((home / "runs").glob("[!.]*")))
         return {
-            "eval": ["eval", root, "--after", "1", "--task", "letter" if self.config == "tiny-forget" else "word"],
-            "export": ["export", root, "--stage", "2"],
+            "eval": ["eval", root, "--after", "1", "--task", TASK.get(self.config, "word")],
+            "export": ["export", root, "--stage", "2", *(["--as", "pool"] if self.config == FORGETTING else [])],
+            "audit": ["audit", root, "--sign", str(self.given / "key.pem")],
+            "forget": ["forget", root, "--rows", str(self.given / "rows.json")],
             "rollback": ["rollback", root, "--to-stage", "1", "--yes"],
         }[self.command]
 
@@ -212,12 +232,14 @@ def scenes(
 ) -> Iterator[Scene]:
     """Each command once undisturbed, in the order in which one needs what the other made."""
     base.mkdir(parents=True, exist_ok=True)
+    (base / "rows.json").write_text(json.dumps(FORGOTTEN))
+    (base / "key.pem").write_bytes(private_key())
     if ranks > 1:
         commands = ["run"]
     last = nothing = base / "nothing"
     nothing.mkdir(exist_ok=True)
     for command in COMMANDS:
-        if command not in commands and (command == "data build" or command != "run"):
+        if command not in commands and command != "run" or command == "forget" and config != FORGETTING:
             continue
         before = nothing if command == "data build" else last
         scene = Scene(config, command, before, base / f"{command}-after", base / f"{command}.txt", ranks, settings)
@@ -226,6 +248,16 @@ def scenes(
         last = scene.after
         if command in commands:
             yield scene
+
+
+def private_key() -> bytes:
+    """A key to sign with, the same each time (PEM)."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return Ed25519PrivateKey.from_private_bytes(bytes(32)).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
 
 
 def undisturbed(scene: Scene, home: Path, log: Path) -> None:

@@ -330,6 +330,20 @@ class CertificateRecord(Record):
     issued: str
 
 
+class RequestRecord(Record):
+    """``certificates/NNNN/certificate.json``: a request to forget rows, and what is left in every head."""
+
+    what = "the certificate of a request to forget"
+    fix = "restore it from a copy"
+    rows: list[dict[str, str]]
+    """``id``, ``task`` and ``key`` of each."""
+    limit: float
+    heads: list[dict[str, Any]]
+    gamma: dict[str, float]
+    not_covered: list[str]
+    """Exports that were there before."""
+
+
 class StatementRecord(Record):
     """``certificates/statement.json``: what a signature covers."""
 

@@ -48,6 +48,8 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
     except StateError as error:
         ledger = Part("ledger", 0, list(error.problems))
     stages, gates, certificates, exports = Part("stages"), Part("gates"), Part("certificates"), Part("exports")
+    if run.layout.replacing.is_dir():
+        stages.check(lambda: iter([_pending(run)]))
     for folder in run.stage_folders():
         stages.check(lambda folder=folder: _stage(run, folder))  # type: ignore[misc]
         if run.layout.gate(folder).is_file():
@@ -63,6 +65,11 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
         signed.check(lambda: check_signature(run, chain, key=key))
         parts.append(signed)
     return parts
+
+
+def _pending(run: Run) -> Problem:
+    what = "a request to forget was stopped while its new files were moved in"
+    return Problem(str(run.layout.replacing), what, "the same mcit forget, or mcit resume RUN, finishes it")
 
 
 def _stage(run: Run, folder: str) -> None:

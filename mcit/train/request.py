@@ -21,7 +21,8 @@ from mcit.analytic.head import NAME, RowHead, prompt_states, row_key, unit_featu
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
 from mcit.core.files import canonical_json, read_json
 from mcit.core.interfaces import Reporter
-from mcit.core.stored import write_sealed
+from mcit.core.records import RequestRecord
+from mcit.core.stored import read_sealed, seal
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.core.types import JsonDict, Plan, Row
 from mcit.data.collate import collate
@@ -31,7 +32,7 @@ from mcit.evals.certificate import certify
 from mcit.models.basefiles import base_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.preflight import make_encoder
-from mcit.runs.replace import replace_in_stages
+from mcit.runs.replace import CERTIFICATE, replace_in_stages
 from mcit.runs.run import Run
 from mcit.runs.shared import shared_from, users
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
@@ -94,6 +95,7 @@ def forget_rows(
 
     Whole or not at all: nothing is changed when a row was never learned (StateError, all of them named), when it has other
     features now, when a stage is shared with another run, or when a head would differ from its refit by more than LIMIT.
+    A request that was made before for the same rows is not made again; what a kill left undone of it is done.
     """
     heads = stored_heads(run)
     if not heads:
@@ -104,6 +106,9 @@ def forget_rows(
     keys = [row_key(row) for row in asked]
     where = [row.where for row in asked]
     known = {key for stored in heads for label in stored.head.classes for key in stored.head.rows[label]}
+    earlier = None if known.intersection(keys) else _earlier(run, keys)
+    if earlier is not None:
+        return _ended(run, *earlier, reporter=reporter)
     never = [place for place, key in zip(where, keys, strict=True) if key not in known]
     if never:
         fix = "ask for training rows of stages with an analytic head"
@@ -145,7 +150,6 @@ def forget_rows(
     for stored, count in zip(heads, gone, strict=True):
         if count:
             new.setdefault(stored.stage, {}).update(stored.files(scratch))
-    replace_in_stages(run.layout, new)
     number = len(list(run.layout.certificates.glob("[0-9]*"))) + 1
     folder = run.layout.certificates / f"{number:04d}"
     kept: dict[str, Tensor] = {}
@@ -154,13 +158,31 @@ def forget_rows(
             if known_rows and stored.head.ridge is not None:
                 x_ND = torch.stack([left[stored.source][key] for key in sorted(known_rows)])
                 kept[f"{stored.source}|{label}"] = stored.head.ridge.rounded(unit_features(x_ND))
-    save_tensors(folder / "features.safetensors", kept)
-    write_sealed(folder / "certificate.json", certificate)
-    run.ledger.append("forgotten", rows=len(asked), certificate=f"{number:04d}")
+    save_tensors(scratch / "features.safetensors", kept)
+    written = {
+        CERTIFICATE: (canonical_json(seal(certificate), indent=1) + "\n").encode(),
+        "features.safetensors": (scratch / "features.safetensors").read_bytes(),
+    }
+    home = folder.relative_to(run.layout.root)
+    replace_in_stages(run.layout, new, certificate={f"{home}/{name}": data for name, data in written.items()})
+    return _ended(run, folder, certificate, reporter=reporter)
+
+
+def _ended(run: Run, folder: Path, certificate: JsonDict, *, reporter: Reporter) -> JsonDict:
+    """Certificates of the stages anew, and what the request does not reach."""
     certify(run)
     for name in certificate["not_covered"]:
         reporter.line(f"note: export {name} was written before and still has the old head; export again")
     return {**certificate, "folder": str(folder)}
+
+
+def _earlier(run: Run, keys: Sequence[str]) -> tuple[Path, JsonDict] | None:
+    """Folder and certificate of the newest request for these very rows."""
+    for path in sorted(run.layout.certificates.glob(f"[0-9]*/{CERTIFICATE}"), reverse=True):
+        found = read_sealed(path, RequestRecord)
+        if {row["key"] for row in found["rows"]} == set(keys):
+            return path.parent, found
+    return None
 
 
 def refitted(head: RowHead, left: Mapping[str, Tensor]) -> RowHead:

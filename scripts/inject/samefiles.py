@@ -17,6 +17,8 @@ DIFFERENT = {
     "stages/*/probes.jsonl": "`seconds` of each measurement",
     "stages/*/manifest.json": "size and checksum of these three, and its own",
     "certificates/stages/*.json": "the run's id, times and `seconds`, checksums of manifests, and its own",
+    "certificates/statement.json": "the run's id, its ledger's lines and certificates, and its own checksum",
+    "certificates/statement.sig": "the signature over that",
     "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time",
     "report/report.md": "the same",
     "report/report.html": "the same, and their sum in words",
@@ -59,6 +61,10 @@ def comparable(name: str, data: bytes) -> bytes:
         )
     if name.startswith("certificates/stages/"):
         return plain(without_times(json.loads(data)))
+    if name == "certificates/statement.json":
+        return plain(sorted(json.loads(data)["certificates"]))
+    if name == "certificates/statement.sig":
+        return b""
     if name == "report/report.json":
         return plain(timeless(json.loads(data)))
     if name == "report/report.md":

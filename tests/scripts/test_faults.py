@@ -64,6 +64,11 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             '{"id": "x", "index": 1, "issued": "then", "run": "a", "audit": {"manifest_sha256": "a", "seed": 1}}',
             '{"id": "x", "index": 1, "issued": "now", "run": "b", "audit": {"manifest_sha256": "b", "seed": 1}}',
         ),
+        "certificates/statement.json": (
+            '{"certificates": {"01-a": "x"}, "lines": 3, "run": "a"}',
+            '{"certificates": {"01-a": "y"}, "lines": 4, "run": "b"}',
+        ),
+        "certificates/statement.sig": ("a", "b"),
         "report/report.html": (
             'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
             'Training took 1 min: 2 steps <td data-sort="60">1 min</td><td data-sort="1">1</td>',
@@ -83,6 +88,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "stages/01-a/probes.jsonl": ('"step": 2', '"step": 3'),
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
         "certificates/stages/01-a.json": ('"seed": 1', '"seed": 2'),
+        "certificates/statement.json": ("01-a", "02-b"),
         "report/report.json": ('"a": 1', '"a": 2'),
         "report/report.md": ("| 5 |", "| 6 |"),
         "report/report.html": ("2 steps", "3 steps"),

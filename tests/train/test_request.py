@@ -81,7 +81,13 @@ def test_a_request_from_the_command_line_is_certified_and_holds_after_it(run, tm
     assert [e["event"] for e in ledger[-4:]] == ["replaced", "forgotten", "certified", "certified"]
     assert ledger[-3]["rows"] == 5 and [p for part in audit(found) for p in part.problems] == []
 
-    # the same rows again were never learned now, whatever else is asked for: nothing changes
+    # the same request again is the one that was made: nothing changes
+    whole = {path: path.read_bytes() for path in found.layout.root.rglob("*") if path.is_file() and path.name != "lock"}
+    assert main(["forget", str(found.layout.root), "--rows", str(tmp_path / "rows.txt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == done
+    assert {path: path.read_bytes() for path in whole} == whole
+
+    # beside others its rows were never learned now: nothing changes
     state = found.stage("02-yesno") / "router" / "state.json"
     bytes_before = state.read_bytes()
     with found.locked(), pytest.raises(StateError) as error:
@@ -96,6 +102,22 @@ def test_a_request_from_the_command_line_is_certified_and_holds_after_it(run, tm
     checked = verified(found, done["folder"])
     state.write_bytes(bytes_before)
     assert checked.returncode == 1 and "WRONG" in checked.stdout
+
+
+def test_a_request_that_was_killed_is_finished_by_the_same_command(run, tmp_path, monkeypatch, capsys):
+    """Rows are out of the heads, and a kill came before the certificates of the stages were issued anew."""
+    found, plan = run
+    (tmp_path / "rows.json").write_text(json.dumps([row.id for row in rows_of(plan, "word-red")[20:22]]))
+    given = ["forget", str(found.layout.root), "--rows", str(tmp_path / "rows.json"), "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("mcit.train.request.certify", lambda run: (_ for _ in ()).throw(SystemExit(9)))
+        with pytest.raises(SystemExit):
+            main(given)
+    assert [problem.what[:8] for part in audit(found) for problem in part.problems] == ["is older"] * 2
+    assert main(given) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [head["removed"] for head in done["heads"]] == [2, 2]
+    assert [p for part in audit(found) for p in part.problems] == [] and verified(found, done["folder"]).returncode == 0
 
 
 def test_the_router_answers_from_the_new_head(run):
