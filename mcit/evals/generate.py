@@ -222,7 +222,7 @@ class Generator:
     def _written(self, samples: Sequence[Sample], filters: Sequence[Filter], device: torch.device) -> list[JsonDict]:
         """Answers with the filters; by packs where the model takes them."""
         beams = max((f.beams for f in filters), default=1)
-        if beams > (size := len(self._model.get_input_embeddings().weight)):
+        if beams > 1 and beams > (size := len(self._model.get_input_embeddings().weight)):  # sharded, it shows 0 rows
             what = f"asks for {beams} beams, the model has {size} tokens to begin them with"
             raise ConfigError(what, where="eval.filters", fix=f"use at most {size} beams")
         pack = self._pack(samples, device) if self._share and beams == 1 else None

@@ -84,6 +84,25 @@ def test_equals_decoding_by_hand(model, encoder, rows, tmp_path) -> None:
         assert p["question"] == one.question
 
 
+class OnOtherRanks:
+    """Embeddings whose weights show no rows, as ZeRO-3 has them between passes."""
+
+    weight = torch.empty(0)
+
+    def __init__(self, module):
+        self._module = module
+
+    def __call__(self, ids):
+        return self._module(ids)
+
+
+def test_a_model_whose_weights_are_on_other_ranks_answers(model, encoder, rows, tmp_path, monkeypatch) -> None:
+    plain = run(model, encoder, rows, tmp_path / "plain")
+    sharded = OnOtherRanks(model.get_input_embeddings())
+    monkeypatch.setattr(type(model), "get_input_embeddings", lambda self: sharded)
+    assert run(model, encoder, rows, tmp_path / "sharded") == plain
+
+
 def test_left_over_generation_settings_do_not_count(model, encoder, rows, tmp_path) -> None:
     plain = run(model, encoder, rows, tmp_path / "plain")
     own = model.generation_config

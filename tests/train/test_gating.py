@@ -8,12 +8,14 @@ from mcit.cli.main import main
 from mcit.core.errors import ConfigError, GateStopped, StateError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
+from mcit.evals import evaluate
 from mcit.plan.plan import plan_json, resolved
 from mcit.report.tables import full_report, markdown
 from mcit.runs import gates
 from mcit.runs.run import Run, open_run
 from mcit.train import sequence
 from mcit.train.sequence import run_sequence
+from tests.fakes import slices
 from tests.fakes.bench import plan_of
 from tests.fakes.small import Killed
 
@@ -23,11 +25,15 @@ PASSES = "thresholds: [{metric: success, at_least: 0.0, unit: share}]\n"
 SECOND, THIRD = "02-yesno", "03-word"
 
 
-def planned(folder, text, **config):
+def planned(folder, text, *, own=None, **config):
     folder.mkdir(exist_ok=True)
     path = folder / "gate.yaml"
     path.write_text(text)
-    stages = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno", "gate": str(path)}, {"recipe": "tiny/word"}]
+    stages = [
+        {"recipe": "tiny/letter"},
+        {"recipe": "tiny/yesno", "gate": str(path), **(own or {})},
+        {"recipe": "tiny/word"},
+    ]
     methods = [{"name": "replay", "keep": 4, "per_step": 2}]
     config = {"eval": {"tasks": "seen", "rows": 4}, "defaults": {"max_steps": 2, "methods": methods}, **config}
     return plan_of(stages=stages, **config)
@@ -228,3 +234,43 @@ def test_the_first_slice_is_decided_before_anything_else_is_scored(tmp_path):
         go(plan, run)
     assert [p.name for p in (run.layout.aside(SECOND) / "evals").iterdir()] == ["letter"]
     assert [r["verdict"] for r in gates.read_gate(run.layout, SECOND)["results"]] == ["fail", "not measured"]
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_slice_is_scored_changes_nothing(tmp_path, monkeypatch):
+    """Slices of stage 2 are answered before and after it; killed after the answers to one and the score of the other."""
+    others = slices.recipe(tmp_path, "words", "tests.fakes.slices:rephrased")
+    own = {"slices": {"neighbourhood": ["tiny/word"], "retention": [others]}}
+    text = (
+        "thresholds: [{metric: locality, at_least: 0, unit: share}, {metric: drawdown, at_most: 100, unit: points}]\n"
+    )
+    plan = planned(tmp_path, text, own=own)
+    straight = opened(plan, tmp_path / "straight")
+    go(plan, straight)
+    killed, run = [], opened(plan, tmp_path / "killed")
+    for name, step, slice_ in (("_answer", evaluate._answer, "word"), ("_finish", evaluate._finish, "words")):
+
+        def once(task, folder, *given, step=step, slice_=slice_, **named):
+            made = step(task, folder, *given, **named)
+            if task.name == slice_ and folder not in killed:
+                killed.append(folder)
+                raise Killed
+            return made
+
+        monkeypatch.setattr(evaluate, name, once)
+    while True:
+        try:
+            go(plan, run)
+            break
+        except Killed:
+            run = Run(run.layout.root)
+    assert {("candidates" in p.parts, "word" in p.parts) for p in killed} == {(k, w) for k in (0, 1) for w in (0, 1)}
+    for stage in ("01-letter", SECOND, THIRD):
+        assert weights(run, stage) == weights(straight, stage)
+    scores = [
+        {str(p.relative_to(r.layout.root)): sha256_file(p) for p in r.layout.root.glob("evals/*/*/*.json*")}
+        for r in (run, straight)
+    ]
+    assert scores[0] == scores[1] and any("words" in name for name in scores[0])
+    results = [gates.read_gate(r.layout, SECOND)["results"] for r in (run, straight)]
+    assert results[0] == results[1]

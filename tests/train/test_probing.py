@@ -11,7 +11,9 @@ from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Silent
 from mcit.probes.base import Probe
 from mcit.train.loop import train_stage
+from mcit.train.probeview import ProbeView
 from mcit.train.stage import build_stage
+from tests.fakes import bench
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
 from tests.fakes.small import Killed
 from tests.train.test_stage import material
@@ -58,6 +60,72 @@ def test_a_kill_inside_a_probe_changes_nothing(tmp_path):
         defaults=DROPOUT, probes=[{"use": f"{__name__}:Fatal", "every": 2, "share": None}], checkpoint={"every": 1}
     )
     assert tensors_of(run_plan(plan, tmp_path / "killed")) == plain and Fatal.killed
+
+
+SHIPPED = [
+    {"use": "stability", "every": 1, "rows": 4, "answers": 2, "norms": 2, "share": None},
+    {"use": "generation", "every": 2, "rows": 3, "share": None},
+    {"use": "canary", "share": None},
+]
+TEXTS = [{"use": "memory", "rows": 3}]
+PLANTING = {"methods": [{"name": "canary", "rows": 4, "exposures": [1, 2]}, {"name": "lwf"}], "max_steps": 3}
+STUDY = {"adapter": {"kind": "none", "also_train": []}, "optim": {"batch": 48, "lr": 1e-2, "warmup": 0}, "max_steps": 3}
+READING = [{"recipe": f"memory/{name}", "name": name} for name in ("sentences", "unrelated")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    """By probes: the plan with them, the bytes of the run without any, and what they measured in its second stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MCIT_CACHE", str(cache))
+        out = {}
+        for name, probes, given in (
+            ("shipped", SHIPPED, {"defaults": PLANTING}),
+            ("texts", TEXTS, {"defaults": STUDY, "stages": READING}),
+        ):
+            home = tmp_path_factory.mktemp(name)
+            plan = plan_of(**given, probes=probes, checkpoint={"every": 1})
+            plain = tensors_of(run_plan(plan_of(**given), home / "plain"))
+            out[name] = plan, plain, values_of(patch, plan, home / "probed")[1]
+        return out
+
+
+def values_of(patch, plan, folder):
+    """Bytes of a run, and what probes measured in its second stage by step and probe."""
+    drafts = []
+
+    class Kept(Draft):
+        def __init__(self, *given):
+            super().__init__(*given)
+            drafts.append(self)
+
+    patch.setattr(bench, "Draft", Kept)
+    files = tensors_of(run_plan(plan, folder))
+    return files, [(line["step"], line["probe"], line["values"]) for line in drafts[1].probes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("probes", "asked"),
+    [("shipped", asked) for asked in ("fits", "gradient_norms", "answers")]
+    + [("texts", asked) for asked in ("fits", "continuations")],
+)
+def test_a_kill_inside_a_shipped_probe_changes_nothing(probes, asked, undisturbed, tmp_path, monkeypatch):
+    """At the second question of this kind after the first step of stage 2, its work done and not on record."""
+    plan, plain, measured = undisturbed[probes]
+    own, times = getattr(ProbeView, asked), []
+
+    def killing(self, *given, **named):
+        out = own(self, *given, **named)
+        if self.stage.index == 2 and self.step > 0:
+            times.append(self.step)
+            if len(times) == 2:
+                raise Killed
+        return out
+
+    monkeypatch.setattr(ProbeView, asked, killing)
+    files, again = values_of(monkeypatch, plan, tmp_path / "killed")
+    assert len(times) > 2 and files == plain and again == measured
 
 
 def test_what_is_on_record(tmp_path):
