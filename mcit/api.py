@@ -93,19 +93,21 @@ def run(
     overrides: Sequence[str] = (),
     runs_dir: str | Path = "runs",
     new: bool = False,
+    profile: bool = False,
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Train, score and report a sequence as ``mcit run`` does; what is done already is kept, what was begun is continued.
 
-    `reporter` is told what happens; `new` starts beside another run of the same name. Raises McitError: what ``mcit plan``
-    refuses, a run that is damaged, locked or another one, Interrupted after a checkpoint once `stop` says so.
+    `reporter` is told what happens; `new` starts beside another run of the same name; `profile` measures where time goes.
+    Raises McitError: what ``mcit plan`` refuses, a run that is damaged, locked or another one, Interrupted after a checkpoint
+    once `stop` says so.
     """
     from mcit.cli.run import steps_of, train
 
     checked, text = _config(config, overrides)
     planned, opened = steps_of(checked, Path(runs_dir), new=new)
-    given: dict[str, Any] = {"engine": checked.engine, "config_text": text, "stop": stop}
+    given: dict[str, Any] = {"engine": checked.engine, "config_text": text, "stop": stop, "profile": profile}
     return report(train(planned, opened, make_reporter=lambda: reporter or Silent(), **given).root)
 
 

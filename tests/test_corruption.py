@@ -37,6 +37,7 @@ RUNS = {
     "branch": given("tiny-methods", ("letter", "word"), "name=branch"),
     "extension": given("tiny-methods", ("letter", "yesno", "word")),
     "pool": given("tiny", ("letter", "yesno"), *POOL),
+    "profiled": [*given("tiny", ("letter",)), "--profile"],
     "served": given("tiny", ("letter",), "eval.backend=vllm", "eval.vllm={compare: 2}"),
 }
 """Arguments of ``mcit run`` by what is run."""
@@ -130,6 +131,7 @@ CASES = [
     Case("exports/*/*.safetensors", "exports/02-*/adapter_model.safetensors", "export"),
     Case("exports/*/adapter_config.json", "exports/02-*/adapter_config.json", "export"),
     Case("resolved.yaml", "resolved.yaml", "report --html"),
+    Case("profile.json", "profile.json", state="profiled"),
     Case("stages/*.json of a branch", "stages/01-letter.json", state="branch", run="branch-*"),
     Case("stages/*.json of a branch", "stages/01-letter.json", "report", state="branch", run="branch-*"),
     Case("a branch's stage in the other run", "stages/01-*/adapter/*.safetensors", state="branch", run="tiny-*"),

@@ -57,6 +57,11 @@ def trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def profile_argument(parser: argparse.ArgumentParser) -> None:
+    """--profile."""
+    parser.add_argument("--profile", action="store_true", help="measure where time goes; the report and status show it")
+
+
 def combine_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """--combine or --combined HOW, --stages, --weights, --density, --rank."""
     kinds = ("linear", "ties", "dare", "linear_svd", "ties_svd", "dare_svd")

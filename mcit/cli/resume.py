@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mcit.cli.common import trust_argument
+from mcit.cli.common import profile_argument, trust_argument
 from mcit.cli.team import nproc_argument
 
 
@@ -20,6 +20,7 @@ def add_parser(verbs: Any) -> None:
         help="go on although recipes, versions or method state differ; the differences go to the ledger",
     )
     trust_argument(parser)
+    profile_argument(parser)
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="resume")
@@ -48,4 +49,5 @@ def run(args: argparse.Namespace) -> int:
         config_text=(root / "config.yaml").read_text(),
         as_json=args.json,
         trust_mtime=args.trust_mtime,
+        profile=args.profile,
     )

@@ -16,6 +16,7 @@ from mcit.cli.common import (
     config_arguments,
     environment,
     print_json,
+    profile_argument,
     reporter,
     start_torch,
     trust_argument,
@@ -26,6 +27,7 @@ from mcit.core.doing import doing, told_to
 from mcit.core.errors import ConfigError, GateStopped, McitError, StateError
 from mcit.core.hashes import reading_all
 from mcit.core.interfaces import Reporter
+from mcit.core.profile import profiled, timed
 from mcit.core.ranks import Ranks, on_first
 from mcit.core.schema import EngineConfig, RunConfig
 from mcit.core.types import Plan
@@ -46,6 +48,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--runs-dir", default="runs", help="folder of run directories (default: runs)")
     nproc_argument(parser)
     trust_argument(parser)
+    profile_argument(parser)
     parser.add_argument("--new", action="store_true", help="start beside other runs of the same name")
     parser.add_argument("--extend", metavar="RUN", help="add the config's further stages to this run")
     parser.add_argument(
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     planned, opened = steps_of(
         config, Path(args.runs_dir), new=args.new, extend=args.extend, parent=args.parent, stages=args.stage
     )
-    given = {"config_text": text, "as_json": args.json, "trust_mtime": args.trust_mtime}
+    given = {"config_text": text, "as_json": args.json, "trust_mtime": args.trust_mtime, "profile": args.profile}
     return go(planned, opened, engine=config.engine, **given)
 
 
@@ -131,11 +134,12 @@ def go(
     config_text: str,
     as_json: bool,
     trust_mtime: bool = False,
+    profile: bool = False,
 ) -> int:
     """`train` with signals and a live view, then print the report and where everything is."""
     stop = StopFlag(quiet=team.started_by_mcit())
     stop.install()
-    given: dict[str, Any] = {"config_text": config_text, "trust_mtime": trust_mtime}
+    given: dict[str, Any] = {"config_text": config_text, "trust_mtime": trust_mtime, "profile": profile}
     done = train(planned, opened, engine=engine, make_reporter=reporter, stop=stop, **given)
     if done.first:
         show(done.root, done.paths, as_json=as_json)
@@ -151,17 +155,18 @@ def train(
     make_reporter: Callable[[], Reporter],
     stop: Callable[[], bool],
     trust_mtime: bool = False,
+    profile: bool = False,
 ) -> Done:
     """Plan, open the run, train and score under its lock, and write the report.
 
     `opened` gets the plan and what `open_run` takes of a start: config text, resolved config, plan and environment.
     Base, data and pictures are read whole first, so that the run is what its digests say; with `trust_mtime` files that
-    an earlier command read are known by size and times.
+    an earlier command read are known by size and times. With `profile` the run's profile.json says where time went.
 
     With several ranks all of them go through this; rank 0 opens, locks and reports. Raises Interrupted when `stop` says so.
     """
     out = Logged(make_reporter())
-    with contextlib.closing(out), told_to(out.doing):
+    with contextlib.closing(out), told_to(out.doing), profiled(profile):
         doing("loading torch and transformers")  # seconds in which nothing else could be told
         start_torch()
         with team.joined(engine) as ranks:
@@ -179,7 +184,8 @@ def _trained(
     trust_mtime: bool,
 ) -> Done:
     from mcit.plan import plan as planning
-    from mcit.train.sequence import run_sequence
+    from mcit.train.profiling import kept
+    from mcit.train.sequence import device_of, run_sequence
 
     first = ranks.rank() == 0
 
@@ -204,20 +210,25 @@ def _trained(
         for note in run.notes:
             out.line(f"note: {note}")
         page = Page(run.layout, out.line)
-        with contextlib.closing(Followed(plan, run, out, first)) as followed:
+        with kept(plan, run, device_of(plan)) as write_profile:
+            with contextlib.closing(Followed(plan, run, out, first)) as followed:
 
-            def scored() -> None:
-                page.refresh()
-                followed.scored()
+                def scored() -> None:
+                    write_profile()
+                    with timed("report"):
+                        page.refresh()
+                    followed.scored()
 
-            try:
-                run_sequence(plan, run, reporter=out, stop=stop, scored=scored, logged=followed.logged)
-            except GateStopped:  # what the gate found belongs into the report
-                on_first(ranks, lambda: finish(run.layout.root))
-                raise
-        doing("writing the report")
-        paths = on_first(ranks, lambda: finish(run.layout.root))
-        on_first(ranks, page.write)
+                try:
+                    run_sequence(plan, run, reporter=out, stop=stop, scored=scored, logged=followed.logged)
+                except GateStopped:  # what the gate found belongs into the report
+                    on_first(ranks, lambda: finish(run.layout.root))
+                    raise
+            write_profile()
+            doing("writing the report")
+            with timed("report"):
+                paths = on_first(ranks, lambda: finish(run.layout.root))
+                on_first(ranks, page.write)
     return Done(run.layout.root, paths, first)
 
 

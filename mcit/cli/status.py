@@ -88,6 +88,7 @@ def watch(
 
 def state(found: Run) -> JsonDict:
     """Where a run stands. Raises StateError when its plan cannot be read or a stage it shares is gone."""
+    from mcit.report.profile import profile_of
     from mcit.runs.gates import read_gate
     from mcit.runs.shared import shared_from
 
@@ -107,6 +108,7 @@ def state(found: Run) -> JsonDict:
         "finished": found.finished(),
         "writer": found.lock.holder(),
         "stages": stages,
+        "profile": profile_of(found.layout.root),
         "events": found.ledger.events()[-_LAST:],
     }
 
@@ -148,6 +150,10 @@ def _lines(item: JsonDict) -> list[str]:
         if len(alike) > _ALIKE:
             alike = [{"folder": f"{alike[0]['folder']} … {alike[-1]['folder']} ({len(alike)} stages)"}]
         lines += [f"  {stage['folder']}: {words}" for stage in alike]
+    if item["profile"]:
+        from mcit.report.profile import line
+
+        lines.append(f"  profile: {line(item['profile'])}")
     for event in item["events"]:
         rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event", "previous"))
         lines.append(f"  {event.get('time', '')} {event['event']} {rest}".rstrip())

@@ -203,6 +203,43 @@ class ProgressRecord(Record):
     loss: float | None
 
 
+class StageProfile(Record):
+    """What a command did for one stage, for ``base``, or before the first (``start``); tokens are of all ranks."""
+
+    what = "what a stage took"
+    name: str
+    seconds: dict[str, Annotated[float, Field(ge=0)]]
+    steps: Count
+    tokens: Count
+    counted_steps: Count
+    """Steps whose FLOPs were counted; tokens, seconds and FLOPs of these."""
+    counted_tokens: Count
+    counted_seconds: Annotated[float, Field(ge=0)]
+    flops: Count
+    peak_bytes: Count | None
+
+
+class ProfiledStart(Record):
+    """A command with ``--profile``; `matmul_flops` a second, of one process."""
+
+    what = "the profile of a command"
+    began: str
+    device: str
+    dtype: Literal["fp32", "bf16"]
+    threads: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1)]
+    matmul_flops: Annotated[int, Field(ge=1)]
+    stages: list[StageProfile]
+
+
+class ProfileRecord(Record):
+    """``profile.json``."""
+
+    what = "a profile"
+    fix = "restore it from a copy, or remove it: it says where time went, and nothing depends on it"
+    starts: list[ProfiledStart]
+
+
 class DeltaRecord(Record):
     """A stage below, in ``lineage.json``."""
 

@@ -17,6 +17,8 @@ from mcit.report.forgetting import later_rows, table_rows, zero_lines
 from mcit.report.gates import HEAD as GATES
 from mcit.report.gates import decision_lines, threshold_rows
 from mcit.report.kit import judge_table, kit_table, made_lines, membership_table
+from mcit.report.profile import HEAD as STAGES
+from mcit.report.profile import about_text, part_rows, stage_rows
 from mcit.report.slices import HEAD as SLICES
 from mcit.report.slices import kept_rows, slice_rows
 
@@ -45,7 +47,7 @@ def num(value: Any) -> str:
 def page_sections(report: JsonDict) -> list[Section]:
     """Those of them that a report has."""
     makers: tuple[Callable[[JsonDict], Section | None], ...]
-    makers = combined, memory, gates, forgetting, kit, attacks, card
+    makers = combined, memory, gates, forgetting, kit, attacks, card, profile
     return [section for make in makers if (section := make(report)) is not None]
 
 
@@ -156,3 +158,12 @@ def card(report: JsonDict) -> Section | None:
     )
     whole = Table(["of the run", "value"], run_rows(report, num))
     return Section("Evaluation card", [whole, text, Table(CARD, card_rows(report["certificates"]))])
+
+
+def profile(report: JsonDict) -> Section | None:
+    """Where the time of commands with ``--profile`` went; None if there was none."""
+    content = report.get("profile")
+    if not content:
+        return None
+    parts = Table(["part", "seconds", "share, %"], part_rows(content))
+    return Section("Where time went", [about_text(content), parts, Table(STAGES, stage_rows(content))])

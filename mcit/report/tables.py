@@ -34,6 +34,7 @@ from mcit.report.probes import (
     score_rows,
     share_rows,
 )
+from mcit.report.profile import profile_of
 from mcit.report.sections import Section, Table, num
 from mcit.report.slices import read_slices
 from mcit.runs.gates import rejected_of
@@ -81,7 +82,8 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     mode = found["scorer_mode"]
     asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
     inside = {"slices": read_slices(run, mode=mode), "gates": read_gates(run), "probes": read_probes(run)}
-    return {**found, **asked, **inside, "certificates": read_card(run), "costs": costs(run)}
+    spent = {"costs": costs(run), "profile": profile_of(run)}
+    return {**found, **asked, **inside, "certificates": read_card(run), **spent}
 
 
 def costs(run: Path) -> list[JsonDict]:
@@ -149,7 +151,7 @@ def markdown(report: JsonDict) -> str:
         *_accumulation_parts(report),
         *_sections(sections.forgetting(report), sections.kit(report), sections.attacks(report)),
         *_probe_parts(report),
-        *_sections(sections.card(report)),
+        *_sections(sections.card(report), sections.profile(report)),
         "## Cost",
         _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
     ]

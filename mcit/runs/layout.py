@@ -170,6 +170,11 @@ class RunLayout:
         return self.root / "train.log"
 
     @property
+    def profile(self) -> Path:
+        """Where the time of profiled commands went."""
+        return self.root / "profile.json"
+
+    @property
     def tracking(self) -> Path:
         """Files of trackers that write to a folder."""
         return self.root / "tracking"

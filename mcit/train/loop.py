@@ -16,6 +16,7 @@ import torch
 
 from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter
+from mcit.core.profile import stepped, stepping, timed
 from mcit.core.schema import CheckpointConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
@@ -75,7 +76,8 @@ def train_stage(
     Raises Interrupted after a checkpoint when `stop` says so, TrainingError for a non-finite loss or gradient.
     """
     stage, engine, methods, ctx = work.stage, work.engine, work.methods, work.ctx
-    first = draft.restore(engine, methods, work.streams)
+    with timed("checkpoint"):
+        first = draft.restore(engine, methods, work.streams)
     if work.below is not None and not first:
         engine.take_over(read_moments(work.below))
     for note in engine.notes:
@@ -88,30 +90,41 @@ def train_stage(
     else:
         torch.manual_seed(seed_for(stage.seed, "rng", 0, world.rank()))  # dropout: the same whether or not restarted
         if stage.steps:
-            engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
+            with timed("preparing"):
+                engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
         ctx.enter("start", _watch(work, reporter, stop, "start"))
-        methods.on_stage_start(ctx)
+        with timed("methods"):
+            methods.on_stage_start(ctx)
     if work.probes:
         work.probes.resume(draft)
         if first == 0:
-            meter.skip(work.probes.at(0, stage.steps, draft, trained=0.0))
+            with timed("probes"):
+                meter.skip(work.probes.at(0, stage.steps, draft, trained=0.0))
     last = saved = ctx.ended is not None or first == stage.steps
     for step in range(first, first if last else stage.steps):
         ctx.at(step)
-        batches = [methods.on_batch(batch, ctx) for batch in work.streams.next_step()]
-        terms = run_step(work, batches)
-        ctx.enter("after")
-        methods.after_step(ctx)
+        with stepping(step):
+            with timed("data"):
+                batches = work.streams.next_step()
+            with timed("methods"):
+                batches = [methods.on_batch(batch, ctx) for batch in batches]
+            terms = run_step(work, batches)
+            ctx.enter("after")
+            with timed("methods"):
+                methods.after_step(ctx)
         last = ctx.ended is not None or step + 1 == stage.steps
         metrics = {**engine.metrics(), **terms, **ctx.metrics()}
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
-            metrics.update(work.validate())
+            with timed("evaluation"):
+                metrics.update(work.validate())
         metrics = meter.after(step + 1, metrics)
+        stepped(int(metrics["tokens"]))
         draft.record(step + 1, metrics)
         told(step + 1, metrics)
         if work.probes:
             total = step + 1 if last else stage.steps
-            meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
+            with timed("probes"):
+                meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
             if work.monitor and not last:
                 ctx.ended = work.monitor(work.probes.lines("stability")) or None
                 last = ctx.ended is not None
@@ -119,7 +132,8 @@ def train_stage(
         stopping = stop()
         if stopping or _due(work, step + 1, last=last):
             state = {**meter.state(), **({"ended": ctx.ended} if ctx.ended else {})}
-            draft.checkpoint(step + 1, engine, methods, work.streams, state)
+            with timed("checkpoint"):
+                draft.checkpoint(step + 1, engine, methods, work.streams, state)
             saved = last
         if stopping:
             raise Interrupted(
@@ -132,9 +146,10 @@ def train_stage(
     if ctx.ended:
         reporter.line(f"stage {stage.folder} ends after step {ctx.step + 1} of {stage.steps}: {ctx.ended}")
     ctx.enter("end", _watch(work, reporter, stop if saved else lambda: False, "end"))
-    methods.on_stage_end(ctx)
-    if work.router:
-        work.router.learn(work.member, ctx)
+    with timed("methods"):
+        methods.on_stage_end(ctx)
+        if work.router:
+            work.router.learn(work.member, ctx)
     if stage.optim.moments == "keep":
         work.left = engine.moments()
     logged = {name: value if math.isfinite(value) else None for name, value in ctx.metrics().items()}
@@ -169,12 +184,15 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
     step.run()
     shares = over_ranks(step.shares, [f"loss/{method.name}" for method in methods.methods])
     if methods.has_penalty:
-        penalties = engine.add_penalties(
-            lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx), methods.penalty_kinds
-        )
+        with timed("penalties"):
+            penalties = engine.add_penalties(
+                lambda unit, tensors: methods.weight_penalty(unit, tensors, ctx), methods.penalty_kinds
+            )
         shares.update({f"penalty/{name}": value for name, value in penalties.items()})
-    methods.before_step(engine.gradients(), ctx)
-    engine.step()
+    with timed("methods"):
+        methods.before_step(engine.gradients(), ctx)
+    with timed("optimiser"):
+        engine.step()
     return {name: float(value) for name, value in shares.items()}
 
 

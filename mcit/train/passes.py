@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import Held, RowLoss
+from mcit.core.profile import timed
 from mcit.core.types import Batch, WeightUnit
 from mcit.engine import world
 from mcit.engine.base import Engine
@@ -65,14 +66,20 @@ class StepPasses:
             self.add(before)
 
     def _pass(self, batch: Batch, loss: RowLoss | None) -> None:
-        out = self._engine.forward(batch, self._methods.needs)
+        with timed("language forward"):
+            out = self._engine.forward(batch, self._methods.needs)
         again = self._ctx.again = batch.stream in self._done
         if loss is not None:
-            self._engine.backward(normalised(loss(out, batch), out, batch, self._counts), batch, shown=False)
+            with timed("methods"):
+                whole = normalised(loss(out, batch), out, batch, self._counts)
+            with timed("backward"):
+                self._engine.backward(whole, batch, shown=False)
             return
         value = task_loss(out, batch, self._counts, replaced=self._methods.replaces_task_loss)
-        extra, parts = self._methods.loss_terms(out, batch, self._counts, self._ctx)
-        self._engine.backward(value if extra is None else value + extra, batch, shown=not again)
+        with timed("methods"):
+            extra, parts = self._methods.loss_terms(out, batch, self._counts, self._ctx)
+        with timed("backward"):
+            self._engine.backward(value if extra is None else value + extra, batch, shown=not again)
         for name, part in parts.items() if not again else ():
             self.shares[f"loss/{name}"] = self.shares.get(f"loss/{name}", 0.0) + part
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from mcit.core.doing import doing
 from mcit.core.interfaces import Reporter
+from mcit.core.profile import belongs_to, timed
 from mcit.core.ranks import Ranks, on_first
 from mcit.core.stored import write_sealed
 from mcit.core.types import JsonDict, Plan, Progress, Stage, TaskSpec
@@ -37,6 +38,7 @@ from mcit.train.basemodel import load_run_base
 from mcit.train.gating import decide
 from mcit.train.kit import measure_kit
 from mcit.train.loop import train_stage
+from mcit.train.profiling import watched
 from mcit.train.routing import pooled
 from mcit.train.stage import Material, audit_lines, build_stage, write_stage
 
@@ -60,8 +62,7 @@ class Session:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        wanted = self.plan.config.engine.device
-        return torch.device("cuda" if wanted == "cuda" or wanted == "auto" and torch.cuda.is_available() else "cpu")
+        return device_of(self.plan)
 
     @property
     def encoder(self) -> Encoder:
@@ -122,6 +123,12 @@ class Session:
         self._at = len(lineage.deltas)
 
 
+def device_of(plan: Plan) -> torch.device:
+    """Where the model of a plan lives."""
+    wanted = plan.config.engine.device
+    return torch.device("cuda" if wanted == "cuda" or wanted == "auto" and torch.cuda.is_available() else "cpu")
+
+
 def standing(plan: Plan, run: Run) -> Plan:
     """The plan without the stages that were rejected; the others keep their numbers and seeds."""
     without = frozenset(on_first(run.ranks, lambda: sorted(rejected(run))))
@@ -147,6 +154,7 @@ def run_sequence(
     """
     session = Session(plan, run, reporter)
     plan = session.plan
+    belongs_to("base")
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
         on_first(run.ranks, scored)
@@ -156,13 +164,16 @@ def run_sequence(
             score(session, 0, reporter=reporter, tasks=compared, stop=stop)
     kit = plan.config.eval.kit
     if kit is not None:
-        measure_kit(session, 0, kit, reporter=reporter, stop=stop)
+        with timed("evaluation"):
+            measure_kit(session, 0, kit, reporter=reporter, stop=stop)
     for stage in plan.stages:
+        belongs_to(stage.folder)
         if not on_first(run.ranks, functools.partial(run.is_committed, stage.folder)):
             produce(session, stage, reporter=reporter, stop=stop, logged=logged)
         score(session, stage.index, reporter=reporter, stop=stop)
         if kit is not None:
-            measure_kit(session, stage.index, kit, reporter=reporter, stop=stop)
+            with timed("evaluation"):
+                measure_kit(session, stage.index, kit, reporter=reporter, stop=stop)
         on_first(run.ranks, scored)
 
 
@@ -217,12 +228,14 @@ def train(
     plan, run = session.plan, session.run
     before = sum(earlier.steps for earlier in plan.up_to(stage.index - 1))
     lineage = session.lineage(stage.index - 1)
-    model = session.model_after(stage.index - 1)
+    with timed("preparing"):
+        model = session.model_after(stage.index - 1)
     material = Material(plan, model, session.encoder, lineage, blobs=run.layout.blobs)
     final = stage_in(run.layout.candidate(stage.folder)) if stage.gate else None
     with run.draft(stage.folder, keep=plan.config.checkpoint.keep, final=final) as draft:
         doing(f"preparing stage {stage.folder}")
-        work = build_stage(stage, material, inherited=shared_state(plan, run, stage))
+        with timed("preparing"):
+            work = build_stage(stage, material, inherited=shared_state(plan, run, stage))
         reporter.line(
             f"stage {stage.index} of {len(plan.config.stages)}: {stage.name}, {stage.steps} steps, {stage.rows} rows"
         )
@@ -230,16 +243,17 @@ def train(
         for line in session.new_lines([*audit_lines(model), *([moments] if moments else [])]):
             reporter.line(f"  {line}")
         doing(f"starting stage {stage.folder}")
+        told = functools.partial(logged, stage.folder, before)
         try:
-            progress = train_stage(
-                work, draft, reporter=reporter, stop=stop, told=functools.partial(logged, stage.folder, before)
-            )
+            with watched(model, session.device):
+                progress = train_stage(work, draft, reporter=reporter, stop=stop, told=told)
         finally:
             work.streams.close()  # or every stage would leave its worker threads behind
         work.engine.discard()
         work.engine.finish()
         doing(f"writing stage {stage.folder}")
-        draft.commit(lambda folder: write_stage(folder, work, material), progress)
+        with timed("checkpoint"):
+            draft.commit(lambda folder: write_stage(folder, work, material), progress)
     session.candidate = stage.folder if stage.gate else ""
     session.trained(stage)
 
@@ -325,9 +339,11 @@ def _scored(
         run.ledger.append("eval", **told, tasks=[task.name for task in wanted])
     answered = not on_first(run.ranks, lambda: needs_model(wanted, **given))
     doing(f"scoring after stage {after}")
-    model: Any = None if answered else make_model()
+    with timed("preparing"):
+        model: Any = None if answered else make_model()
     bf16 = runs_bf16(plan.config.base.dtype, session.device)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(timed("evaluation"))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(session.device.type, dtype=torch.bfloat16, enabled=bf16))
         routed = None if answered or pool is None else stack.enter_context(pooled(plan, model, session.encoder, pool))

@@ -247,13 +247,11 @@ class Ours:
 
     def flops(self) -> int:
         """Of one more step."""
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
+        from mcit.engine.flops import FlopCount
 
-        # what the counter does not know, a product of oneDNN, is made the usual way
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             self.step()
-        return int(counter.get_total_flops())
+        return counter.flops
 
 
 class Theirs:

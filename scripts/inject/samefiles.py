@@ -12,6 +12,7 @@ DIFFERENT = {
     "ledger.jsonl": "times, and what happened: kills leave no line, restarts add some",
     "train.log": "times, and what was shown",
     "lock": "empty; it may be there or not",
+    "profile.json": "with `--profile` alone: times, and a start for each command",
     "stages/*/progress.json": "`seconds`",
     "stages/*/metrics.jsonl": "`seconds` of each step",
     "stages/*/probes.jsonl": "`seconds` of each measurement",
@@ -19,7 +20,7 @@ DIFFERENT = {
     "certificates/stages/*.json": "the run's id, times and `seconds`, checksums of manifests, and its own",
     "certificates/statement.json": "the run's id, its ledger's lines and certificates, and its own checksum",
     "certificates/statement.sig": "the signature over that",
-    "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time",
+    "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time; the profile",
     "report/report.md": "the same",
     "report/report.html": "the same, and their sum in words",
 }
@@ -43,7 +44,7 @@ def contents(root: Path) -> dict[str, bytes]:
         if path.is_dir():
             if path.name.startswith("."):
                 out[f"{name}/"] = b""
-        elif inside not in ("lock", "ledger.jsonl", "train.log") and path.suffix != ".lock":
+        elif inside not in ("lock", "ledger.jsonl", "train.log", "profile.json") and path.suffix != ".lock":
             out[name] = comparable(inside, path.read_bytes())
     return out
 
@@ -66,12 +67,14 @@ def comparable(name: str, data: bytes) -> bytes:
     if name == "certificates/statement.sig":
         return b""
     if name == "report/report.json":
-        return plain(timeless(json.loads(data)))
+        return plain(timeless({**json.loads(data), "profile": None}))
     if name == "report/report.md":
-        return "\n".join(timeless_rows(data.decode().split("\n"))).encode()
+        text = re.sub(r"## Where time went\n.*?(?=^## )", "", data.decode(), flags=re.DOTALL | re.MULTILINE)
+        return "\n".join(timeless_rows(text.split("\n"))).encode()
     if name == "report/report.html":
         text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h)</td>', "<td>S</td>", data.decode())
         text = re.sub(r'"seconds": ?[\d.e-]+', '"seconds":0', text)  # the chart of times
+        text = re.sub(r'<h2 class="section">Where time went</h2>.*?(?=<h2)', "", text, flags=re.DOTALL)
         return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
     return data
 

@@ -98,7 +98,7 @@ def test_run_again_changes_nothing_and_prints_the_same(finished, capsys):
 
 
 def test_sigterm_checkpoints_exits_75_and_the_same_command_ends_in_the_same_bytes(finished, tmp_path, cache):
-    process = start(tmp_path, cache=cache)
+    process = start(tmp_path, "--profile", cache=cache)  # which changes no byte of what is trained
     for line in process.stderr:
         if "train" in line:
             process.send_signal(signal.SIGTERM)
@@ -106,13 +106,22 @@ def test_sigterm_checkpoints_exits_75_and_the_same_command_ends_in_the_same_byte
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert "run the same command again" in err
-    again = start(tmp_path, cache=cache)
+    again = start(tmp_path, "--profile", cache=cache)
     _, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     (root,) = tmp_path.glob("tiny-*")
     assert kept(root) == kept(finished[0])
     events = [json.loads(line)["event"] for line in (root / "ledger.jsonl").read_text().splitlines()]
     assert "interrupted" in events and "resumed" in events
+    report = json.loads((root / "report" / "report.json").read_text())
+    profile, costs = report["profile"], report["costs"]
+    assert not (finished[0] / "profile.json").exists()
+    assert profile["commands"] == 2 and [s["stage"] for s in profile["stages"]][:3] == ["start", "base", "01-letter"]
+    assert profile["tokens"] == sum(cost["tokens"] for cost in costs)
+    spent = profile["parts"]
+    for part in ("start-up", "preparing", "data", "vision", "language forward", "backward", "optimiser", "checkpoint"):
+        assert spent[part] > 0, part
+    assert spent["evaluation"] > 0 and 0 < profile["utilisation"] < 1 and spent["rest"] < profile["seconds"] / 10
 
 
 @pytest.mark.slow

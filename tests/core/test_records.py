@@ -7,6 +7,7 @@ import pytest
 from mcit.core import records
 from mcit.core.errors import StateError
 from mcit.core.stored import valid
+from tests.fakes.profiles import start
 from tests.fakes.run_dir import plan_record
 
 MODE = {
@@ -22,6 +23,7 @@ EXAMPLES = {
     records.Event: {"time": "t", "event": "layout", "changes": {"a": [1, 2]}},
     records.Holder: {"pid": 1, "host": "h"},
     records.ProgressRecord: {"steps": 1, "tokens": 2, "seconds": 0.0, "loss": None},
+    records.ProfileRecord: {"starts": [start()]},
     records.LineageRecord: {
         "base": "b",
         "base_sha256": "0" * 64,

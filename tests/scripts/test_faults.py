@@ -45,6 +45,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "ledger.jsonl": ("a", "b"),
         "train.log": ("a", "b"),
         "lock": ("", "x"),
+        "profile.json": ("a", "b"),
         "stages/01-a/progress.json": ('{"seconds": 1, "loss": 2}', '{"seconds": 9, "loss": 2}'),
         "stages/01-a/metrics.jsonl": ('{"seconds": 1, "loss": 2}\n', '{"seconds": 2, "loss": 2}\n'),
         "stages/01-a/probes.jsonl": ('{"seconds": 1, "step": 2}\n', '{"seconds": 2, "step": 2}\n'),
@@ -53,12 +54,12 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             '{"files": {"a": 1, "progress.json": 2}, "seal": "b"}',
         ),
         "report/report.json": (
-            '{"costs": [{"seconds": 1}], "a": 1, "p": {"seconds": 3, "share": 0.1}}',
-            '{"costs": [{"seconds": 2}], "a": 1, "p": {"seconds": 4, "share": 0.2}}',
+            '{"costs": [{"seconds": 1}], "a": 1, "p": {"seconds": 3, "share": 0.1}, "profile": {"tokens": 1}}',
+            '{"costs": [{"seconds": 2}], "a": 1, "p": {"seconds": 4, "share": 0.2}, "profile": {"tokens": 2}}',
         ),
         "report/report.md": (
-            "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
-            "1.00 |\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 3.00 | 0.2 |",
+            "## Where time went\n\na\n\n## b\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
+            "## Where time went\n\nc\n\n## b\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 3.00 | 0.2 |",
         ),
         "certificates/stages/01-a.json": (
             '{"id": "x", "index": 1, "issued": "then", "run": "a", "audit": {"manifest_sha256": "a", "seed": 1}}',
@@ -70,8 +71,8 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         ),
         "certificates/statement.sig": ("a", "b"),
         "report/report.html": (
-            'Training took 1 s: 2 steps <td data-sort="0.9">1 s</td><td data-sort="1">1</td>',
-            'Training took 1 min: 2 steps <td data-sort="60">1 min</td><td data-sort="1">1</td>',
+            'Training took 1 s: 2 steps <h2 class="section">Where time went</h2>\na<h2><td data-sort="0.9">1 s</td>',
+            'Training took 1 min: 2 steps <h2 class="section">Where time went</h2>\nb<h2><td data-sort="60">1 min</td>',
         ),
     }
     for name, texts in files.items():
