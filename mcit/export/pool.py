@@ -39,7 +39,7 @@ def write(source: Source, folder: Path, batch: Batch, *, router: str | None) -> 
     model = source.model(source.stage)
     start = source.start(model)
     known = frozenset(state_names(model))
-    worst = Difference(0.0, 1.0, 0.0)
+    differences: list[Difference] = []
     with attached(model, members) as live:
         for name, delta in members.items():
             with using(model, live[name]):
@@ -50,7 +50,8 @@ def write(source: Source, folder: Path, batch: Batch, *, router: str | None) -> 
             write_adapter(folder / name, file, note=note, **given)  # type: ignore[arg-type]
             apart = difference(expected, reloaded(source.plain_base(), folder / name, batch, source=source))
             require_equal(apart, bf16=source.bf16, what=f"adapter {name}")
-            worst = max(worst, apart, key=lambda d: d.absolute)
+            differences.append(apart)
+    worst = max(differences, key=lambda d: d.absolute)
     state = read_record(home / "state.json", MethodState)["state"]
     write_json(folder / "pool.json", {"members": list(members), "router": router, "state": state})
     tensors = home / "tensors.safetensors"

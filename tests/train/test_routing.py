@@ -1,18 +1,30 @@
 """Pools of adapters: kept apart, continued by the router's word, chosen per row, the same after a restart."""
 
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
 import pytest
 import torch
 
 from mcit.core.errors import StateError
-from mcit.core.files import read_json
+from mcit.core.files import read_json, write_json
 from mcit.core.interfaces import Silent
+from mcit.core.types import Row, Turn
+from mcit.data.collate import collate
+from mcit.data.encode import Encoder
 from mcit.data.folder import DataFolder
 from mcit.models import adapters
+from mcit.models.lineage import Lineage
+from mcit.models.load import load_processor
 from mcit.models.pool import answers_digest, members_of
+from mcit.routers.base import Router
+from mcit.train import routing
 from mcit.train.routing import pooled
 from mcit.train.sequence import Session, run_sequence
 from tests.fakes import small
 from tests.fakes.bench import plan_of, run_plan, tensors_of
+from tests.fakes.models import tiny_model, tiny_path
+from tests.fakes.pools import stored
 from tests.fakes.run_dir import json_lines
 from tests.train.test_sequence import opened
 
@@ -24,6 +36,118 @@ STAGES = [{"recipe": "tiny/letter"}, {"recipe": "tiny/yesno"}, {"recipe": "tiny/
 
 def pool_plan(router=NEAREST, stages=STAGES, defaults=POOL, **top):
     return plan_of(defaults=defaults, stages=stages, router=router, **top)
+
+
+class Chooser(Router):
+    """Answers what a test says and shows what it was asked."""
+
+    answer: ClassVar[Any] = None
+
+    @staticmethod
+    def route(rows, members, state, tensors, states):
+        return Chooser.answer(rows, members, state, tensors, states)
+
+    def state_dict(self):
+        return {"stage": self.stage}
+
+    def load_state_dict(self, state):
+        self.stage = state["stage"]
+
+
+def chooser(stage, *, tensors=True):
+    router = Chooser(Chooser.Config())
+    router.stage = stage
+    if tensors:
+        router.tensors.put("mean", "x", torch.tensor([float(stage)]))
+    return router
+
+
+CHOOSER = SimpleNamespace(name="tests.train.test_routing:Chooser", config=Chooser.Config())
+QUESTIONS = [Row(f"r{k}", (), (Turn("user", "why " * (k + 1)), Turn("assistant", "so")), "t", "t:1") for k in range(9)]
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """A pool of two members, each stage with what the router knew then."""
+    monkeypatch.setattr(Chooser, "answer", lambda rows, members, *rest: [members[0]] * len(rows))
+    return stored(tmp_path, [chooser(1), chooser(2)])
+
+
+def live_pool(lineage, router=CHOOSER):
+    encoder = Encoder(load_processor(tiny_path()))
+    return pooled(SimpleNamespace(router=router), tiny_model().eval(), encoder, lineage)
+
+
+def test_a_router_comes_back_as_the_last_stage_left_it(pair):
+    router = routing.build(CHOOSER, pair)
+    assert router.stage == 2 and router.tensors.require("mean", "x").item() == 2
+    assert not hasattr(routing.build(CHOOSER, Lineage("", "")), "stage"), "nothing was learned yet"
+    write_json(pair.deltas[-1].folder / "router" / "state.json", {"state_version": 7, "state": {"stage": 2}})
+    with pytest.raises(StateError, match="state has version 7, this code writes 1"):
+        routing.build(CHOOSER, pair)
+
+
+@pytest.mark.parametrize("tensors", [True, False])
+def test_routing_is_given_rows_members_state_and_tensors(tensors, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Chooser, "answer", lambda *given: asked.append(given[:4]) or ["02-b"] * len(given[0]))
+    with live_pool(stored(tmp_path, [chooser(1), chooser(2, tensors=tensors)])) as pool:
+        assert pool.choose(QUESTIONS[:2]) == ["02-b", "02-b"]
+    ((rows, members, state, found),) = asked
+    assert rows == [{"id": r.id, "task": "t", "question": r.question} for r in QUESTIONS[:2]]
+    assert (members, state) == (["01-a", "02-b"], {"stage": 2})
+    assert {name: t.tolist() for name, t in found.items()} == ({"mean|x": [2.0]} if tensors else {})
+
+
+def test_states_are_those_of_each_row_alone_in_passes_of_eight(pair, monkeypatch):
+    """Last hidden state at the last prompt token, under the base or a member, whatever stands beside a row."""
+    seen, sizes, run = {}, [], routing.run_model
+
+    def answer(rows, members, state, tensors, states):
+        seen.update({member: states(rows, member) for member in (None, *members)})
+        return [members[0]] * len(rows)
+
+    monkeypatch.setattr(Chooser, "answer", answer)
+    monkeypatch.setattr(
+        routing, "run_model", lambda m, batch, **how: sizes.append(len(batch.rows)) or run(m, batch, **how)
+    )
+    with live_pool(pair) as pool:
+        pool.choose(QUESTIONS)
+        assert sizes == [8, 1] * 3
+        for member, states_BD in seen.items():
+            for k, row in enumerate(QUESTIONS):
+                batch = collate([pool._encoder.prompt(row)], stream="x", pad_id=pool._encoder.pad_id)
+                with torch.no_grad(), pool.using(member):
+                    alone = run(pool._model, batch, device=torch.device("cpu"), layers={"last"}).hidden_BTD[0, -1]
+                assert torch.allclose(states_BD[k], alone, atol=1e-5), (member, k)
+    assert not any(torch.allclose(seen[None], seen[name], atol=1e-3) for name in ("01-a", "02-b"))
+    assert not torch.allclose(seen["01-a"], seen["02-b"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (["02-b"], r"chose \[\] for 1 of 2 rows"),
+        (["01-a"] * 3, r"chose \[\] for 3 of 2 rows"),
+        (["y", "x"], r"chose \['x'\] for 2 of 2 rows"),
+        (["01-a", "x"], r"chose \['x'\] for 2 of 2 rows"),
+    ],
+)
+def test_a_choice_is_one_member_for_each_row(chosen, says, pair, monkeypatch):
+    monkeypatch.setattr(Chooser, "answer", lambda *given: chosen)
+    with live_pool(pair) as pool, pytest.raises(StateError, match=says) as error:
+        pool.choose(QUESTIONS[:2])
+    assert error.value.fix == "choose one of ['01-a', '02-b'] for each row"
+    monkeypatch.setattr(Chooser, "answer", lambda *given: ["01-a", "02-b"])
+    with live_pool(pair) as pool:
+        assert pool.choose(QUESTIONS[:2]) == ["01-a", "02-b"]
+
+
+def test_a_run_without_members_or_router_has_no_pool(pair, tmp_path):
+    merged = stored(tmp_path / "merged", [chooser(1)], carry="merge")
+    for lineage, router in ((merged, CHOOSER), (pair, None), (merged, None), (Lineage("", ""), CHOOSER)):
+        with live_pool(lineage, router) as pool:
+            assert pool is None
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +227,3 @@ def test_what_the_router_knows_is_part_of_what_answers(done, tmp_path):
     state.write_bytes(kept.replace(b"01-letter", b"02-yesno"))
     assert answers_digest(lineage) != before
     state.write_bytes(kept)
-
-
-def test_a_router_that_names_no_member(done):
-    plan, run = done
-    session = Session(plan, run, Silent())
-    with pooled(plan, session.model_after(3), session.encoder, session.lineage(3)) as pool:
-        pool._router = type("R", (), {"route": staticmethod(lambda *args: ["nobody"])})
-        with pytest.raises(StateError, match="chose \\['nobody'\\]"):
-            pool.choose([DataFolder.open(plan.tasks[0].folder).rows("test")[0]])
