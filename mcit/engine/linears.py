@@ -2,7 +2,7 @@
 
 Torch's fp32 linears on a CPU are MKL's, which leaves half the width of the registers of AMD processors with AVX-512 unused;
 oneDNN, which torch carries as well, does not: about twice the rate (docs/performance.md). It compiles a kernel for every
-shape and keeps it, about 0.4 MB each, so positions go through in blocks of few sizes, the last one over some positions again.
+shape and keeps it, about 0.4 MB each, so positions go through in blocks of few sizes, the last one filled up with zeros.
 
 Shapes: P positions, I in features, O out features.
 """
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BLOCKS = (1024, 512, 256, 128, 64, 32, 16)
-"""Positions of a product; fewer than the last go the usual way."""
+_BLOCKS = (1024, 512, 256, 128, 64)
+"""Positions of a product."""
+_UNIT = 8
+"""What is left is filled up to a multiple of this; fewer positions than this go the usual way."""
 _CPUS = Path("/proc/cpuinfo")
 
 
@@ -47,8 +49,9 @@ def product(x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
         for _ in range((positions - at) // size):
             parts.append(_onednn(x_PI[at : at + size], W_OI, bias_O))
             at += size
-    if at < positions:
-        parts.append(_onednn(x_PI[-_BLOCKS[-1] :], W_OI, bias_O)[at - positions :])
+    if left := positions - at:
+        filled_PI = functional.pad(x_PI[at:], (0, 0, 0, -left % _UNIT))
+        parts.append(_onednn(filled_PI, W_OI, bias_O)[:left])
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -59,7 +62,7 @@ def _onednn(x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 
 def _takes(x: Tensor, W_OI: Tensor) -> bool:
     full = x.dtype == W_OI.dtype == torch.float32 and x.device.type == W_OI.device.type == "cpu"
-    many = x.numel() >= _BLOCKS[-1] * x.shape[-1] and W_OI.numel() > 0
+    many = x.numel() >= _UNIT * x.shape[-1] and W_OI.numel() > 0
     wanted = bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
     return full and many and wanted and pays()
 
