@@ -55,7 +55,7 @@ class HfBackend:
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
         """A reply per prompt."""
-        from mcit.evals.generate import greedy
+        from mcit.evals.generator import greedy
 
         rows = [_row(prompt, number) for number, prompt in enumerate(prompts)]
         with greedy(self._net, self._encoder, max_new_tokens=self._max) as generator:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from mcit.data.encode import Encoder
+    from mcit.evals.generator import Sharing
     from mcit.train.chat import Chat
 
 _LIMIT = 128
@@ -34,6 +35,7 @@ class _Asked:
     bf16: bool
     digest: str
     """Of the weights."""
+    sharing: Sharing
 
 
 def add_parser(verbs: Any) -> None:
@@ -94,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 def _chat(args: argparse.Namespace, asked: _Asked, **given: Any) -> Chat:
     from mcit.train.chat import Chat
 
-    images = list(map(Path, args.image))
-    return Chat(asked.load(), asked.encoder, device=asked.device, images=images, bf16=asked.bf16, **given)
+    given |= {"device": asked.device, "bf16": asked.bf16, "sharing": asked.sharing}
+    return Chat(asked.load(), asked.encoder, images=list(map(Path, args.image)), **given)
 
 
 def _remembering(args: argparse.Namespace, asked: _Asked, stack: contextlib.ExitStack) -> Chat:
@@ -119,7 +121,7 @@ def _remembering(args: argparse.Namespace, asked: _Asked, stack: contextlib.Exit
     model = asked.load()
     if not args.encoder:
         embed = ModelEmbedder(model, asked.encoder, digest=asked.digest, **given)
-    alone = Chat(model, asked.encoder, **given)
+    alone = Chat(model, asked.encoder, sharing=asked.sharing, **given)
     summarise = by_model(functools.partial(alone.complete, max_new_tokens=_LIMIT))
     folder = MemoryFolder(args.memory, embed, summarise if args.summary == "model" else extract, reembed=args.reembed)
     opened = stack.enter_context(folder)
@@ -148,13 +150,15 @@ def _of_model(args: argparse.Namespace) -> _Asked:
     from mcit.cli.common import start_torch
 
     start_torch()
+    from mcit.evals.generator import sharing
     from mcit.models.quant import runs_bf16
     from mcit.train.standalone import Standalone, model_config
 
     config = model_config(args.model, args.set)
     one = Standalone(config, reporter=Lines())
     bf16 = runs_bf16(config.base.dtype, one.device)
-    return _Asked(lambda: one.model, one.encoder, one.device, bf16, one.digest if args.memory else "")
+    digest = one.digest if args.memory else ""
+    return _Asked(lambda: one.model, one.encoder, one.device, bf16, digest, sharing(config.eval))
 
 
 def _of_run(args: argparse.Namespace) -> _Asked:
@@ -172,11 +176,13 @@ def _of_run(args: argparse.Namespace) -> _Asked:
         fix = "give one adapter's export with --model, or mcit eval, which lets the router choose"
         raise ConfigError("the run keeps a pool of adapters, of which none is the model", where=args.run, fix=fix)
     start_torch()
+    from mcit.evals.generator import sharing
     from mcit.models.quant import runs_bf16
     from mcit.train.sequence import Session
 
     session = Session(plan_of_run(found), found, Lines())
-    bf16 = runs_bf16(session.plan.config.base.dtype, session.device)
-    adapter = session.plan.config.base.adapter
+    config = session.plan.config
+    bf16, adapter = runs_bf16(config.base.dtype, session.device), config.base.adapter
     digest = session.lineage(stage).digest + (sha256_tree(adapter) if adapter else "")
-    return _Asked(lambda: session.model_after(stage), session.encoder, session.device, bf16, digest)
+    how = sharing(config.eval)
+    return _Asked(lambda: session.model_after(stage), session.encoder, session.device, bf16, digest, how)

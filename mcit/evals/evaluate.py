@@ -116,7 +116,7 @@ class Vllm:
         if ranks.size() > 1:
             what = f"answers come from one process, this run has {ranks.size()}"
             raise agreed(ConfigError(what, where="eval.backend: vllm", fix="use one process, or eval.backend: own"))
-        self._stack, self._home, self._config = stack, home, config.vllm
+        self._stack, self._home, self._config = stack, home, config
         self._served: Any = None
 
     def answerer(self, rows: Sequence[Row], own: Own, settings: JsonDict, *, out: Path, reporter: Reporter) -> Any:
@@ -124,15 +124,16 @@ class Vllm:
 
         Raises ConfigError for filters that it cannot apply, or a model that it does not take.
         """
+        from mcit.evals.generator import sharing
         from mcit.evals.vllm import check_filters, compare, serving
 
         check_filters(load_filters(own.filters))
         if self._served is None:
-            served = serving(own.model, own.encoder, config=self._config, home=self._home)
+            served = serving(own.model, own.encoder, config=self._config.vllm, home=self._home)
             self._served = self._stack.enter_context(served)
         limit = settings["max_new_tokens"]
-        given = {"count": self._config.compare, "max_new_tokens": limit, "device": own.device, "out": out}
-        found = compare(self._served, own.model, rows, **given)
+        given = {"count": self._config.vllm.compare, "max_new_tokens": limit, "device": own.device, "out": out}
+        found = compare(self._served, own.model, rows, sharing=sharing(self._config), **given)
         reporter.line(
             f"{settings['task']}: vLLM {found['version']} and the own backend differ in {found['different']} "
             f"of {found['compared']} rows"

@@ -21,6 +21,7 @@ from mcit.data.encode import Encoder
 from mcit.evals import membership
 from mcit.evals.filtering import Spec
 from mcit.evals.generate import predict
+from mcit.evals.generator import Sharing
 from mcit.evals.gradnorm import gradient_norms
 from mcit.evals.judge import judged
 from mcit.evals.likelihood import likelihoods
@@ -69,6 +70,7 @@ class Subject:
     lineage: str
     filters: Sequence[Spec] = ()
     state: Mapping[str, Path] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=lambda: Sharing(tokens=None, share=True))
 
 
 def settings_digest(sets: Sets, config: KitConfig, lineage: str, *, seed: int, reference: str, filters: Any) -> str:
@@ -123,6 +125,7 @@ def measure(
             filters=subject.filters,
             state=subject.state,
             settings=made,
+            **subject.sharing,
             **given,
         )
         return on_first(ranks, lambda: [str(line["text"]) for line in read_predictions(out / name)])

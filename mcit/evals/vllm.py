@@ -24,7 +24,7 @@ from mcit.core.stored import write_sealed
 from mcit.core.types import JsonDict, Row, Sample
 from mcit.data.images import load_images
 from mcit.evals.filters.base import Filter, edits_scores
-from mcit.evals.generate import PromptEncoder, end_tokens, greedy, read_answer
+from mcit.evals.generator import PromptEncoder, Sharing, end_tokens, greedy, read_answer
 from mcit.evals.predictions import BACKEND
 from mcit.models.adapters import lora_layers
 
@@ -129,6 +129,7 @@ def compare(
     max_new_tokens: int,
     device: torch.device | str,
     out: Path,
+    sharing: Sharing | None = None,
 ) -> JsonDict:
     """Answer `count` rows, drawn at random, by both backends, and write ``backend.json`` below `out`.
 
@@ -137,7 +138,8 @@ def compare(
     drawn = random.Random(0).sample(list(rows), min(count, len(rows)))
     theirs = served.for_task(max_new_tokens).answer(drawn) if drawn else []
     ours: list[JsonDict] = []
-    with greedy(model, served.encoder, max_new_tokens=max_new_tokens) as generator:
+    how = sharing or Sharing(tokens=None, share=True)
+    with greedy(model, served.encoder, max_new_tokens=max_new_tokens, **how) as generator:
         for row in drawn:
             ours += generator.answer([row], device=device)
     pairs = zip(drawn, theirs, ours, strict=True)

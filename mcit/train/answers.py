@@ -11,7 +11,7 @@ import torch
 from mcit.core.files import digest_of
 from mcit.core.types import JsonDict, Row
 from mcit.engine import world
-from mcit.evals.generate import greedy
+from mcit.evals.generator import Sharing, greedy
 from mcit.evals.predictions import batches
 from mcit.evals.refusing import is_refusal
 from mcit.train.blobs import Blobs
@@ -23,11 +23,18 @@ class StartAnswers:
     """Greedy answers to any rows; the same ones after a restart, and on any number of ranks."""
 
     def __init__(
-        self, model: Any, encoder: Any, *, identity: JsonDict, device: torch.device, folder: Path | None
+        self,
+        model: Any,
+        encoder: Any,
+        *,
+        identity: JsonDict,
+        device: torch.device,
+        folder: Path | None,
+        sharing: Sharing,
     ) -> None:
         """`identity` is what the weights depend on; without a `folder` answers live as long as this object."""
         self._model, self._encoder, self._identity, self._device = model, encoder, identity, device
-        self._folder = folder
+        self._folder, self._sharing = folder, sharing
         self._blobs: Blobs | None = None
 
     def __call__(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
@@ -41,7 +48,7 @@ class StartAnswers:
     def _make(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
         """Batches of like length, each answered by one rank."""
         groups, mine = batches(rows, _BATCH), dict[int, str]()
-        with greedy(self._model, self._encoder, max_new_tokens=max_new_tokens) as generator:
+        with greedy(self._model, self._encoder, max_new_tokens=max_new_tokens, **self._sharing) as generator:
             for group in groups[world.rank() :: world.size()]:
                 made = generator.answer([rows[place] for place in group], device=self._device)
                 mine |= dict(zip(group, (answer["text"].strip() for answer in made), strict=True))

@@ -12,7 +12,7 @@ from mcit.core.errors import DataError
 from mcit.core.types import JsonDict, Row, Turn
 from mcit.data.encode import Encoder
 from mcit.data.placeholder import PLACEHOLDER
-from mcit.evals.generate import greedy
+from mcit.evals.generator import Sharing, greedy
 from mcit.memory.prompt import Measure
 
 
@@ -49,6 +49,7 @@ class Chat:
         images: Sequence[Path] = (),
         bf16: bool = False,
         history: History | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """Raises DataError for a picture that is not there."""
         for image in images:
@@ -58,6 +59,7 @@ class Chat:
         self._measure = encoder.without_limit()
         self._images = [image.resolve() for image in images]
         self._history = history or Whole()
+        self._sharing = sharing or Sharing(tokens=None, share=True)
         self._turns: tuple[Turn, ...] = ()
 
     def ask(self, question: str, *, max_new_tokens: int) -> JsonDict:
@@ -91,7 +93,7 @@ class Chat:
 
     def _answer(self, row: Row, max_new_tokens: int) -> JsonDict:
         with (
-            greedy(self._model, self._encoder, max_new_tokens=max_new_tokens) as generator,
+            greedy(self._model, self._encoder, max_new_tokens=max_new_tokens, **self._sharing) as generator,
             torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16),
         ):
             (answer,) = generator.answer([row], device=self._device)

@@ -19,6 +19,7 @@ from mcit.data.folder import DataFolder
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined, pick
 from mcit.evals.filtering import identity, load_filters
+from mcit.evals.generator import sharing
 from mcit.evals.kit import Sets, Subject, mean_losses, measure, read_kit, settings_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import overlap, pictures_of
@@ -173,7 +174,8 @@ def _measured(
     model = subject.model_after(after)
     bf16 = runs_bf16(plan.config.base.dtype, subject.device)
     with torch.no_grad(), torch.autocast(subject.device.type, dtype=torch.bfloat16, enabled=bf16):
-        asked = Subject(model, subject.encoder, subject.device, lineage.digest, specs, state)
+        how = sharing(plan.config.eval)
+        asked = Subject(model, subject.encoder, subject.device, lineage.digest, specs, state, how)
         given = {"batch": plan.config.eval.batch, "seed": seed, "reference": reference}
         measure(asked, sets, config, out=folder, settings=settings, stop=stop, ranks=ranks, **given)
     return True

@@ -14,7 +14,7 @@ from mcit.core.types import Batch, Counts, JsonDict, LossSum, ModelOutput, Row, 
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE
 from mcit.engine import world
-from mcit.evals.generate import greedy
+from mcit.evals.generator import Sharing, greedy
 from mcit.evals.predictions import batches, gold_of
 from mcit.evals.score import score_predictions
 from mcit.methods.base import Method
@@ -44,6 +44,7 @@ class ProbeView:
         step: int,
         earlier: tuple[JsonDict, ...],
         mode: str,
+        sharing: Sharing,
         allowance: Allowance,
     ) -> None:
         self.stage, self.seed, self.data, self.total_steps = ctx.stage, ctx.seed, ctx.data, ctx.total_steps
@@ -53,7 +54,7 @@ class ProbeView:
         """What each part of the measurement took, or why it was left out."""
         self._task = Counts({}, {})
         self._ctx, self._engine, self._streams, self._methods = ctx, ctx.engine, ctx.streams, methods
-        self._mode, self._allowance = mode, allowance
+        self._mode, self._sharing, self._allowance = mode, sharing, allowance
 
     def within(self, part: str, work: Callable[[], JsonDict]) -> JsonDict | None:
         """`work`, if there is time for it."""
@@ -85,7 +86,7 @@ class ProbeView:
             size = 1 if alike else world.size()
             mine = groups if alike else groups[world.rank() :: size]
             device = next(model.parameters()).device
-            with greedy(model, encoder, max_new_tokens=max_new_tokens) as generator:
+            with greedy(model, encoder, max_new_tokens=max_new_tokens, **self._sharing) as generator:
                 for group in mine:
                     made = generator.answer([rows[k] for k in group], device=device)
                     out.update(zip(group, made, strict=True))

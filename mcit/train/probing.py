@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ import torch
 from mcit.core import lookup
 from mcit.core.errors import TrainingError
 from mcit.core.files import canonical_json
+from mcit.core.schema import EvalConfig
 from mcit.core.types import JsonDict, ProbeSpec, Row
 from mcit.engine import world
+from mcit.evals.generator import sharing
 from mcit.methods.compose import MethodSet
 from mcit.probes.base import Probe
 from mcit.train.context import Context
@@ -58,8 +60,8 @@ class _Running:
 class Probing:
     """The probes of a stage, after their rows are drawn."""
 
-    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context, methods: MethodSet, *, mode: str) -> None:
-        self._ctx, self._methods, self._mode = ctx, methods, mode
+    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context, methods: MethodSet, *, config: EvalConfig) -> None:
+        self._ctx, self._methods, self._config = ctx, methods, config
         running = []
         for spec in specs:
             probe = make(spec)
@@ -95,7 +97,8 @@ class Probing:
         watch, ctx.watch = ctx.watch, lambda done, total: None
         where = f"stage {ctx.stage.name}, step {step}"
         earlier = tuple(each.lines)
-        view = ProbeView(ctx, self._methods, step=step, earlier=earlier, mode=self._mode, allowance=share)
+        how: dict[str, Any] = {"mode": self._config.mode, "sharing": sharing(self._config), "allowance": share}
+        view = ProbeView(ctx, self._methods, step=step, earlier=earlier, **how)
         try:
             values = each.probe.measure(each.rows, view)
         finally:

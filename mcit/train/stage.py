@@ -27,6 +27,7 @@ from mcit.engine import world
 from mcit.engine.base import Engine, EngineSpec
 from mcit.engine.checkpoint import write_moments
 from mcit.engine.make import make_engine as default_engine
+from mcit.evals.generator import sharing
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
 from mcit.models.adapterfile import without_zeros, write_adapter
@@ -97,6 +98,7 @@ def build_stage(
         identity={"base": base_identity(plan, material.lineage.base_sha256), "weights": material.lineage.digest},
         device=next(model.parameters()).device,
         folder=material.blobs,
+        sharing=sharing(plan.config.eval),
     )
     streams = open_streams(stage, plan, methods, book, material.encoder)
     fresh = joined is None and _is_fresh(stage, material.lineage)
@@ -131,7 +133,7 @@ def build_stage(
     if router:
         work.router, work.member = router, joined or stage.folder
     work.monitor = monitor_of(stage)
-    work.probes = Probing(plan.probes, ctx, methods, mode=plan.config.eval.mode) if plan.probes else None
+    work.probes = Probing(plan.probes, ctx, methods, config=plan.config.eval) if plan.probes else None
     work.later_steps = sum(s.steps for s in plan.stages if s.index > stage.index)
     if plan.config.eval.validate_every:
         rows = book.validation_rows()

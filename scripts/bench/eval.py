@@ -58,7 +58,7 @@ class Asked:
         from mcit.data.encode import Encoder
         from mcit.data.folder import DataFolder
         from mcit.data.recipe import find_recipe, load_recipe
-        from mcit.evals.generate import end_tokens
+        from mcit.evals.generator import end_tokens
         from mcit.models.load import load_base, load_processor, materialize
 
         case, limit, _ = CASES[name]
@@ -81,11 +81,11 @@ class Asked:
         """As an evaluation of a run makes them."""
         from mcit.core.schema import EvalConfig
         from mcit.data.encode import Encoder
-        from mcit.evals.generate import greedy
+        from mcit.evals.generator import greedy, sharing
         from mcit.evals.predictions import batches
 
         settings, out, told = EvalConfig(), dict[int, dict[str, Any]](), list[str]()
-        given: dict[str, Any] = {"max_new_tokens": self.limit, "tokens": settings.tokens, "told": told.append}
+        given: dict[str, Any] = {"max_new_tokens": self.limit, **sharing(settings), "told": told.append}
         with greedy(self.model, Encoder(self.processor), **given) as generator:
             for group in batches(self.rows, settings.batch):
                 made = generator.answer([self.rows[k] for k in group], device="cpu")

@@ -12,7 +12,7 @@ from mcit.engine.pack import pack_rows
 from mcit.evals import decode as module
 from mcit.evals.decode import best, decode, why_not
 from mcit.evals.filters.base import Filter
-from mcit.evals.generate import greedy
+from mcit.evals.generator import greedy
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.rows import picture, row
@@ -176,7 +176,7 @@ def test_a_batch_with_too_many_tokens_is_divided(model, encoder, rows, monkeypat
     room = sum(len(s.input_ids_T) + 3 for s in samples[:3]) - 2 * 16
     with greedy(model, encoder, max_new_tokens=3) as generator:
         whole = generator.answer(asked, device=CPU)
-    monkeypatch.setattr("mcit.evals.generate.decode", counted)
+    monkeypatch.setattr("mcit.evals.generator.decode", counted)
     with greedy(model, encoder, max_new_tokens=3, tokens=room) as generator:
         assert generator.answer(asked, device=CPU) == whole
     assert sizes[0] == 3 and sum(sizes) == 7

@@ -7,7 +7,8 @@ from mcit.core.files import write_json
 from mcit.data.encode import Encoder
 from mcit.evals.filtering import filter_problems, identity, load_filters
 from mcit.evals.filters.base import Filter, edits_scores, prepares
-from mcit.evals.generate import greedy, predict
+from mcit.evals.generate import predict
+from mcit.evals.generator import greedy
 from mcit.evals.predictions import read_predictions
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path

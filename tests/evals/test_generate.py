@@ -12,7 +12,8 @@ from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.evals import predictions as stored
 from mcit.evals.filters.base import Filter
-from mcit.evals.generate import Generator, end_tokens, predict
+from mcit.evals.generate import predict
+from mcit.evals.generator import Generator
 from mcit.models.load import load_processor
 from scripts.inject.faultpoints import Fault, Killed, Operations
 from tests.fakes.models import tiny_model, tiny_path
@@ -138,13 +139,6 @@ def test_stops_at_the_end_token(model, encoder, rows, tmp_path, monkeypatch) -> 
     expected = encoder.processor.tokenizer.decode([70])
     assert {(p["text"], p["tokens"], p["truncated"]) for p in found} == {(expected, 1, False)}
     assert stored.recorded_settings(tmp_path)["filters"][0]["use"] == "ends"
-
-
-def test_end_tokens_of_all_sources() -> None:
-    """7 and 8 from the model, 5 from the tokenizer, 9 from the template."""
-    encoder = SimpleNamespace(processor=SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=5)), end_token_id=9)
-    assert end_tokens(SimpleNamespace(eos_token_id=[8, 7]), encoder) == [5, 7, 8, 9]
-    assert end_tokens(SimpleNamespace(eos_token_id=None), encoder) == [5, 9]
 
 
 def test_filters_apply_in_listed_order(model, encoder, rows, tmp_path, monkeypatch) -> None:

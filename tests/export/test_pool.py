@@ -15,7 +15,7 @@ from mcit.core.interfaces import Silent
 from mcit.core.schema import BaseConfig
 from mcit.core.tensorfile import load_tensors, save_tensors
 from mcit.data.folder import DataFolder
-from mcit.evals.generate import greedy
+from mcit.evals.generator import greedy
 from mcit.evals.pooled import PooledAnswerer
 from mcit.export import pool, portable
 from mcit.export.export import export_stage

@@ -23,7 +23,7 @@ from mcit.data.ghost import Ghost
 from mcit.engine import packing
 from mcit.engine.forward import run_model
 from mcit.engine.pack import like_probe, pack_rows
-from mcit.evals.generate import greedy
+from mcit.evals.generator import greedy
 from mcit.models import adapters
 from mcit.models.load import load_base, load_processor
 from mcit.models.units import group_of, lora_targets

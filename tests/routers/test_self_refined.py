@@ -10,7 +10,7 @@ from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
 from mcit.core.tensorfile import load_tensors
 from mcit.data.folder import DataFolder
-from mcit.evals.generate import greedy
+from mcit.evals.generator import greedy
 from mcit.evals.pooled import PooledAnswerer
 from mcit.routers.formulas.labelled import drawn as rows_drawn
 from mcit.routers.self_refined import SelfRefined

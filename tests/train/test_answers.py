@@ -16,7 +16,8 @@ def test_answers_are_made_once_and_kept(tmp_path, monkeypatch):
     made = []
 
     class Greedy:
-        def __init__(self, model, encoder, *, max_new_tokens):
+        def __init__(self, model, encoder, *, max_new_tokens, tokens, share):
+            assert (tokens, share) == (9, False)
             made.append(max_new_tokens)
 
         def __enter__(self):
@@ -29,9 +30,9 @@ def test_answers_are_made_once_and_kept(tmp_path, monkeypatch):
     rows = steps.rows("t", 40)
 
     def ask(identity="a", given=rows, limit=4):
-        return StartAnswers(None, None, identity={"w": identity}, device=torch.device("cpu"), folder=tmp_path)(
-            given, limit
-        )
+        where = {"device": torch.device("cpu"), "folder": tmp_path}
+        how = {"tokens": 9, "share": False}
+        return StartAnswers(None, None, identity={"w": identity}, sharing=how, **where)(given, limit)
 
     assert ask() == [f"about t{n}" for n in range(40)] and ask() == ask() and made == [4]
     ask("b"), ask(limit=5), ask(given=[replace(rows[0], turns=(Turn("user", "other"), rows[0].turns[1]))])

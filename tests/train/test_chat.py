@@ -76,6 +76,15 @@ def test_a_memory_chooses_what_of_the_dialogue_is_seen(tiny, picture):
     assert history.told == list(zip(("one", "two", "three"), answers, strict=True))
 
 
+def test_prompts_are_padded_where_packs_are_off(tiny, monkeypatch):
+    def packed(*args, **kwargs):
+        raise AssertionError("packed")
+
+    chat = Chat(**tiny, sharing={"tokens": None, "share": False})
+    monkeypatch.setattr("mcit.evals.generator.decode", packed)
+    assert chat.ask("Hello?", max_new_tokens=2)["tokens"] <= 2
+
+
 def test_a_request_beside_the_dialogue_has_no_pictures_and_no_turns(tiny, picture):
     encoder = Seen(tiny["encoder"])
     chat = Chat(**{**tiny, "encoder": encoder}, images=[picture])

@@ -4,11 +4,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mcit.core.errors import PlanError
+from mcit.core.ranks import ONE
 from mcit.core.schema import KitConfig
 from mcit.plan.forgetting import kit_problems, pictures_of
 from mcit.plan.plan import make_plan, parse_run
+from mcit.train import kit
 from mcit.train.kit import gold_after, kit_due, sets_of
 from tests.fakes.forgetful import CONFIG
 
@@ -59,3 +62,19 @@ def test_no_holdout_no_stage_no_libraries_and_a_pool_are_refused(plan, monkeypat
     config = {**CONFIG, "stages": CONFIG["stages"][:1]}
     with pytest.raises(PlanError, match="no stage forgets anything"):
         make_plan(parse_run(config)[0])
+
+
+def test_the_model_is_asked_as_the_config_says(plan, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kit, "measure", lambda subject, *args, **kwargs: asked.append(subject.sharing))
+    monkeypatch.setattr("mcit.train.sequence.left_state", lambda *args: {})
+    monkeypatch.setattr(kit, "sets_of", lambda *args: sets_of(plan, plan.stages[1], KitConfig(rows=2)))
+    for share in ("auto", "off"):
+        changed = plan.config.eval.model_copy(update={"share_prefix": share, "tokens": 7, "filters": []})
+        one = replace(plan, config=plan.config.model_copy(update={"eval": changed}))
+        session = SimpleNamespace(
+            plan=one, run=SimpleNamespace(ranks=ONE), encoder=None, device=torch.device("cpu"),
+            lineage=lambda after: SimpleNamespace(digest=""), model_after=lambda after: None,
+        )  # fmt: skip
+        kit._measured(session, session, 1, plan.stages[1], KitConfig(), tmp_path, {}, stop=lambda: False)
+    assert asked == [{"tokens": 7, "share": True}, {"tokens": 7, "share": False}]

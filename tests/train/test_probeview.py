@@ -58,6 +58,16 @@ def test_fits_answers_and_scores(tmp_path):
     assert seen["score"]["rows"] == 5 and 0 <= seen["score"]["accuracy"] <= 1
 
 
+def test_probes_and_methods_ask_without_packs_where_they_are_off(tmp_path, monkeypatch):
+    def packed(*args, **kwargs):
+        raise AssertionError("packed")
+
+    monkeypatch.setattr("mcit.evals.generator.decode", packed)
+    seen, _, work = looked(tmp_path, eval={"tasks": "none", "share_prefix": "off"})
+    assert len(seen["answers"]) == 5
+    assert len(work.ctx.data.answer(seen["rows"]["test"], 3)) == 5
+
+
 def test_norms_of_gradients_by_autograd(tmp_path):
     """The projector is moved by 0.1 from the anchor of l2 with weight 0.5: its penalty's gradient is 0.05 everywhere there."""
     seen, made, work = looked(tmp_path, defaults={"methods": [{"name": "l2", "weight": 0.5}]})

@@ -13,7 +13,7 @@ from mcit.core.errors import ConfigError, McitError, StateError
 from mcit.core.interfaces import Silent
 from mcit.data.folder import DataFolder
 from mcit.evals.filtering import load_filters
-from mcit.evals.generate import greedy
+from mcit.evals.generator import greedy
 from mcit.export.export import export_stage
 from mcit.train.attack import Attack, attack
 from mcit.train.request import forget_rows, stored_heads
