@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +33,24 @@ def run(args: argparse.Namespace) -> int:
     from mcit.runs.run import open_existing
     from mcit.runs.signature import sign
 
-    found = open_existing(Path(args.run))
-    parts = audit(found, key=Path(args.key) if args.key else None)
-    if not args.no_data:
-        parts.append(data_part(found))
-    problems = [problem for part in parts for problem in part.problems]
-    if not args.json:
-        for part in parts:
-            print(f"{part.name}: {part.checked} checked, {len(part.problems) or 'nothing'} wrong")
-    if problems:
-        raise StateError.of(problems)
-    signed = None
-    if args.sign:
-        with found.locked():
-            signed = sign(found, Path(args.sign))
+    found, signed = open_existing(Path(args.run)), None
+    with contextlib.ExitStack() as writing:
+        if args.sign:  # it adds a line to the ledger: one that a kill tore goes first, as in every command that writes
+            writing.enter_context(found.lock.held())
+            for what in found.ledger.mend():
+                print(f"note: {found.layout.ledger}: {what}", file=sys.stderr)
+        parts = audit(found, key=Path(args.key) if args.key else None)
+        if not args.no_data:
+            parts.append(data_part(found))
+        problems = [problem for part in parts for problem in part.problems]
+        if not args.json:
+            for part in parts:
+                print(f"{part.name}: {part.checked} checked, {len(part.problems) or 'nothing'} wrong")
+        if problems:
+            raise StateError.of(problems)
+        if args.sign:
+            with found.locked():
+                signed = sign(found, Path(args.sign))
     if args.json:
         checked = {part.name: part.checked for part in parts}
         print_json({"run": str(found.layout.root), "checked": checked, **({"signed": signed} if signed else {})})

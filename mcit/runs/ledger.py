@@ -78,16 +78,20 @@ class Ledger:
         """All whole lines in order, and the numbers (from 1) of damaged ones; a last line torn by a kill is in neither."""
         return read_sealed_lines(self.path, EventRecord)
 
+    def mend(self) -> list[str]:
+        """Cut off a last line that was torn; returns that it was, in words."""
+        if self._writes and self.path.is_file():
+            with explained(self.path), open(self.path, "a+b") as file:
+                if mend_end(file):
+                    return ["the last line was torn and is cut off"]
+        return []
+
     def recover(self) -> list[str]:
         """Cut off a last line that was torn, begin anew where the beginning is gone; returns what is wrong, in words.
 
         Damaged lines stay as they are.
         """
-        wrong = []
-        if self._writes and self.path.is_file():
-            with explained(self.path), open(self.path, "a+b") as file:
-                if mend_end(file):
-                    wrong.append("the last line was torn and is cut off")
+        wrong = self.mend()
         events, damaged = self.read()
         if damaged:
             wrong.append(f"damaged lines are left out: {', '.join(map(str, damaged))}")
