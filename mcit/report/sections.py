@@ -44,6 +44,12 @@ def num(value: Any) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def measured_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without the columns in which nothing was measured, dashes in every row."""
+    kept = [k for k in range(len(head)) if any(row[k] != "–" for row in rows)]
+    return Table([head[k] for k in kept], [[row[k] for k in kept] for row in rows])
+
+
 def page_sections(report: JsonDict) -> list[Section]:
     """Those of them that a report has."""
     makers: tuple[Callable[[JsonDict], Section | None], ...]
@@ -78,7 +84,9 @@ def memory(report: JsonDict) -> Section | None:
     )
     each = "Each task to keep; p by random signs of paired rows, corrected after Holm over the tasks of a stage."
     kept = Table(["stage", "task", "before", "after", "drop, points", "p", "p, Holm"], kept_rows(entries, num))
-    return Section("Memory: target, neighbourhood, retention", [text, Table(SLICES, slice_rows(entries)), each, kept])
+    return Section(
+        "Memory: target, neighbourhood, retention", [text, measured_columns(SLICES, slice_rows(entries)), each, kept]
+    )
 
 
 def gates(report: JsonDict) -> Section | None:
@@ -157,7 +165,7 @@ def card(report: JsonDict) -> Section | None:
         "Stages by their certificates (`certificates/stages/`, see `mcit audit`); shares with 95 % intervals and rows."
     )
     whole = Table(["of the run", "value"], run_rows(report, num))
-    return Section("Evaluation card", [whole, text, Table(CARD, card_rows(report["certificates"]))])
+    return Section("Evaluation card", [whole, text, measured_columns(CARD, card_rows(report["certificates"]))])
 
 
 def profile(report: JsonDict) -> Section | None:

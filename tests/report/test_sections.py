@@ -1,7 +1,7 @@
 """Sections that Markdown and the page share."""
 
 from mcit.report.page.html import write_page
-from mcit.report.sections import Section, Table, gates, memory, num, page_sections
+from mcit.report.sections import Section, Table, gates, measured_columns, memory, num, page_sections
 from mcit.report.tables import full_report, markdown
 
 JUDGED = {
@@ -29,6 +29,15 @@ def test_what_a_run_does_not_have_is_no_section(three):
     assert memory({"slices": []}) is None and num(None) == "–" and num(1) == "1.00"
 
 
+def test_columns_in_which_nothing_was_measured_are_left_out(fake_run):
+    """No stage has a neighbourhood or other wordings; one value in a column keeps it."""
+    slices = [None, {"neighbourhood": [], "rephrased": [], "retention": ["a"]}]
+    run = fake_run([["a"], ["b"]], slices=slices).shares(1, "a", 7).shares(2, "a", 5).shares(2, "b", 9)
+    table = next(block for block in memory(full_report(run.root)).blocks if isinstance(block, Table))
+    assert table.head[:2] == ["stage", "success"] and "locality" not in table.head and "rows kept" in table.head
+    assert measured_columns(["a", "b", "c"], [["x", "–", "–"], ["y", "–", "1"]]).rows == [["x", "–"], ["y", "1"]]
+
+
 def test_page_and_markdown_show_the_same_rows(three, tmp_path, monkeypatch):
     """What a stage did to the tasks before it, and a gate whose judge has a name that would be markup."""
     monkeypatch.setattr("mcit.report.tables.read_gates", lambda run: [JUDGED])
@@ -39,5 +48,9 @@ def test_page_and_markdown_show_the_same_rows(three, tmp_path, monkeypatch):
         for table in (block for block in section.blocks if isinstance(block, Table)):
             for row in table.rows:
                 assert "| " + " | ".join(row) + " |" in text
-                assert all(f">{cell}</td>" in page for cell in row)
+                assert all(
+                    f">{cell}</td>" in page
+                    or f">{cell.replace(' (', ' <span class=@span@>(').replace('@', chr(34))}</span></td>" in page
+                    for cell in row
+                )
     assert '<td class="pass">pass</td>' in page and "promoted by &lt;Ada&gt;" in page and "<Ada>" not in page

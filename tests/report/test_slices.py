@@ -12,7 +12,7 @@ def test_stages_with_their_intervals(fake_run):
     assert first["success"]["estimate"] == 0.8 and first["drawdown_points"] is None
     assert second["locality"]["estimate"] == 1.0 and round(second["drawdown_points"]["estimate"], 6) == 30
     text = markdown(full_report(run.root))
-    assert "| 02-s2 | 0.600 (0.313 to 0.832) | – | 1.000 (0.722 to 1.000) | 30.00 (" in text
+    assert "| 02-s2 | 0.600 (0.313 to 0.832) | 1.000 (0.722 to 1.000) | 30.00 (" in text
     assert "| 02-s2 | a | 80.00 | 50.00 | 30.00 (" in text and "Holm" in text
     assert measure_text(None, ".3f") == "–"
 

@@ -29,7 +29,7 @@ def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
         return None
     x = {"field": "stage", "type": "ordinal", "axis": {"labelAngle": 0}, "title": "after stage"}
     y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 100]}, "title": "accuracy in %"}
-    colour = {"field": "task", "type": "nominal", "title": "task"}
+    colour = {"field": "task", "type": "nominal", "sort": None, "title": "task"}
     tips = [
         {"field": name, "format": ".1f"} if name in ("accuracy", "low", "high") else {"field": name}
         for name in ("task", "after", "accuracy", "low", "high")
@@ -42,7 +42,8 @@ def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
     layers = {"layer": [band, line]}
     if len(reports) == 1:
         return _spec(values, {**layers, "width": "container", "height": 260})
-    facet = {"facet": {"row": {"field": "run", "title": None}}, "spec": {**layers, "width": 320, "height": 160}}
+    row = {"field": "run", "sort": [report["name"] for report in reports], "title": None}
+    facet = {"facet": {"row": row}, "spec": {**layers, "width": 320, "height": 160}}
     return _spec(values, facet)
 
 

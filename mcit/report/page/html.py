@@ -59,7 +59,8 @@ def render(
         loader=PackageLoader("mcit.report.page", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     env.filters["num"] = lambda value, digits=1: "–" if value is None else f"{value:,.{digits}f}"
-    env.filters["span"] = lambda pair: "" if pair is None else f"{pair[0]:.1f} to {pair[1]:.1f}"
+    env.filters["span"] = lambda pair, digits=1: "" if pair is None else f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
+    env.filters["split"] = _value_and_interval
     env.filters["duration"] = lambda value: "–" if value is None else words.duration(value)
     pages = [_page(run, report, found) for run, report, found in zip(runs, reports, measured, strict=True)]
     return env.get_template("page.html.j2").render(
@@ -71,6 +72,13 @@ def render(
         names=NAMES,
         script=script() if drawn else "",
     )
+
+
+def _value_and_interval(cell: str) -> tuple[str, str]:
+    """A cell of a section in two parts where it is a number with an interval: ``0.8 (0.6 to 0.9), n 10``."""
+    text = cell.replace("`", "")
+    value, _, rest = text.partition(" (")
+    return (value, f"({rest}") if rest and value.lstrip("-").replace(".", "").isdigit() else (text, "")
 
 
 def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:

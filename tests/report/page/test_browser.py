@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mcit.report.page.html import write_page
+from scripts.bench.page import QUIET
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def opened(browser, path, *, width=1000, dark=False):
 @pytest.fixture
 def written(fake_run, tmp_path):
     long = "It is a fine cat, I think it must be."
-    run = fake_run([["animals"], ["b"]]).shares(1, "animals", 7)
+    slices = [None, {"neighbourhood": [], "rephrased": [], "retention": ["animals"]}]
+    run = fake_run([["animals"], ["b"]], slices=slices).shares(1, "animals", 7)
     run.score(2, "animals", ["cat"] + [long] * 5 + ["<b>dog</b>"] * 4).shares(2, "b", 9)
     for k, stage in enumerate(("01-s1", "02-s2")):
         run.progress(stage, steps=40 - k, tokens=1200, seconds=100, loss=0.25)
@@ -82,6 +83,18 @@ def test_a_click_sorts_a_table_and_another_turns_it_round(browser, written) -> N
     assert steps.all_inner_texts() == ["40", "39"]
     table.get_by_role("button", name="steps").click()
     assert steps.all_inner_texts() == ["39", "40"]
+    page.close()
+
+
+def test_numbers_with_their_intervals_stay_on_their_lines_and_sort_as_numbers(browser, written) -> None:
+    page, _ = opened(browser, written, width=390)
+    spans = page.locator("td .span")
+    assert spans.count() > 3 and max(spans.nth(k).bounding_box()["height"] for k in range(spans.count())) < 25
+    stages = page.locator("td.short", has_text="02-s2")
+    assert max(stages.nth(k).evaluate("e => e.getClientRects().length") for k in range(stages.count())) == 1
+    table = page.locator("table.sortable", has=page.get_by_role("button", name="success"))
+    table.get_by_role("button", name="success").click()
+    assert [text.split()[0] for text in table.locator("tbody td:nth-child(2)").all_inner_texts()] == ["0.900", "0.700"]
     page.close()
 
 
