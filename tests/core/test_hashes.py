@@ -3,6 +3,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,6 +88,16 @@ def test_files_that_are_too_new_are_not_kept(tmp_path, reads, monkeypatch):
     monkeypatch.setattr(hashes, "_SETTLED_S", 2.0)
     hashed(path), hashed(path)
     assert reads == ["f0", "f0"]
+
+
+def test_files_are_kept_that_are_two_seconds_old(tmp_path, reads, monkeypatch):
+    path = files(tmp_path, 1)[0]
+    monkeypatch.setattr(hashes, "_SETTLED_S", 2.0)
+    for seconds, count in ((1.9, 2), (2.1, 3)):
+        began = path.stat().st_ctime + seconds
+        monkeypatch.setattr(hashes, "time", SimpleNamespace(time=lambda began=began: began))
+        hashed(path), hashed(path)
+        assert len(reads) == count
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch, kept):

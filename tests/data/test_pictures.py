@@ -70,6 +70,11 @@ def test_a_list_keeps_what_is_used_and_outside(tmp_path):
         assert (tmp_path / "some.jsonl").read_text() == text
 
 
+def test_a_list_of_no_pictures_is_empty(tmp_path):
+    PictureList(tmp_path / "all.jsonl", {}).write(tmp_path / "some.jsonl", np.array([7]), {})
+    assert (tmp_path / "some.jsonl").read_bytes() == b""
+
+
 def test_a_path_out_of_its_root_is_no_file(tmp_path):
     (tmp_path / "root").mkdir()
     picture(tmp_path, "out.png")

@@ -1,5 +1,6 @@
 """Answers and scores of tasks: made once, kept, continued, scored again without a model."""
 
+import contextlib
 import copy
 import os
 import shutil
@@ -9,9 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mcit.core.errors import Interrupted, StateError
+from mcit.core.errors import ConfigError, Interrupted, StateError
 from mcit.core.files import read_json, remove_temporaries, sha256_file
+from mcit.core.interfaces import Silent
+from mcit.core.ranks import ONE
 from mcit.core.schema import EvalConfig
+from mcit.core.stored import write_sealed
 from mcit.core.types import Progress, TaskSpec
 from mcit.data.build import build
 from mcit.data.encode import Encoder
@@ -19,6 +23,7 @@ from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals import evaluate as module
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
+from mcit.evals.filters.base import Filter
 from mcit.models.load import load_processor
 from mcit.runs.run import Run
 from scripts.inject.faultpoints import Fault, Killed, Operations
@@ -140,6 +145,53 @@ def test_another_scorer_needs_no_model(setting, finished) -> None:
     assert read_json(finished / "letter" / "score.json")["scorer"]["name"] == "exact"
     assert sha256_file(finished / "letter" / "predictions.jsonl") == kept
     assert needs(setting, finished, tasks=tasks) == (False, False)
+
+
+class Knowing(Filter):
+    """Reads what a method left."""
+
+    reads = ("guard",)
+
+
+def test_answers_depend_on_the_state_that_a_filter_reads(setting, tmp_path) -> None:
+    config, found = EvalConfig(filters=["tests.evals.test_evaluate:Knowing"]), []
+    for text in (None, "one", "two"):
+        if text:
+            (tmp_path / "state.json").write_text(text)
+        state = {"guard": tmp_path, "other": tmp_path / "none"} if text else None
+        found.append(module._settings(setting.tasks[0], config, "L", state)["filters"][0]["state"])
+    assert found[0] == {} and found[1].keys() == found[2].keys() == {"guard"} and found[1] != found[2]
+
+
+def test_vllm_is_one_process_and_started_once(monkeypatch, tmp_path) -> None:
+    from mcit.evals import vllm
+
+    config, started = EvalConfig(backend="vllm"), []
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(ConfigError, match="this run has 2"):
+            module.Vllm(stack, tmp_path, config, SimpleNamespace(size=lambda: 2))
+        served = module.Vllm(stack, tmp_path, config, ONE)
+
+        @contextlib.contextmanager
+        def serving(model, encoder, *, config, home):
+            started.append(home)
+            yield SimpleNamespace(for_task=lambda limit: ("answers", limit))
+
+        monkeypatch.setattr(vllm, "serving", serving)
+        monkeypatch.setattr(vllm, "compare", lambda *_, **__: {"version": "1", "different": 0, "compared": 2})
+        for limit in (3, 4):
+            given = {"settings": {"task": "t", "max_new_tokens": limit}, "out": tmp_path, "reporter": Silent()}
+            assert served.answerer([], module.Own(None, None, "cpu"), **given) == ("answers", limit)
+    assert started == [tmp_path]
+
+
+def test_a_score_says_what_made_its_answers(finished, monkeypatch) -> None:
+    made = {"backend": "vllm", "version": "1", "compared": 2, "different": 1, "ids": ["x"]}
+    path, recorded = finished / "letter", module.recorded_settings
+    write_sealed(path / "backend.json", made)
+    monkeypatch.setattr(module, "recorded_settings", lambda home: {**recorded(home), "backend": "vllm"})
+    module._score("letter", path, Silent(), scorer="choice", style="letter")
+    assert read_json(path / "score.json")["backend"] == made
 
 
 def test_a_new_version_of_a_scorer_scores_again(setting, finished, monkeypatch) -> None:
