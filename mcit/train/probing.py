@@ -84,7 +84,7 @@ class Probing:
         for each in self._running:
             if any(line["step"] == step for line in each.lines) or not each.probe.due(step, total):
                 continue
-            share = Share(each, trained)
+            share = Share(each, trained, last=step == total)
             why = share.refused("") if step not in (0, total) else ""
             content = {"left_out": why} if why else self._measured(each, step, share)
             line = {"step": step, "probe": each.name, **content}
@@ -116,17 +116,19 @@ class Probing:
 
 
 class Share:
-    """A probe's share of step time in a stage, by rank 0's clock."""
+    """A probe's share of step time in a stage, by rank 0's clock; the `last` measurement has its part kept for it."""
 
-    def __init__(self, each: _Running, trained: float) -> None:
+    def __init__(self, each: _Running, trained: float, *, last: bool) -> None:
         self._each, self._trained, self._start = each, trained, time.monotonic()
+        self._reserved = 0.0 if last else each.last("")
 
     def refused(self, part: str) -> str:
         """Why a measurement (``""``) or a part of the present one would take too much time; empty if it does not."""
         share = self._each.probe.config.share
         if share is None:
             return ""
-        spent = sum(self._each.seconds) + (time.monotonic() - self._start if part else 0.0) + self._each.last(part)
+        spent = sum(self._each.seconds) + (time.monotonic() - self._start if part else 0.0)
+        spent += self._each.last(part) + self._reserved
         over = bool(world.gather_objects(spent > share * self._trained)[0])
         return f"{spent:.2f} s would pass {share:.0%} of {self._trained:.2f} s" if over else ""
 

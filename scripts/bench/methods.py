@@ -48,6 +48,8 @@ class Case:
     engine: dict[str, Any] = field(default_factory=dict)
     stages: tuple[int, int] = (2, 2)
     """Which stage of a sequence each side is."""
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    """Of the second side."""
 
 
 def stage(methods: list[dict[str, Any]], adapter: dict[str, Any] = LORA, **more: Any) -> dict[str, Any]:
@@ -182,6 +184,7 @@ def build(case: Case, side: int, args: argparse.Namespace, folder: Path) -> Any:
             "stages": [*earlier, last],
             "eval": {"tasks": "none"},
             "checkpoint": {"every": 0},
+            "probes": case.probes if side else [],
             **({"router": {"use": "oracle"}} if last["adapter"].get("carry") == "pool" else {}),
         }
     )

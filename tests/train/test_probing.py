@@ -12,6 +12,7 @@ from mcit.core.interfaces import Silent
 from mcit.probes.base import Probe
 from mcit.train.loop import train_stage
 from mcit.train.probeview import ProbeView
+from mcit.train.probing import Share, _Running
 from mcit.train.stage import build_stage
 from tests.fakes import bench
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
@@ -107,8 +108,7 @@ def values_of(patch, plan, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("probes", "asked"),
-    [("shipped", asked) for asked in ("fits", "gradient_norms", "answers")]
-    + [("texts", asked) for asked in ("fits", "continuations")],
+    [("shipped", asked) for asked in ("fits", "gradient_norms", "answers")] + [("texts", "continuations")],
 )
 def test_a_kill_inside_a_shipped_probe_changes_nothing(probes, asked, undisturbed, tmp_path, monkeypatch):
     """At the second question of this kind after the first step of stage 2, its work done and not on record."""
@@ -150,6 +150,13 @@ def test_a_share_of_step_time_is_kept_to(tmp_path):
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert ["values" in line for line in lines] == [True, False, False, False, True]
     assert "would pass 0% of" in lines[1]["left_out"]
+
+
+def test_the_last_measurement_has_its_part_of_the_share():
+    """Two seconds spent, one for this measurement and one for that at the stage's end: 4 s are 10 % of 40 s."""
+    each = _Running("p", Parts(Parts.Config()), {}, [{"step": 0, "seconds": 1.0}, {"step": 10, "seconds": 1.0}])
+    assert [bool(Share(each, trained, last=False).refused("")) for trained in (39.9, 40.1)] == [True, False]
+    assert [bool(Share(each, trained, last=True).refused("")) for trained in (29.9, 30.1)] == [True, False]
 
 
 class Draws(Probe):
