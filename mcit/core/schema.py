@@ -58,6 +58,10 @@ class EngineConfig(Config):
     """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
+    log_every: int = Field(1, ge=1)
+    """Steps whose figures are read from the device together. Every step has its line in metrics.jsonl either way; above 1 the
+    host does not wait for a GPU between them, and a loss that is not finite is told of that much later: see
+    docs/performance.md."""
     workers: int = Field(2, ge=0)
     """Threads that prepare rows ahead of the step."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mcit.core.interfaces import Gradients, Held, Weights
@@ -43,6 +44,8 @@ class EngineSpec:
     """Whether a parameter acts on images only, so that a step without images leaves it alone."""
     with_ghost: Callable[[Batch], Batch] | None = None
     """Adds an unsupervised row with an image to a batch that has none: sharded engines run the same modules on every rank."""
+    read_every: int = 1
+    """Steps whose figures are read together, where the optimiser can skip an update on the device; see `Engine.read`."""
     seed: int = 0
     """Source of the random state of a rank that a checkpoint knows nothing of."""
 
@@ -53,6 +56,10 @@ class Engine(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What the user should know about how the engine was restored."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
 
     @property
     def weights(self) -> Weights:
@@ -115,7 +122,7 @@ class Engine(Protocol):
         """Reduced gradients, valid between backward and step."""
 
     def step(self) -> None:
-        """Refuse non-finite loss or gradient, clip, update, schedule, clear. Raises TrainingError."""
+        """Refuse non-finite loss or gradient, clip, update, schedule, clear. Raises TrainingError, or leaves it to `read`."""
 
     def discard(self) -> None:
         """Forget all gradients without a trace."""
@@ -143,6 +150,9 @@ class Engine(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """loss, grad_norm, lr and tokens of the last step, over all ranks."""
+
+    def read(self) -> list[dict[str, float]]:
+        """The same of every step since the last call, in order; raises TrainingError as `step` where that did not wait."""
 
     def finish(self) -> None:
         """End of the stage: whole fp32 weights in the model of every rank, wrappers and hooks gone. Called once, last."""

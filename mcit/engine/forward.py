@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,6 +14,7 @@ from mcit.engine.layers import kept_states
 from mcit.engine.pack import Pack
 from mcit.engine.segments import Segments
 from mcit.engine.tokenloss import token_losses
+from mcit.engine.transfer import inputs_on, placeholders_counted, to_device
 
 
 def set_modes(model: nn.Module, *, checkpointing: bool) -> None:
@@ -52,22 +54,24 @@ def run_model(
     """
     predicts_BT = torch.zeros_like(batch.answer_BT) if batch.until else batch.predicts_BT
     inputs = _padded(batch, predicts_BT) if pack is None else _packed(pack, predicts_BT)
-    inputs = {name: value.to(device) for name, value in inputs.items()}
     extra: dict[str, Any] = {}
     if pack is not None:
         extra["segments"] = Segments(pack.runs, device, half=_in_half(model, device))
         if ends and len(inputs["logits_to_keep"]):
-            extra["ends"], inputs["logits_to_keep"] = inputs["logits_to_keep"].unique(return_inverse=True)
-    with kept_states(model, layers, until=batch.until) as hidden:
+            kept, inputs["logits_to_keep"] = inputs["logits_to_keep"].unique(return_inverse=True)
+            extra["ends"] = to_device(kept, device)
+    known = contextlib.nullcontext() if device.type == "cpu" else placeholders_counted(model, inputs["input_ids"])
+    inputs = inputs_on(device, inputs)
+    with known, kept_states(model, layers, until=batch.until) as hidden:
         logits = (call or model)(**inputs, use_cache=False, **extra).logits
     if pack is not None:
-        place_BT = pack.place_BT.to(device)
+        place_BT = to_device(pack.place_BT, device)
         hidden = HiddenStates({name: _as_rows(states[0], place_BT) for name, states in hidden.items()})
         logits_NV = logits[0]
     else:
         logits_NV = logits if logits.ndim == 2 else logits[inputs["logits_to_keep"]]
-    targets_N = batch.labels_BT.roll(-1, 1)[predicts_BT].to(device)
-    row_N = predicts_BT.nonzero()[:, 0].to(device)
+    targets_N = to_device(batch.labels_BT.roll(-1, 1)[predicts_BT], device)
+    row_N = to_device(predicts_BT.nonzero()[:, 0], device)
     nll_N = token_losses(logits_NV, targets_N)
     real = tuple(batch.predicts_BT.any(1).nonzero().flatten().tolist())  # labels lie in host memory
     return ModelOutput(logits_NV, targets_N, row_N, nll_N, hidden, real)

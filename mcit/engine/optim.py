@@ -20,6 +20,8 @@ NEEDS_CUDA = (
     "pages moments between GPU and host memory, which a CPU cannot do",
     "use adamw or adamw8bit on a CPU, or a machine with a GPU (engine.device: cuda)",
 )
+FUSED = frozenset({"cuda"})
+"""Devices whose AdamW is one kernel over all tensors. torch has one for the CPU too, whose last bits differ."""
 _CLASSES = {"adamw8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw8bit": "PagedAdamW8bit"}
 
 
@@ -49,10 +51,12 @@ def build_optimizer(
     *,
     is_projector: Callable[[str], bool],
     is_vision: Callable[[str], bool] = lambda name: False,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW over groups {projector, rest} x {decay, no decay}; vectors (biases, norms) have no weight decay.
 
     What only images reach is in groups of its own, which an engine that steps by group can leave alone in a step without.
+    With `fused` AdamW is one kernel over all tensors where their device has it.
 
     Kinds other than ``adamw`` are bitsandbytes'; 8-bit moments: Dettmers et al., ICLR 2022, arXiv:2110.02861.
     Raises PlanError for a paged kind on parameters in host memory, ConfigError without bitsandbytes.
@@ -72,7 +76,8 @@ def build_optimizer(
             }
         )
     if config.kind == "adamw":
-        return torch.optim.AdamW(settings, betas=config.betas, eps=config.eps)
+        one = fused and bool(named) and all(p.device.type in FUSED for p in named.values())
+        return torch.optim.AdamW(settings, betas=config.betas, eps=config.eps, fused=one or None)
     if config.kind in PAGED and any(p.device.type != "cuda" for p in named.values()):
         raise PlanError(f"{config.kind} {NEEDS_CUDA[0]}", where="optim.kind", fix=NEEDS_CUDA[1])
     made: torch.optim.Optimizer = getattr(needed("bitsandbytes", where="optim.kind").optim, _CLASSES[config.kind])(
@@ -82,6 +87,11 @@ def build_optimizer(
         **({"min_8bit_size": SMALLEST} if config.kind in EIGHT_BIT else {}),
     )
     return made
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an update is skipped where ``found_inf`` is 1, without the host knowing."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def moment_line(named: Mapping[str, nn.Parameter], config: OptimConfig) -> str | None:

@@ -63,14 +63,18 @@ def restore_optimizer(
         for key in slots:
             if not key.startswith("qmap"):  # the levels are constants that all tensors share
                 state[key].copy_(found[key])
-        state["step"] = torch.tensor(float(steps[name])) if isinstance(state["step"], Tensor) else steps[name]
+        if isinstance(state["step"], Tensor):
+            state["step"].fill_(float(steps[name]))
+        else:
+            state["step"] = steps[name]
 
 
 def _empty(optimizer: Any, parameter: nn.Parameter, group: int, index: int) -> dict[str, Any]:
     """The state as a first step would make it: bitsandbytes' own call, so that paged moments are paged again."""
     if isinstance(optimizer, torch.optim.AdamW):
         zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+        step = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
+        optimizer.state[parameter] = {"step": step, **zeros}
     else:
         optimizer.init_state(optimizer.param_groups[group], parameter, group, index)
     state: dict[str, Any] = optimizer.state[parameter]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from mcit.core.errors import StateError, TrainingError
 from mcit.core.interfaces import Gradients, Held, Weights
@@ -23,13 +24,14 @@ from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
 from mcit.engine.checkpoint import EngineState, Moments, load_rng, read_state, save_rng, write_state
 from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
+from mcit.engine.figures import Figures, StepFigures
 from mcit.engine.forward import run_model, set_modes
 from mcit.engine.gradients import HeldGradients, LocalGradients, LocalWeights, held_dot
 from mcit.engine.lastblock import cut, uncut
 from mcit.engine.layers import layers_of
 from mcit.engine.linears import quicken, relax
 from mcit.engine.loralinear import fuse, unfuse
-from mcit.engine.optim import build_optimizer, lr_factor, set_lr
+from mcit.engine.optim import build_optimizer, lr_factor, set_lr, skips_on_device
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.pack import like_probe, pack_rows
 from mcit.engine.packing import difference, refusal, switch_off, switch_on
@@ -44,6 +46,8 @@ class PlainEngine:
     """The engine for one process or DDP; engines that shard override how tensors are reached."""
 
     weights: Weights
+    fused_optimizer = True
+    """Whether AdamW may be one kernel over all tensors, on a device that has it."""
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.model = model
@@ -56,7 +60,8 @@ class PlainEngine:
         self._gradients: Any = None
         self._losses: list[tuple[Tensor, Batch, bool]] = []
         self._anchor: Tensor | None = None
-        self._metrics: dict[str, float] = {}
+        self._figures = Figures(self._refuse)
+        self._bad: Tensor | None = None
         self._tokens = 0
         self._call: Callable[..., Any] | None = None
         self._traces: Traces | None = None
@@ -67,7 +72,11 @@ class PlainEngine:
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
-            self._named, spec.optim, is_projector=spec.is_projector, is_vision=spec.is_vision
+            self._named,
+            spec.optim,
+            is_projector=spec.is_projector,
+            is_vision=spec.is_vision,
+            fused=self.fused_optimizer,
         )
         self._setup()
         self._start = self._copy_start() if "reference:stage_start" in spec.needs else None
@@ -134,7 +143,8 @@ class PlainEngine:
 
     def _outputs(self, batch: Batch, layers: frozenset[str], call: Callable[..., Any] | None) -> ModelOutput:
         whole = bool(layers or batch.until)
-        pack = pack_rows(batch, whole=whole, always=self._trial) if self._packs else None
+        always = self._trial or self.device.type != "cpu"  # there padding is what makes the host wait
+        pack = pack_rows(batch, whole=whole, always=always) if self._packs else None
         ends = not whole and self._cut is not None
         return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack, ends=ends)
 
@@ -292,31 +302,55 @@ class PlainEngine:
 
     # ---- the step ---------------------------------------------------------------------------------------------------
     def step(self) -> None:
-        """Refuse non-finite values, clip, update, restore frozen entries, clear."""
+        """Refuse non-finite values, clip, update, restore frozen entries, clear.
+
+        Where steps are read together, a step of non-finite values changes nothing on the device, nor does any behind it,
+        and `read` refuses it.
+        """
         loss, tokens = self._totals()
         norm = self._norm()
-        self._refuse_non_finite(loss, norm)
-        if self.spec.optim.clip is not None and norm > self.spec.optim.clip:
-            self._scale_gradients(self.spec.optim.clip / norm)
         lr = set_lr(self._optimizer, lr_factor(self._step, self.spec.total_steps, self.spec.optim))
+        parts = tuple((value, tuple(row.where for row in batch.rows)) for value, batch, _ in self._losses)
+        self._figures.add(StepFigures(self._step + 1, loss, norm, tokens, lr, parts))
+        if self.spec.read_every > 1 and skips_on_device(self._optimizer):
+            self._clip_on_device(loss, norm)
+        else:
+            self._figures.settle()
+            clip = self.spec.optim.clip
+            if clip is not None and self._figures.last["grad_norm"] > clip:
+                self._scale_gradients(clip / norm)
         self._update()
         self._step += 1
-        self._metrics = {"loss": float(loss), "grad_norm": float(norm), "lr": lr, "tokens": tokens}
         self.discard()
 
-    def _totals(self) -> tuple[Tensor, int]:
+    def _clip_on_device(self, loss: Tensor, norm: Tensor) -> None:
+        """Scale by what clipping asks for, 1 included, and tell the optimiser whether to skip the update."""
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self._bad = bad if self._bad is None else self._bad | bad
+        self._optimizer.found_inf = self._bad.float()  # type: ignore[attr-defined]
+        if self.spec.optim.clip is not None:
+            self._scale_gradients((self.spec.optim.clip / norm).clamp(max=1.0))
+
+    def read(self) -> list[dict[str, float]]:
+        """What `metrics` says of every step since the last call, in order; the device is waited for.
+
+        Raises TrainingError for a step of non-finite values that waited to be read.
+        """
+        return self._figures.take()
+
+    def _totals(self) -> tuple[Tensor, Tensor | int]:
         """Loss and tokens of the step over all ranks."""
         shown = [value for value, _, shown in self._losses if shown]
-        loss = torch.stack(shown).sum() if shown else torch.zeros(())
+        loss = torch.stack(shown).sum() if shown else torch.zeros((), device=self.device)
         if world.size() == 1:
             return loss, self._tokens
-        both = torch.stack([loss.double().cpu(), torch.tensor(float(self._tokens), dtype=torch.float64)])
+        both = torch.stack([loss.double(), torch.full_like(loss, self._tokens, dtype=torch.float64)])
         world.all_sum(both)
-        return both[0], int(both[1])
+        return both[0], both[1]
 
     def _norm(self) -> Tensor:
-        norms = [torch.linalg.vector_norm(p.grad.float()) for p in self._named.values() if p.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=self.device)
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        return get_total_norm(gradients) if gradients else torch.zeros((), device=self.device)
 
     def _scale_gradients(self, factor: Tensor) -> None:
         for parameter in self._named.values():
@@ -334,21 +368,18 @@ class PlainEngine:
         """Names of tensors whose gradient is not finite."""
         return [n for n, p in self._named.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
 
-    def _refuse_non_finite(self, loss: Tensor, norm: Tensor) -> None:
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
-            return
-        where = f"{self.spec.where}, step {self._step + 1}"
-        bad = [row.where for value, b, _ in self._losses if not bool(torch.isfinite(value)) for row in b.rows]
-        every = [row.where for _, batch, _ in self._losses for row in batch.rows]
-        found = world.gather_objects([bad, every])
-        what = "loss" if any(b for b, _ in found) else "gradient"
-        rows = [row for b, e in found for row in (b if what == "loss" else e)]
-        names = self._bad_tensors()
+    def _refuse(self, step: StepFigures, what: str) -> None:
+        """Raise TrainingError naming the rows, those of other ranks too. Every rank calls it alike."""
+        found = world.gather_objects(step.bad_rows())
+        rows = [row for bad, every in found for row in (bad if what == "loss" else every)]
+        if what == "loss" and not rows:  # every loss is finite, their sum is not
+            rows = [row for _, every in found for row in every]
+        names = self._bad_tensors() if what == "gradient" else []
         self.discard()
-        detail = f"; first tensor: {names[0]}" if names and what == "gradient" else ""
+        detail = f"; first tensor: {names[0]}" if names else ""
         raise TrainingError(
             f"non-finite {what} before the optimiser step{detail}; rows: {', '.join(rows)}",
-            where=where,
+            where=f"{self.spec.where}, step {step.step}",
             fix="look at these rows, lower the learning rate, or lengthen the warm-up; weights and checkpoints are untouched",
         )
 
@@ -438,7 +469,8 @@ class PlainEngine:
 
     def metrics(self) -> dict[str, float]:
         """loss, grad_norm, lr and tokens of the last step, over all ranks."""
-        return dict(self._metrics)
+        self._figures.settle()
+        return dict(self._figures.last)
 
     def finish(self) -> None:
         """Drop the DDP wrapper with its hooks, gradients and moments; weights are in the model already."""

@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mcit.engine.pack import Run
+from mcit.engine.transfer import to_device
 
 varlen_attn: Callable[..., Tensor] | None = None
 with contextlib.suppress(ImportError):  # torch 2.10 and later
@@ -77,7 +78,7 @@ class Segments:
         if self.flat is None:
             groups = _alike(runs)
             self.buckets = [_bucket(group, device) for group in groups]
-            self.back_P = _back(groups, sum(run.length for run in runs)).to(device)
+            self.back_P = to_device(_back(groups, sum(run.length for run in runs)), device)
 
     def attend(
         self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None, *, layer: int = 0
@@ -141,7 +142,7 @@ def _bucket(runs: Sequence[Run], device: torch.device) -> _Bucket:
     starts, lengths = (torch.tensor([getattr(run, x) for run in runs])[:, None] for x in ("start", "length"))
     own = starts + torch.arange(queries).clamp(max=lengths - 1)
     if not prefix:
-        flat = own.flatten().to(device)
+        flat = to_device(own.flatten(), device)
         return _Bucket(len(runs), flat, flat, None)
     before, shared = (torch.tensor([getattr(run, x) for run in runs])[:, None] for x in ("prefix", "shared"))
     seen = before + torch.arange(prefix).clamp(max=shared - 1)
@@ -151,7 +152,7 @@ def _bucket(runs: Sequence[Run], device: torch.device) -> _Bucket:
     if bool((shared == prefix).all()):
         mask = mask[:1]
     keys = torch.cat([seen, own], dim=1).flatten()
-    return _Bucket(len(runs), own.flatten().to(device), keys.to(device), mask.to(device))
+    return _Bucket(len(runs), *(to_device(x, device) for x in (own.flatten(), keys, mask)))
 
 
 def _back(groups: Sequence[Sequence[Run]], positions: int) -> Tensor:
@@ -195,9 +196,11 @@ def _flat(runs: Sequence[Run], device: torch.device) -> _Flat:
         key_sizes.append(run.shared + run.length)
 
     def ends(sizes: list[int]) -> Tensor:
-        return torch.tensor(sizes).cumsum(0).to(device, torch.int32)
+        return to_device(torch.tensor(sizes).cumsum(0).to(torch.int32), device)
 
-    return _Flat(torch.cat(keys).to(device), ends(query_sizes), ends(key_sizes), (max(query_sizes), max(key_sizes)))
+    return _Flat(
+        to_device(torch.cat(keys), device), ends(query_sizes), ends(key_sizes), (max(query_sizes), max(key_sizes))
+    )
 
 
 def _varlen(

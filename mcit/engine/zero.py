@@ -38,6 +38,8 @@ REDUCE_BUCKET = 50_000_000
 class ZeroEngine(PlainEngine):
     """DeepSpeed with sharded optimiser state (1), gradients too (2), weights too (3)."""
 
+    fused_optimizer = False
+
     def __init__(self, model: nn.Module, spec: EngineSpec, *, stage: int, offload: Offload = "none") -> None:
         self._stage, self._offload = stage, offload
         super().__init__(model, spec)

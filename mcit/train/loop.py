@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter
-from mcit.core.profile import stepped, stepping, timed
+from mcit.core.profile import current, stepped, stepping, timed
 from mcit.core.schema import CheckpointConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import Batch, JsonDict, Progress, Row, Stage
@@ -24,6 +25,7 @@ from mcit.data.streams import StageStreams
 from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.engine.checkpoint import Moments, read_moments
+from mcit.engine.figures import read
 from mcit.methods.compose import MethodSet
 from mcit.routers.base import Router
 from mcit.runs.draft import StageDraft
@@ -59,6 +61,8 @@ class StageWork:
     """What the stage leaves of its optimiser to the next, from the end of its training on."""
     validate: Callable[[], dict[str, float]] | None = None
     validate_every: int = 0
+    log_every: int = 1
+    """Steps whose figures are read together."""
 
 
 def train_stage(
@@ -101,6 +105,7 @@ def train_stage(
             with timed("probes"):
                 meter.skip(work.probes.at(0, stage.steps, draft, trained=0.0))
     last = saved = ctx.ended is not None or first == stage.steps
+    lines = Lines(engine, meter, draft, told)
     for step in range(first, first if last else stage.steps):
         ctx.at(step)
         with stepping(step):
@@ -113,24 +118,26 @@ def train_stage(
             with timed("methods"):
                 methods.after_step(ctx)
         last = ctx.ended is not None or step + 1 == stage.steps
-        metrics = {**engine.metrics(), **terms, **ctx.metrics()}
+        lines.add(step + 1, {**terms, **ctx.take_log()})
         if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
             with timed("evaluation"):
-                metrics.update(work.validate())
-        metrics = meter.after(step + 1, metrics)
-        stepped(int(metrics["tokens"]))
-        draft.record(step + 1, metrics)
-        told(step + 1, metrics)
+                lines.read(work.validate())
+        total = step + 1 if last else stage.steps
+        waiting = (step + 1) % work.log_every and not current()  # a profile is told the tokens of every step
+        if last or not waiting or (work.probes and work.probes.due(step + 1, total)):
+            lines.read()
         if work.probes:
-            total = step + 1 if last else stage.steps
             with timed("probes"):
                 meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
             if work.monitor and not last:
                 ctx.ended = work.monitor(work.probes.lines("stability")) or None
                 last = ctx.ended is not None
-        reporter.progress(meter.progress)
         stopping = stop()
-        if stopping or _due(work, step + 1, last=last):
+        due = stopping or _due(work, step + 1, last=last)
+        if due or last:
+            lines.read()
+        reporter.progress(meter.progress)
+        if due:
             state = {**meter.state(), **({"ended": ctx.ended} if ctx.ended else {})}
             with timed("checkpoint"):
                 draft.checkpoint(step + 1, engine, methods, work.streams, state)
@@ -177,12 +184,49 @@ def _watch(
     return watch
 
 
-def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
+class Lines:
+    """Lines of metrics.jsonl whose figures may still be on the device."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        meter: Meter,
+        draft: StageDraft,
+        told: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        self._engine, self._meter, self._draft, self._told = engine, meter, draft, told
+        self._waiting: list[tuple[int, float, Mapping[str, Tensor | float]]] = []
+        """Step, when the host was through with it, what methods make of it."""
+
+    def add(self, step: int, values: Mapping[str, Tensor | float]) -> None:
+        """A step that was launched, with what methods make of it."""
+        self._waiting.append((step, time.monotonic(), values))
+
+    def read(self, more: Mapping[str, float] | None = None) -> None:
+        """Write the lines of all steps that wait, `more` into the last one; waits for the device.
+
+        Raises TrainingError for a step whose loss or gradient is not finite.
+        """
+        own = self._engine.read()
+        values = read([values for _, _, values in self._waiting])
+        for place, ((step, ended, _), metrics, named) in enumerate(
+            zip(self._waiting, own, values, strict=True), start=1
+        ):
+            newest = place == len(own)
+            ended = time.monotonic() if newest else ended
+            line = self._meter.after(step, {**metrics, **named, **((newest and more) or {})}, ended)
+            stepped(int(line["tokens"]))
+            self._draft.record(step, line)
+            self._told(step, line)
+        self._waiting = []
+
+
+def run_step(work: StageWork, batches: list[Batch]) -> dict[str, Tensor]:
     """One optimiser step over this rank's micro-batches; returns each method's share of the loss."""
     engine, methods, ctx = work.engine, work.methods, work.ctx
     step = StepPasses(engine, methods, ctx, batches)
     step.run()
-    shares = over_ranks(step.shares, [f"loss/{method.name}" for method in methods.methods])
+    shares = over_ranks(step.shares, [f"loss/{method.name}" for method in methods.methods], device=engine.device)
     if methods.has_penalty:
         with timed("penalties"):
             penalties = engine.add_penalties(
@@ -193,7 +237,7 @@ def run_step(work: StageWork, batches: list[Batch]) -> dict[str, float]:
         methods.before_step(engine.gradients(), ctx)
     with timed("optimiser"):
         engine.step()
-    return {name: float(value) for name, value in shares.items()}
+    return shares
 
 
 def _due(work: StageWork, step: int, *, last: bool) -> bool:
@@ -225,9 +269,8 @@ class Meter:
         self._start += seconds
         self._last += seconds
 
-    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Take in a finished step; returns its metrics with timing."""
-        now = time.monotonic()
+    def after(self, step: int, metrics: dict[str, float], now: float) -> dict[str, float]:
+        """Take in a step that ended at `now`; returns its metrics with timing."""
         elapsed, self._last = now - self._last, now
         self._tokens += int(metrics["tokens"])
         self._loss = metrics["loss"]

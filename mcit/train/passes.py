@@ -108,9 +108,12 @@ class StepPasses:
         return self._engine.moved(fn)
 
 
-def over_ranks(shares: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def over_ranks(shares: Mapping[str, Tensor], names: Sequence[str], *, device: torch.device) -> dict[str, Tensor]:
     """Each method's share of the loss summed over ranks; a rank on which it gave none adds nothing."""
     if world.size() == 1 or not names:
         return dict(shares)
-    values = torch.stack([torch.as_tensor(shares.get(name, 0.0)).double().cpu() for name in names])
+    values = torch.zeros(len(names), dtype=torch.float64, device=device)
+    for place, name in enumerate(names):
+        if name in shares:
+            values[place] = shares[name]
     return {n: v for n, v in zip(names, world.all_sum(values), strict=True) if n in shares}

@@ -78,6 +78,10 @@ class Probing:
         """What a probe has on record in this stage."""
         return next((each.lines for each in self._running if each.name == name), [])
 
+    def due(self, step: int, total: int) -> bool:
+        """Whether any probe asks to measure after `step` updates."""
+        return any(each.probe.due(step, total) for each in self._running)
+
     def at(self, step: int, total: int, record: Record, *, trained: float) -> float:
         """Measure what is due after `step` updates, which took `trained` seconds; returns the seconds it took."""
         started = time.monotonic()

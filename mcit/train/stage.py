@@ -127,7 +127,7 @@ def build_stage(
     )
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.config.stages))
-    work.frozen = frozen
+    work.frozen, work.log_every = frozen, plan.config.engine.log_every
     if stage.optim.moments == "keep" and material.lineage.deltas:
         work.below = material.lineage.deltas[-1].folder
     if router:
@@ -205,6 +205,7 @@ def engine_spec(
         is_projector=lambda name: ".lora_" not in name and group_of(name) == "projector",
         checkpointing=plan.config.engine.gradient_checkpointing,
         is_vision=lambda name: group_of(name) in ("projector", "tower"),
+        read_every=plan.config.engine.log_every,
         seed=stage.seed,
     )
 
