@@ -12,7 +12,8 @@ length, S their longest prefix.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,8 +28,10 @@ from mcit.engine.pack import Run
 from mcit.engine.transfer import to_device
 
 varlen_attn: Callable[..., Tensor] | None = None
-with contextlib.suppress(ImportError):  # torch 2.10 and later
+with contextlib.suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn  # type: ignore[assignment]
+if varlen_attn is not None and "window_size" not in inspect.signature(varlen_attn).parameters:
+    varlen_attn = None  # torch 2.10: another causal mask
 
 NAME = "mcit_segments"
 _LIKE = 0.75
@@ -110,6 +113,17 @@ def attention(
     query_PHE, key_PKE, value_PKE = (x[0].transpose(0, 1) for x in (query, key, value))
     out_PHE = segments.attend(query_PHE, key_PKE, value_PKE, scaling, layer=getattr(module, "layer_idx", 0))
     return out_PHE.unsqueeze(0), None
+
+
+@contextlib.contextmanager
+def buckets_only() -> Iterator[None]:
+    """Packs made in this block are attended to in buckets on a GPU too: the reference of the kernel, which torch can count."""
+    global varlen_attn
+    kept, varlen_attn = varlen_attn, None
+    try:
+        yield
+    finally:
+        varlen_attn = kept
 
 
 def register() -> None:
@@ -211,6 +225,14 @@ def _varlen(
     value_PKE: Tensor,
     scale: float | None,
 ) -> Tensor:
+    if torch.is_autocast_enabled(query_PHE.device.type):  # which does not know the kernel
+        dtype = torch.get_autocast_dtype(query_PHE.device.type)
+        query_PHE, key_PKE, value_PKE = (x.to(dtype) for x in (query_PHE, key_PKE, value_PKE))
+    more, heads = dict[str, bool](), query_PHE.shape[1] // key_PKE.shape[1]
+    if heads > 1 and "enable_gqa" in inspect.signature(kernel).parameters:
+        more["enable_gqa"] = True
+    elif heads > 1:  # torch 2.11
+        key_PKE, value_PKE = (x.repeat_interleave(heads, dim=1) for x in (key_PKE, value_PKE))
     return kernel(
         query_PHE.contiguous(),
         key_PKE.index_select(0, flat.keys),
@@ -220,5 +242,5 @@ def _varlen(
         *flat.longest,
         scale=scale,
         window_size=(-1, 0),  # causal, aligned to the end of the keys
-        enable_gqa=query_PHE.shape[1] != key_PKE.shape[1],
+        **more,
     )

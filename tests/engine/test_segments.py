@@ -59,7 +59,7 @@ def test_the_keys_of_a_run_are_its_prefix_and_itself(name):
     assert flat.longest == (max(r.length for r in runs), max(r.length + r.shared for r in runs))
 
 
-def by_definition(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, enable_gqa):
+def by_definition(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, enable_gqa=False):
     """What FlashAttention's kernel for sequences of unlike length computes, sequence by sequence."""
     assert window_size == (-1, 0) and max_q == query_ends.diff().max() and max_k == key_ends.diff().max()
     groups = query.shape[1] // key.shape[1]
@@ -73,8 +73,14 @@ def by_definition(query, key, value, query_ends, key_ends, max_q, max_k, *, scal
     return torch.cat(out)
 
 
+def as_in_211(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size):
+    """The same of torch 2.11, which has no grouped heads."""
+    return by_definition(query, key, value, query_ends, key_ends, max_q, max_k, scale=scale, window_size=window_size)
+
+
+@pytest.mark.parametrize("kernel", [by_definition, as_in_211])
 @pytest.mark.parametrize("name", RUNS)
-def test_sequences_of_unlike_length_equal_the_buckets(name, monkeypatch):
+def test_sequences_of_unlike_length_equal_the_buckets(name, kernel, monkeypatch):
     """What is handed to a GPU's kernel, with the kernel written out."""
     runs, draw = RUNS[name], torch.Generator().manual_seed(0)
     size = sum(run.length for run in runs)
@@ -82,5 +88,5 @@ def test_sequences_of_unlike_length_equal_the_buckets(name, monkeypatch):
     made = Segments(runs, torch.device("cpu"))
     buckets = made.attend(q, k, v, 0.3)
     made.flat = _flat(runs, torch.device("cpu"))
-    monkeypatch.setattr(segments, "varlen_attn", by_definition)
+    monkeypatch.setattr(segments, "varlen_attn", kernel)
     assert torch.allclose(made.attend(q, k, v, 0.3), buckets, atol=1e-6)
