@@ -1,4 +1,5 @@
-"""``mcit doctor``: versions, devices, cache, disk and write speed; ``--selftest`` runs the engine contract here."""
+"""``mcit doctor``: versions, devices, cache, disk and write speed; ``--selftest`` runs the engine contract here, ``--bench``
+measures training and answers."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import print_json
-from mcit.core.errors import Interrupted, McitError, StateError
+from mcit.core.errors import ConfigError, Interrupted, McitError, Problem, StateError
 from mcit.core.types import JsonDict
 
 if TYPE_CHECKING:
@@ -39,15 +40,28 @@ def add_parser(verbs: Any) -> None:
     engines = ("plain", "zero1", "zero2", "zero3", "all")
     parser.add_argument("--engine", choices=engines, help="of the self-test (default: plain; with several ranks: all)")
     parser.add_argument(
-        "--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="of the self-test (default: 300)"
+        "--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="of self-test or benchmark (default: 300)"
     )
+    parser.add_argument(
+        "--bench",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="measure training and answers of a model (a folder, tiny or embedded), or of LLaVA's shape with random weights",
+    )
+    parser.add_argument("--size", choices=("tiny", "7b", "13b"), help="of that shape (default: by the GPU's memory)")
+    parser.add_argument("--rows", type=int, metavar="N", help="rows of a step of the benchmark (default: 5)")
+    parser.add_argument("--questions", type=int, metavar="N", help="rows of each of its pictures (default: 5)")
     nproc_argument(parser)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(verb="doctor")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect and print; exit 5 when the folder cannot be written, 3 when a check of the self-test failed."""
+    """Collect and print; exit 5 when the folder cannot be written, 3 when self-test or benchmark failed a check."""
+    refuse_mixed(args)
+    if args.bench is not None:
+        return bench(args)
     if not args.selftest:
         report = collected(args)
         print_json(report) if args.json else show(report)
@@ -82,6 +96,96 @@ def run(args: argparse.Namespace) -> int:
         show(report)
     with scratch(args.runs_dir) as folder:
         return told(args, report, on_ranks(args, folder) if (args.nproc or 1) > 1 else alone(args, folder))
+
+
+# ---- the benchmark ---------------------------------------------------------------------------------------------------
+def refuse_mixed(args: argparse.Namespace) -> None:
+    """Raises ConfigError for settings of the benchmark that are wrong or have nothing to act on."""
+    given = [name for name in ("size", "rows", "questions") if getattr(args, name) is not None]
+    problems = []
+    if args.bench is None:
+        problems += [Problem(f"--{name}", "belongs to --bench", "add --bench, or leave it out") for name in given]
+    elif args.selftest:
+        problems.append(Problem("--bench", "goes without --selftest", "give them in two commands"))
+    elif (args.nproc or 1) > 1:
+        problems.append(Problem("--nproc", "--bench measures one device", "leave --nproc out"))
+    if args.bench and args.size:
+        problems.append(Problem("--size", "belongs to the shape with random weights", "leave it or MODEL out"))
+    problems += [
+        Problem(f"--{name}", f"is {getattr(args, name)}", "give 1 or more")
+        for name in ("rows", "questions")
+        if getattr(args, name) is not None and getattr(args, name) < 1
+    ]
+    if not args.limit > 0:
+        problems.append(Problem("--limit", f"is {args.limit:g} seconds", "give more than 0"))
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure and print; exit 3 when the sides' losses differ."""
+    from mcit.cli import common
+
+    common.start_torch()
+    import torch
+
+    from mcit.selftest import bench, workload
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows, questions = args.rows or 5, args.questions or 5
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    say("model")
+    if args.bench:
+        base = workload.base_of(args.bench)
+        work = workload.of_base(base, device=device, rows=rows, questions=questions)
+    else:
+        size = args.size or workload.size_for(device)
+        work = workload.of_shape(size, device=device, rows=rows, questions=questions)
+    found: JsonDict = {
+        **common.environment(),
+        "model": work.name,
+        "device": bench.device_name(device),
+        "dtype": workload.dtype_for(device),
+        "rows": rows,
+        "questions": questions,
+        **bench.measure(work, device=device, limit=args.limit, say=say),
+    }
+    alike = found["loss_difference"] <= found["loss_allowed"]
+    if args.json:
+        print_json({**found, "alike": alike})
+    else:
+        bench_table(found)
+        for note in found["notes"]:
+            print(f"note: {note}")
+        print(bench.line(found))
+        if not alike:
+            print(f"FAILED: first losses differ by {found['loss_difference']:.1e}, {found['loss_allowed']:g} is allowed")
+    return 0 if alike else FAILED
+
+
+def bench_table(found: JsonDict) -> None:
+    """A line per side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table()
+    for title in ("side", "tokens/s", "rows/s", "s a step", "MFU", "peak GB"):
+        shown.add_column(title)
+    names = {"packs": "mcit", "padded": "mcit, packs off", "plain": "transformers + peft"}
+    for name, side in found["sides"].items():
+        seconds, used = side["step_s"], side["utilisation"]
+        shown.add_row(
+            names[name],
+            f"{side['tokens_per_s']:.0f}",
+            f"{side['rows_per_s']:.2f}",
+            f"{seconds['median']:.4g} ({seconds['min']:.4g} to {seconds['max']:.4g}, {seconds['steps']} steps)",
+            ", ".join(f"{share:.2f} of {kind}" for kind, share in used.items()),
+            "–" if side["peak_gb"] is None else f"{side['peak_gb']:.1f}",
+        )
+    Console().print(shown)
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------

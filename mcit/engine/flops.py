@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from mcit.engine.linears import product
+from mcit.engine.segments import varlen_attn
 
 _SIZE = {"cuda": 8192}
 _SIZE_CPU = 1536
@@ -30,10 +31,37 @@ def _linear(x: torch.Tensor, W_OI: torch.Tensor, *args: Any, **kwargs: Any) -> i
     return 2 * x.numel() * len(W_OI)
 
 
+def _unlike(q_PHE: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor) -> int:
+    """Two products of attention over sequences of unlike length."""
+    return int(4 * q_PHE.shape[1] * q_PHE.shape[2] * (query_ends.diff().long() * key_ends.diff().long()).sum())
+
+
+def _varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    *args: Any,
+    **kw: Any,
+) -> int:
+    return _unlike(q, query_ends, key_ends)
+
+
+def _varlen_backward(grad: torch.Tensor, q: torch.Tensor, *args: Any, **kw: Any) -> int:
+    """Five products, as torch counts attention's backward pass; behind q come k, v, the output, its norms and the ends."""
+    return _unlike(q, args[4], args[5]) * 5 // 2
+
+
 _COUNTS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # torch leaves out what follows
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    **(
+        {torch.ops.torch_attn._varlen_attn: _varlen, torch.ops.torch_attn._varlen_attn_backward: _varlen_backward}
+        if varlen_attn is not None
+        else {}
+    ),
     **({torch.ops.mkldnn._linear_pointwise: _linear} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}),
 }
 

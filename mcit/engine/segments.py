@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,17 +113,6 @@ def attention(
     query_PHE, key_PKE, value_PKE = (x[0].transpose(0, 1) for x in (query, key, value))
     out_PHE = segments.attend(query_PHE, key_PKE, value_PKE, scaling, layer=getattr(module, "layer_idx", 0))
     return out_PHE.unsqueeze(0), None
-
-
-@contextlib.contextmanager
-def buckets_only() -> Iterator[None]:
-    """Packs made in this block are attended to in buckets on a GPU too: the reference of the kernel, which torch can count."""
-    global varlen_attn
-    kept, varlen_attn = varlen_attn, None
-    try:
-        yield
-    finally:
-        varlen_attn = kept
 
 
 def register() -> None:

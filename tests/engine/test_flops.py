@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from mcit.engine import flops
 from mcit.engine.flops import FlopCount, matmul_rate
 
 
@@ -53,3 +54,11 @@ def test_the_rate_is_that_of_the_machine_and_draws_nothing():
     assert 1e8 < rate < 1e14 and torch.equal(state, torch.get_rng_state())
     with pytest.raises(RuntimeError):
         matmul_rate(torch.device("cpu"), torch.bool, size=4)
+
+
+def test_attention_over_sequences_of_unlike_length():
+    """What FlashAttention's kernel for packs is counted as: SDPA of every sequence by itself; its backward pass 2.5 times."""
+    q, ends, keys = torch.randn(7, 4, 8), torch.tensor([0, 3, 7]), torch.tensor([0, 5, 9])
+    one = 2 * (2 * 4 * 8 * (3 * 5 + 4 * 4))
+    assert flops._varlen(q, None, None, ends, keys, 4, 5) == one
+    assert flops._varlen_backward(q, q, None, None, q, None, ends, keys, 4, 5) == 2.5 * one
