@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(note)
         return 0
+    from mcit.plan.packs import packs_refused
     from mcit.plan.plan import plan_json
     from mcit.plan.resources import estimate, resource_problems, suggestion
 
@@ -61,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
         if any(p.level == "problem" for p in problems):
             raise PlanError.of([p for p in problems if p.level == "problem"])
         plan = replace(plan, notes=(*plan.notes, *(str(p) for p in problems)))
+    refused = packs_refused(plan)
     content = plan_json(plan)
     if args.json:
-        needs = {**found.json(), "suggestion": advice}
-        print_json({**content, "notes": plan.notes, "estimate": needs})
+        needs, packs = {**found.json(), "suggestion": advice}, {"used": not refused, "refused": refused}
+        print_json({**content, "notes": plan.notes, "packs": packs, "estimate": needs})
     else:
-        show(plan, content, found)
+        show(plan, content, found, refused)
         show_estimate(plan, found)
         print(advice or "no problems found")
     return 0
@@ -102,14 +104,15 @@ def _size(text: str | None) -> int | None:
         ) from None
 
 
-def show(plan: Plan, content: dict[str, Any], found: RunEstimate) -> None:
+def show(plan: Plan, content: dict[str, Any], found: RunEstimate, refused: str) -> None:
     """The plan in 80 columns: what all stages have in common is said once; what trains is what their methods leave of it."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     console.print(f"{plan.config.name} ({plan.digest[:8]}), base {plan.model_path.name}", highlight=False)
-    facts = [_facts(stage, needs.shape.trained) for stage, needs in zip(plan.stages, found.stages, strict=True)]
+    packs = {"packs": "no" if refused else "yes"}
+    facts = [{**_facts(stage, needs.shape.trained), **packs} for stage, needs in zip(plan.stages, found.stages, strict=True)]
     common = [name for name in facts[0] if all(f[name] == facts[0][name] for f in facts)]
     console.print(f"every stage: {', '.join(f'{name} {facts[0][name]}' for name in common)}", highlight=False)
     table = Table(box=None, pad_edge=False)
@@ -122,7 +125,7 @@ def show(plan: Plan, content: dict[str, Any], found: RunEstimate) -> None:
     console.print(table)
     for line in _hook_lines(content["stages"]):
         console.print(line, highlight=False)
-    for note in plan.notes:
+    for note in (*plan.notes, *([f"rows are padded, not packed: {refused}"] if refused else [])):
         console.print(f"note: {note}", highlight=False)
 
 

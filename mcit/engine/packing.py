@@ -21,8 +21,11 @@ _BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary positions whose frequencies change with the longest position."""
 
 
-def refusal(model: nn.Module) -> str:
-    """Why this model takes no packs, as far as its config says; empty when it may."""
+def refusal(model: nn.Module, *, attention: str = "") -> str:
+    """Why this model takes no packs, as far as its config says; empty when it may. A skeleton will do.
+
+    `attention` is what it will be loaded with, where that is not what its config says now.
+    """
     decoder: Any = model.get_decoder()  # type: ignore[operator]
     config = getattr(decoder, "config", None)
     if config is None:
@@ -31,7 +34,7 @@ def refusal(model: nn.Module) -> str:
     rope = getattr(config, "rope_parameters", None) or {}
     if "mrope_section" in rope:
         return "its positions are three numbers each"
-    if rope.get("rope_type") in _BY_LENGTH:
+    if any(one.get("rope_type") in _BY_LENGTH for one in (rope, *(v for v in rope.values() if isinstance(v, dict)))):
         return "its rotary frequencies depend on the length of a sequence"
     if getattr(config, "cross_attention_layers", None):
         return "its decoder looks at pictures by cross attention"
@@ -41,8 +44,9 @@ def refusal(model: nn.Module) -> str:
         return f"its decoder has layers of {' and '.join(sorted(kinds - {'full_attention'}))}"
     if not kinds and getattr(config, "sliding_window", None):
         return "its attention has a sliding window"
-    if config._attn_implementation not in ("sdpa", NAME):
-        return f"base.attention is {config._attn_implementation}, and packs need sdpa"
+    attention = attention or config._attn_implementation
+    if attention not in ("sdpa", NAME):
+        return f"base.attention is {attention}, and packs need sdpa"
     return "" if getattr(decoder, "_supports_attention_backend", False) else "its attention function cannot be replaced"
 
 

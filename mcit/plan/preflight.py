@@ -101,7 +101,7 @@ def check_rows(plan: Plan) -> list[Problem]:
     said = {problem.what: problem for problem in known.values() if problem is not None}
     shown = max((pictures for (pictures, _, _), problem in known.items() if problem is None), default=0)
     if shown:
-        found = feature_problem(encoder, skeleton(plan), shown, where=f"base.model: {plan.model_path}")
+        found = feature_problem(encoder, shared_skeleton(plan), shown, where=f"base.model: {plan.model_path}")
         said |= {found.what: found} if found is not None else {}
     return [*said.values(), *problems, *_count_problems(plan)]
 
@@ -161,6 +161,17 @@ def sampled(rows: Sequence[Row]) -> list[Row]:
 def skeleton(plan: Plan) -> Any:
     """The base model with shapes and no weights (meta device)."""
     return load.skeleton(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
+
+
+def shared_skeleton(plan: Plan) -> Any:
+    """The same, made once for all that only read it."""
+    stamps = tuple((seen.st_size, seen.st_mtime_ns, seen.st_ino) for _, seen in _seen({"": plan.model_path / "config.json"}))
+    return _skeleton(plan.model_path, stamps, plan.config.base.trust_remote_code)
+
+
+@functools.lru_cache(maxsize=1)
+def _skeleton(path: Path, stamps: object, trust_remote_code: bool) -> Any:
+    return load.skeleton(path, trust_remote_code=trust_remote_code)
 
 
 def check_adapter(plan: Plan, model: Any) -> list[Problem]:

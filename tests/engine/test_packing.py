@@ -180,6 +180,10 @@ def test_a_model_that_cannot_take_a_pack_is_left_alone(monkeypatch):
     [
         ({}, ""),
         ({"rope_parameters": {"mrope_section": [1, 1, 2]}}, "three numbers"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "depend on the length"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "depend on the length"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, "depend on the length"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ""),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of sliding_attention"),
         ({"layer_types": ["linear_attention"]}, "layers of linear_attention"),
         ({"sliding_window": 64}, "sliding window"),
@@ -192,6 +196,12 @@ def test_what_a_config_says_is_enough_to_refuse(change, reason):
     for name, value in change.items():
         setattr(model.get_decoder().config, name, value)
     assert (reason in refusal(model)) if reason else refusal(model) == ""
+
+
+def test_the_attention_that_a_model_will_be_loaded_with_counts():
+    model = tiny_model()
+    assert refusal(model, attention="sdpa") == ""
+    assert refusal(model, attention="eager") == "base.attention is eager, and packs need sdpa"
 
 
 def test_differences_are_named():
