@@ -7,10 +7,11 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcit.core.errors import McitError
+from mcit.core.errors import DataError, McitError
 from mcit.core.paths import cache_dir
 from mcit.core.types import JsonDict
 from mcit.data.folder import DataFolder
+from mcit.data.images import open_image, resolve_below
 from mcit.evals.predictions import read_predictions
 from mcit.report.matrix import Measured
 from mcit.runs.layout import RunLayout
@@ -92,17 +93,15 @@ def _images(recipes: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _thumbnail(root: Path | None, name: str | None) -> str | None:
-    """A small WebP as a data address; None where there is no picture any more."""
-    from PIL import Image
-
+    """A small WebP as a data address; None where there is no picture any more, or its name leads out of `root`."""
     if root is None or not name:
         return None
     try:
-        with Image.open(root / name) as image:
-            small = image.convert("RGB")
-            small.thumbnail((_SIDE, _SIDE))
-            out = io.BytesIO()
-            small.save(out, "WEBP", quality=70)
-    except (OSError, ValueError):
+        where = f"{root}:{name}"
+        small = open_image(resolve_below(root, name, where=where), where=where)
+    except DataError:
         return None
+    small.thumbnail((_SIDE, _SIDE))
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()

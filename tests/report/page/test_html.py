@@ -53,9 +53,16 @@ def test_data_never_becomes_markup(fake_run, tmp_path) -> None:
     assert text.count("</script>") == 3
 
 
+def test_long_answers_are_cut_off_and_the_page_stays_small(fake_run, tmp_path) -> None:
+    run = fake_run([["a"]]).score(1, "a", ["cat", *["<b>" + "x" * 100_000] * 9])
+    text = page([run], tmp_path)
+    assert "(99,403 more characters)" in text and "x" * 1000 not in text and len(text) < 3e6
+
+
 def test_a_run_that_is_being_written_or_without_any_score(fake_run, tmp_path) -> None:
     run = fake_run([["a"], ["b"]])
     assert "Nothing has been scored yet." in page([run], tmp_path)
+    assert "Nothing has been scored yet." in page([run, fake_run([["a"]], "other")], tmp_path)
     assert "01-s1" in page([run.shares(1, "a", 5)], tmp_path)
 
 
