@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -93,16 +93,28 @@ class Plain:
         """Forward, backward, clipping, update."""
         inputs = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_BT, "labels": batch.labels_BT}
         inputs = {name: value.to(self._device) for name, value in {**inputs, **batch.pixels}.items()}
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            loss = self._model(**inputs, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._trained, OPTIM.clip or 1.0)
-        self._optimizer.step()
+        with as_usual():
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16):
+                loss = self._model(**inputs, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._trained, OPTIM.clip or 1.0)
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     def close(self) -> None:
         """Nothing was changed."""
+
+
+@contextlib.contextmanager
+def as_usual() -> Iterator[None]:
+    """Torch chooses kernels freely, as it does for who says nothing; mcit's commands ask for deterministic ones."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def measure(work: Workload, *, device: torch.device, limit: float, say: Callable[[str], None]) -> JsonDict:
@@ -267,9 +279,10 @@ def _alone(work: Workload, device: torch.device) -> list[list[int]]:
             "attention_mask": batch.attention_BT,
             **batch.pixels,
         }
-        made = work.model.generate(
-            **{name: value.to(device) for name, value in inputs.items()}, max_new_tokens=ANSWER_TOKENS
-        )
+        with as_usual():
+            made = work.model.generate(
+                **{name: value.to(device) for name, value in inputs.items()}, max_new_tokens=ANSWER_TOKENS
+            )
         out.append(made[0, batch.input_ids_BT.shape[1] :].tolist())
     return out
 
