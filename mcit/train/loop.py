@@ -117,34 +117,35 @@ def train_stage(
             ctx.enter("after")
             with timed("methods"):
                 methods.after_step(ctx)
-        last = ctx.ended is not None or step + 1 == stage.steps
-        lines.add(step + 1, {**terms, **ctx.take_log()})
-        if work.validate and work.validate_every and (step + 1) % work.validate_every == 0:
+        done = step + 1
+        last = ctx.ended is not None or done == stage.steps
+        lines.add(done, {**terms, **ctx.take_log()})
+        if work.validate and work.validate_every and done % work.validate_every == 0:
             with timed("evaluation"):
                 lines.read(work.validate())
-        total = step + 1 if last else stage.steps
-        waiting = (step + 1) % work.log_every and not current()  # a profile is told the tokens of every step
-        if last or not waiting or (work.probes and work.probes.due(step + 1, total)):
+        total = done if last else stage.steps
+        waiting = done % work.log_every and not current()  # a profile is told the tokens of every step
+        if last or not waiting or (work.probes and work.probes.due(done, total)):
             lines.read()
         if work.probes:
             with timed("probes"):
-                meter.skip(work.probes.at(step + 1, total, draft, trained=meter.seconds))
+                meter.skip(work.probes.at(done, total, draft, trained=meter.seconds))
             if work.monitor and not last:
                 ctx.ended = work.monitor(work.probes.lines("stability")) or None
                 last = ctx.ended is not None
         stopping = stop()
-        due = stopping or _due(work, step + 1, last=last)
+        due = stopping or _due(work, done, last=last)
         if due or last:
             lines.read()
         reporter.progress(meter.progress)
         if due:
             state = {**meter.state(), **({"ended": ctx.ended} if ctx.ended else {})}
             with timed("checkpoint"):
-                draft.checkpoint(step + 1, engine, methods, work.streams, state)
+                draft.checkpoint(done, engine, methods, work.streams, state)
             saved = last
         if stopping:
             raise Interrupted(
-                f"stopped after step {step + 1} of {stage.steps}; checkpoint written",
+                f"stopped after step {done} of {stage.steps}; checkpoint written",
                 where=f"stage {stage.folder}",
                 fix="run the same command again to continue",
             )

@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,13 +9,15 @@ import torch
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
 from mcit.core.records import PlanRecord, ProgressRecord
+from mcit.core.seeds import seed_for
+from mcit.core.types import Progress
 from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
 from mcit.plan.plan import plan_json
 from mcit.plan.preflight import make_encoder
-from mcit.train.loop import train_stage
+from mcit.train.loop import Meter, StageWork, _due, train_stage, validation
 from mcit.train.stage import Material, audit_lines, build_stage
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
 
@@ -309,6 +313,179 @@ class Ending(Method):
 class Early(Method):
     def loss_term(self, out, batch, ctx):
         ctx.end_stage("in the middle of a step")
+
+
+class Watched:
+    """Stands for the probes of a stage: what they were asked, and a time they took."""
+
+    def __init__(self, took=0.0):
+        self.asked, self.took = [], took
+
+    def resume(self, draft):
+        self.asked.append("resume")
+
+    def at(self, step, total, draft, *, trained):
+        self.asked.append((step, total, trained > 0))
+        return self.took
+
+    def due(self, step, total):
+        return True
+
+    def lines(self, name):
+        return [name, len(self.asked)]
+
+
+def test_probes_are_asked_before_the_first_step_and_after_each(tmp_path):
+    plan = plan_of(checkpoint={"every": 2})
+    work, d = work_of(plan)[0], draft(tmp_path)
+    work.probes = Watched(took=1e6)
+    done = train_stage(work, d, reporter=Silent())
+    steps = [(0, 4, False), *((k, 4, True) for k in (1, 2, 3, 4))]
+    assert work.probes.asked[:2] == ["resume", (0, 4, False)]
+    assert [ask[:2] for ask in work.probes.asked[1:]] == [step[:2] for step in steps]
+    assert done["seconds"] < 0, "what probes take counts as no training"
+    again = work_of(plan)[0]
+    again.probes, d.resume_from, d.extra = Watched(), 2, {}
+    d.cursors = {name: 0 for name in d.cursors}
+    train_stage(again, d, reporter=Silent())
+    assert again.probes.asked == ["resume", *steps[3:]]
+    ends, d = work_of(plan_of(defaults={"methods": [{"name": "tests.train.test_loop:Ending"}]}))[0], draft(tmp_path)
+    ends.probes = Watched()
+    train_stage(ends, d, reporter=Silent())
+    assert ends.probes.asked[1:] == [(0, 4, False), (1, 4, True), (2, 2, True)]
+
+
+def test_a_monitor_ends_the_stage_by_what_the_probe_has_on_record(tmp_path):
+    asked = []
+    work = work_of(plan_of())[0]
+    work.probes, work.monitor = Watched(), lambda lines: asked.append(lines) or ("drifts" if len(asked) == 2 else "")
+    done = train_stage(work, draft(tmp_path), reporter=Silent())
+    assert done["ended"] == {"step": 2, "planned": 4, "reason": "drifts"} and [a[0] for a in asked] == ["stability"] * 2
+    work, asked = work_of(plan_of())[0], []
+    work.probes, work.monitor = Watched(), lambda lines: asked.append(lines) or ""
+    assert "ended" not in train_stage(work, draft(tmp_path), reporter=Silent())
+    assert len(asked) == 3, "after the last step there is nothing left to end"
+
+
+def test_the_optimiser_of_the_stage_below_goes_on_from_its_start_alone(tmp_path, monkeypatch):
+    import mcit.train.loop as module
+
+    taken, plan = [], plan_of(defaults={"max_steps": 2}, checkpoint={"every": 1})
+    monkeypatch.setattr(module, "read_moments", lambda folder: ("moments of", folder))
+    for below, resume_from in ((None, None), (tmp_path, None), (tmp_path, 1)):
+        work, d = work_of(plan)[0], draft(tmp_path)
+        if resume_from:
+            with pytest.raises(Interrupted):
+                train_stage(work_of(plan)[0], d, reporter=Silent(), stop=lambda: True)
+            d.resume_from = resume_from
+        work.below = below
+        monkeypatch.setattr(
+            work.engine, "take_over", lambda moments, case=(below, resume_from): taken.append((case, moments))
+        )
+        train_stage(work, d, reporter=Silent())
+        assert work.left is None
+    assert taken == [((tmp_path, None), ("moments of", tmp_path))]
+    keeping = work_of(plan_of(defaults={"max_steps": 1, "optim": {"batch": 8, "lr": 1e-2, "moments": "keep"}}))[0]
+    train_stage(keeping, draft(tmp_path), reporter=Silent())
+    assert keeping.left is not None
+
+
+class Seeded(Method):
+    """Notes the seed of the random state at the start of the stage."""
+
+    seed = None
+
+    def on_stage_start(self, ctx):
+        type(self).seed = torch.initial_seed()
+
+
+def test_dropout_has_the_stages_own_seed(tmp_path):
+    work = work_of(plan_of(defaults={"max_steps": 1, "methods": [{"name": "tests.train.test_loop:Seeded"}]}))[0]
+    train_stage(work, draft(tmp_path), reporter=Silent())
+    assert Seeded.seed == seed_for(work.stage.seed, "rng", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "last", "due"),
+    [(0, 3, True, False), (3, 3, False, True), (3, 4, False, False), (3, 4, True, True), (1, 5, False, True)],
+)
+def test_a_checkpoint_is_due(every, step, last, due):
+    assert _due(SimpleNamespace(checkpoint=SimpleNamespace(every=every)), step, last=last) is due
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    import mcit.train.loop as module
+
+    now = SimpleNamespace(at=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.at))
+    return now
+
+
+def test_the_meter_counts_over_restarts_and_tells_how_long_it_will_take(clock):
+    """Two stages of 10 steps come after one that was stopped after step 4."""
+    stage = SimpleNamespace(index=2, name="n", steps=10)
+    work = SimpleNamespace(stage=stage, stages=3, later_steps=20)
+    assert Meter(work, 0).state() == {"tokens": 0, "seconds": 0.0, "loss": None}
+    meter = Meter(work, 4, tokens=50, seconds=7.5, loss=0.5)
+    assert meter.progress == Progress(2, 3, "n", "train", 4, 10)
+    assert meter.state() == {"tokens": 50, "seconds": 7.5, "loss": 0.5}
+    clock.at = 102.0
+    assert meter.after(5, {"tokens": 30, "loss": 0.25}, clock.at) == {"tokens": 30, "loss": 0.25, "seconds": 2.0}
+    assert meter.progress == Progress(2, 3, "n", "train", 5, 10, 0.25, 15.0, 10.0, 50.0)
+    clock.at = 103.5
+    meter.skip(0.5)  # 3 s for two steps, 1 s for the last
+    assert meter.after(6, {"tokens": 8, "loss": 0.125}, clock.at)["seconds"] == 1.0
+    assert meter.progress == Progress(2, 3, "n", "train", 6, 10, 0.125, 8.0, 6.0, 36.0)
+    assert meter.seconds == 10.5
+    assert (
+        meter.after(7, {"tokens": 8, "loss": 0.125}, clock.at)["seconds"] == 0.0 and meter.progress.tokens_per_s is None
+    )
+    clock.at = 103.94123
+    assert meter.after(8, {"tokens": 1, "loss": 0.125}, clock.at)["seconds"] == 0.4412
+    assert meter.progress.tokens_per_s == pytest.approx(1 / 0.44123)
+    assert meter.state() == {"tokens": 97, "seconds": 10.941, "loss": 0.125}
+    assert meter.summary(SimpleNamespace(step=7, ended=None)) == {
+        "steps": 10, "tokens": 97, "seconds": 10.941, "loss": 0.125,
+    }  # fmt: skip
+    ended = meter.summary(SimpleNamespace(step=7, ended="why"))
+    assert ended["steps"] == 8 and ended["ended"] == {"step": 8, "planned": 10, "reason": "why"}
+
+
+def test_a_stage_alone_has_no_steps_after_it_and_no_validation():
+    work = StageWork(*[None] * 7)
+    assert (work.later_steps, work.validate_every, work.frozen) == (0, 0, {})
+
+
+def answering(*batches):
+    """An engine whose logits say token 1 everywhere, with a loss of 2 for each target; and the batches it was given."""
+    given = []
+
+    def forward(batch):
+        given.append(batch)
+        logits_NV = torch.tensor([[0.0, 1.0, 0.0]]).expand(len(batch.targets), 3)
+        return SimpleNamespace(
+            logits_NV=logits_NV, targets_N=torch.tensor(batch.targets), nll_N=torch.tensor(batch.nll)
+        )
+
+    made = [SimpleNamespace(targets=t, nll=[2.0] * len(t), target_count=len(t)) for t in batches]
+    engine = SimpleNamespace(forward=forward, quiet=contextlib.nullcontext)
+    return validation(engine, [], lambda rows: made), made, given
+
+
+def test_validation_by_hand(monkeypatch):
+    import mcit.train.loop as module
+
+    score, made, given = answering([1, 2, 1], [1], [0, 0])
+    assert score() == {"validation/loss": 2.0, "validation/token_accuracy": 0.5} and given == made
+    assert answering([1])[0]() == {"validation/loss": 2.0, "validation/token_accuracy": 1.0}
+    assert answering()[0]() == {"validation/loss": 0.0, "validation/token_accuracy": 0.0}
+    monkeypatch.setattr(module.world, "all_sum", lambda tensor: tensor)
+    monkeypatch.setattr(module.world, "size", lambda: 2)
+    for rank, mine in ((0, [0, 2]), (1, [1, 0])):  # the second rank runs the first batch once more, and counts it not
+        monkeypatch.setattr(module.world, "rank", lambda rank=rank: rank)
+        score, made, given = answering([1, 2, 1], [1], [0, 0])
+        assert score()["validation/token_accuracy"] == (2 / 5, 1.0)[rank] and given == [made[k] for k in mine]
 
 
 def test_a_stage_may_end_early(tmp_path):
