@@ -202,7 +202,7 @@ def waits(engine, batches):
 
 
 def test_twenty_steps_make_the_host_wait_once_each_at_most():
-    """With figures read together; in the backward pass alone, where the projector trains. A step read at once waits in step()."""
+    """With figures read together: in the backward pass, where the projector trains. A step read at once waits in step() too."""
     model = tiny_model()
     batches = [questions(model, [3, 1], seed=seed) for seed in range(20)]
     engine = engine_of(CUDA, packs=True, read_every=40)
