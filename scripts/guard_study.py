@@ -70,7 +70,7 @@ def measured(run: Path, *, rows: int, repeats: int) -> dict[str, Any]:
     from mcit.cli.common import Lines, plan_of_run, start_torch
     from mcit.core.schema import KitConfig
     from mcit.evals.filtering import load_filters
-    from mcit.evals.generate import greedy
+    from mcit.evals.generator import greedy
     from mcit.runs.run import open_existing
     from mcit.train.kit import sets_of
     from mcit.train.sequence import Session, left_state

@@ -9,8 +9,10 @@ Shapes: T positions of a row after image placeholders are expanded.
 from __future__ import annotations
 
 import copy
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -22,6 +24,7 @@ from torch import Tensor
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Sample
 from mcit.data.images import load_images
+from mcit.data.memo import Memo
 from mcit.data.placeholder import PLACEHOLDER
 from mcit.data.ragged import join
 from mcit.data.template import ChatTemplate, Rendering
@@ -54,8 +57,14 @@ class _Tokens:
 class Encoder:
     """Encodes rows for one processor. Pure: equal rows give equal samples, in any order and thread."""
 
-    def __init__(self, processor: Any, *, max_length: int | None = None, pad_images: bool = False) -> None:
+    def __init__(
+        self, processor: Any, *, max_length: int | None = None, pad_images: bool = False, memo: Memo | None = None
+    ) -> None:
+        """With a `memo` nothing that it still has is decoded, processed or tokenised again."""
         self.processor = processor
+        self._memo = memo
+        if memo is not None:
+            memo.attach(processor)
         self.max_length = max_length
         self.pad_images = pad_images
         self._tokenizer = processor.tokenizer
@@ -85,12 +94,30 @@ class Encoder:
         found = self._tokenizer.pad_token_id
         return int(found if found is not None else self.end_token_id)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know."""
+        return [self._memo.note] if self._memo is not None and self._memo.note else []
+
     def encode(self, row: Row) -> Sample:
         """A training sample: every answer and its end token supervised.
 
         Raises DataError naming file:line:id when a placeholder has no image, nothing is supervised, the supervised
         tokens are not the answer, the generation prompt is no token prefix, or the row is longer than `max_length`.
         """
+        return self._made("whole", row, self._whole)
+
+    def prompt(self, row: Row) -> Sample:
+        """Everything before the last answer with the generation prompt, nothing supervised.
+
+        Raises DataError as `encode` does.
+        """
+        return self._made("prompt", row, self._prompt)
+
+    def _made(self, kind: str, row: Row, make: Callable[[Row], Sample]) -> Sample:
+        return make(row) if self._memo is None else self._memo.sample(f"{kind} {self.max_length}", row, make)
+
+    def _whole(self, row: Row) -> Sample:
         if row.encoding.raw:
             return self._plain_text(row)
         self._check_turns(row)
@@ -105,11 +132,7 @@ class Encoder:
             self._prove(answer, rendering, k, row)
         return self._sample(row, tokens, labels)
 
-    def prompt(self, row: Row) -> Sample:
-        """Everything before the last answer with the generation prompt, nothing supervised.
-
-        Raises DataError as `encode` does.
-        """
+    def _prompt(self, row: Row) -> Sample:
         self._check_turns(row)
         rendering = self._template.render(row)
         tokens = self._tokenise(rendering.text[: rendering.prompts[-1]], row)
@@ -194,10 +217,12 @@ class Encoder:
             "truncation": False,
             "add_special_tokens": not (self._bos and text.startswith(self._bos)),
         }
-        images = load_images(row, pad=self.pad_images or row.encoding.pad_image)
+        images = self._pictures(row)
         nested = [images] if images else None  # one list per row: some families expand several pictures differently
+        shown = nullcontext() if self._memo is None else self._memo.showing(row)
         try:
-            out = self.processor(images=nested, text=[text], return_text_replacement_offsets=True, **settings)
+            with shown:
+                out = self.processor(images=nested, text=[text], return_text_replacement_offsets=True, **settings)
         except (
             ArithmeticError,
             AttributeError,
@@ -229,6 +254,10 @@ class Encoder:
         per_token = {key for key, value in extras.items() if value.shape[:2] == (1, len(out["input_ids"][0]))}
         extras = {key: value[0, : len(ids)] if key in per_token else value for key, value in extras.items()}
         return _Tokens(ids, offsets, expanded, extras, expansions, frozenset(per_token))
+
+    def _pictures(self, row: Row) -> list[Image.Image]:
+        load = functools.partial(load_images, row, pad=self.pad_images or row.encoding.pad_image)
+        return load() if self._memo is None else self._memo.pictures(row, load)
 
     def _real(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
         """Without the tokens that some tokenizers add after the text: the end token is placed by the template."""

@@ -19,6 +19,7 @@ from mcit.core.stored import read_record
 from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.folder import DataFolder
+from mcit.data.memo import Memo
 from mcit.data.recipe import SPLITS
 from mcit.data.rowset import longest
 from mcit.engine.layers import layer_of, layers_of
@@ -55,7 +56,7 @@ def _seen(files: Mapping[str, Path]) -> Iterator[tuple[str, os.stat_result]]:
 def _encoder(path: Path, stamps: object, trust_remote_code: bool, chat_template: str | None) -> Encoder:
     """The encoder of a folder with files of these sizes and times: the run takes what its plan has loaded."""
     processor = load.load_processor(path, trust_remote_code=trust_remote_code, chat_template=chat_template)
-    return Encoder(processor, max_length=_context_length(path, trust_remote_code))
+    return Encoder(processor, max_length=_context_length(path, trust_remote_code), memo=Memo())
 
 
 def context_length(plan: Plan) -> int | None:

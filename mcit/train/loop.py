@@ -84,7 +84,7 @@ def train_stage(
         first = draft.restore(engine, methods, work.streams)
     if work.below is not None and not first:
         engine.take_over(read_moments(work.below))
-    for note in engine.notes:
+    for note in [*engine.notes, *work.streams.encoder.notes]:
         reporter.line(f"note: {note}")
     extra = dict(draft.extra)
     ctx.ended = extra.pop("ended", None)

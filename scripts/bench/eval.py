@@ -57,6 +57,7 @@ class Asked:
         from mcit.data.build import build
         from mcit.data.encode import Encoder
         from mcit.data.folder import DataFolder
+        from mcit.data.memo import Memo
         from mcit.data.recipe import find_recipe, load_recipe
         from mcit.evals.generator import end_tokens
         from mcit.models.load import load_base, load_processor, materialize
@@ -72,21 +73,22 @@ class Asked:
         self.rows = list(DataFolder.open(build(recipe, data_dir=data)).rows(split))[:count]
         self.limit = limit or recipe.config.eval.max_new_tokens
         self.model, self.processor = load_base(self.path, dtype="fp32").eval(), load_processor(self.path)
-        encoder = Encoder(self.processor)
-        self.ends, self.pad_id = end_tokens(self.model.generation_config, encoder), encoder.pad_id
-        template = encoder._template
+        self.memo = Memo()
+        self.encoder = Encoder(load_processor(self.path), memo=self.memo)
+        self.ends, self.pad_id = end_tokens(self.model.generation_config, self.encoder), self.encoder.pad_id
+        template = self.encoder._template
         self.texts = [(one := template.render(row)).text[: one.prompts[-1]] for row in self.rows]
 
     def ours(self) -> list[dict[str, Any]]:
         """As an evaluation of a run makes them."""
         from mcit.core.schema import EvalConfig
-        from mcit.data.encode import Encoder
         from mcit.evals.generator import greedy, sharing
         from mcit.evals.predictions import batches
 
         settings, out, told = EvalConfig(), dict[int, dict[str, Any]](), list[str]()
         given: dict[str, Any] = {"max_new_tokens": self.limit, **sharing(settings), "told": told.append}
-        with greedy(self.model, Encoder(self.processor), **given) as generator:
+        self.memo.store.clear()
+        with greedy(self.model, self.encoder, **given) as generator:
             for group in batches(self.rows, settings.batch):
                 made = generator.answer([self.rows[k] for k in group], device="cpu")
                 out |= dict(zip(group, made, strict=True))
@@ -124,11 +126,14 @@ class Asked:
             known = [int(i) for i in ids]
             return " ".join(str(i) for i in known if i not in ends)
 
-        self.processor.tokenizer.decode = decode
+        tokenizers = [self.processor.tokenizer, self.encoder.processor.tokenizer]
+        for tokenizer in tokenizers:
+            tokenizer.decode = decode
         try:
             yield
         finally:
-            del self.processor.tokenizer.decode
+            for tokenizer in tokenizers:
+                del tokenizer.decode
 
 
 def compared(ours: Sequence[dict[str, Any]], theirs: Sequence[str]) -> dict[str, Any]:
