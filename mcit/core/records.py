@@ -201,6 +201,10 @@ class ProgressRecord(Record):
     tokens: Count
     seconds: Annotated[float, Field(ge=0)]
     loss: float | None
+    trained: Count | None = None
+    """Trained parameters; a stage of an older mcit lacks this and the next."""
+    peak_bytes: Count | None = None
+    """Most memory of rank 0's process while the stage trained: of tensors on a GPU, of all of it on a CPU."""
 
 
 class StageProfile(Record):

@@ -52,6 +52,7 @@ NAMES = {
     "retention": "Retention, MFN / MFT",
 }
 """What a metric is called in reports; both conventions of backward transfer are named."""
+COST = ("stage", "steps", "positions", "trained parameters", "seconds", "peak memory, MiB", "last loss")
 _NONE = "–"
 
 
@@ -87,7 +88,7 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
 
 
 def costs(run: Path) -> list[JsonDict]:
-    """Steps, positions (text and images, no padding), seconds and last loss of each committed stage, by ``progress.json``.
+    """Steps, positions (text and images, no padding), trained parameters, time, memory, last loss of each committed stage.
 
     Raises StateError for one that is missing while a later one is there.
     """
@@ -98,7 +99,8 @@ def costs(run: Path) -> list[JsonDict]:
     for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}
-        kept = {key: found.get(key) for key in ("steps", "tokens", "seconds", "loss", "ended", "logged")}
+        keys = ("steps", "tokens", "trained", "seconds", "peak_bytes", "loss", "ended", "logged")
+        kept = {key: found.get(key) for key in keys}
         out.append({"stage": stage["folder"], "committed": bool(found), **kept})
     return out
 
@@ -153,7 +155,8 @@ def markdown(report: JsonDict) -> str:
         *_probe_parts(report),
         *_sections(sections.card(report), sections.profile(report)),
         "## Cost",
-        _table(["stage", "steps", "positions", "seconds", "last loss"], _cost_rows(report)),
+        "Peak memory: of one process while the stage trained; of tensors on a GPU, of the whole process on a CPU.",
+        _table(COST, _cost_rows(report)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -314,9 +317,13 @@ def _cost_rows(report: JsonDict) -> list[list[str]]:
         ended = cost.get("ended")
         return f"{ended['step']:,} of {ended['planned']:,}: {ended['reason']}" if ended else whole(cost["steps"])
 
-    return [
-        [c["stage"], steps(c), whole(c["tokens"]), num(c["seconds"]), loss(c["loss"])] for c in report.get("costs", [])
-    ]
+    def row(cost: JsonDict) -> list[str]:
+        peak = cost["peak_bytes"]
+        memory = whole(None if peak is None else round(peak / 2**20))
+        sizes = whole(cost["tokens"]), whole(cost["trained"])
+        return [cost["stage"], steps(cost), *sizes, num(cost["seconds"]), memory, loss(cost["loss"])]
+
+    return [row(cost) for cost in report.get("costs", [])]
 
 
 # ---- terminal --------------------------------------------------------------------------------------------------------

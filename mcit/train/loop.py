@@ -26,6 +26,7 @@ from mcit.engine import world
 from mcit.engine.base import Engine
 from mcit.engine.checkpoint import Moments, read_moments
 from mcit.engine.figures import read
+from mcit.engine.peak import begin_peak, peak_bytes
 from mcit.methods.compose import MethodSet
 from mcit.routers.base import Router
 from mcit.runs.draft import StageDraft
@@ -45,6 +46,9 @@ class StageWork:
     ctx: Context
     checkpoint: CheckpointConfig
     stages: int
+    device: torch.device = torch.device("cpu")
+    trained: int = 0
+    """Trained parameters."""
     frozen: dict[str, int] = field(default_factory=dict)
     """Checksums of what does not train, from before the engine was built."""
     later_steps: int = 0
@@ -80,6 +84,7 @@ def train_stage(
     Raises Interrupted after a checkpoint when `stop` says so, TrainingError for a non-finite loss or gradient.
     """
     stage, engine, methods, ctx = work.stage, work.engine, work.methods, work.ctx
+    begin_peak(work.device)
     with timed("checkpoint"):
         first = draft.restore(engine, methods, work.streams)
     if work.below is not None and not first:
@@ -250,15 +255,27 @@ class Meter:
     """Counts tokens and seconds of a stage over restarts, and tells how long it will take."""
 
     def __init__(
-        self, work: StageWork, first: int, *, tokens: int = 0, seconds: float = 0.0, loss: float | None = None
+        self,
+        work: StageWork,
+        first: int,
+        *,
+        tokens: int = 0,
+        seconds: float = 0.0,
+        loss: float | None = None,
+        peak_bytes: int = 0,
     ) -> None:
-        """`tokens`, `seconds` and `loss`: what an earlier process had counted after step `first`."""
+        """`tokens`, `seconds`, `loss` and `peak_bytes`: what an earlier process had counted after step `first`."""
         self._work, self._first = work, first
-        self._tokens, self._seconds_before = tokens, seconds
+        self._tokens, self._seconds_before, self._peak_before = tokens, seconds, peak_bytes
         self._start = self._last = time.monotonic()
         self._loss = loss
         stage = work.stage
         self.progress = Progress(stage.index, work.stages, stage.name, "train", first, stage.steps)
+
+    @property
+    def peak(self) -> int:
+        """Most bytes of memory in this stage, earlier processes included."""
+        return max(self._peak_before, peak_bytes(self._work.device))
 
     @property
     def seconds(self) -> float:
@@ -287,7 +304,8 @@ class Meter:
 
     def state(self) -> JsonDict:
         """What a checkpoint keeps of the meter."""
-        return {"tokens": self._tokens, "seconds": round(self.seconds, 3), "loss": self._loss}
+        seconds = round(self.seconds, 3)
+        return {"tokens": self._tokens, "seconds": seconds, "loss": self._loss, "peak_bytes": self.peak}
 
     def summary(self, ctx: Context) -> JsonDict:
         """Content of progress.json."""
@@ -299,6 +317,8 @@ class Meter:
             "tokens": self._tokens,
             "seconds": round(self.seconds, 3),
             "loss": self._loss,
+            "trained": self._work.trained,
+            "peak_bytes": self.peak,
         }
 
 

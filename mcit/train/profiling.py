@@ -17,7 +17,7 @@ from mcit.core.ranks import on_first
 from mcit.core.types import JsonDict, Plan
 from mcit.engine import world
 from mcit.engine.flops import FlopCount, matmul_rate
-from mcit.engine.peak import begin_peak, peak_bytes
+from mcit.engine.peak import peak_bytes
 from mcit.models.quant import runs_bf16
 from mcit.models.units import group_of
 from mcit.runs.profile import read_profile, write_profile
@@ -76,7 +76,6 @@ def watched(model: nn.Module, device: torch.device) -> Iterator[None]:
     for module in _towers(model):
         handles.append(module.register_forward_pre_hook(lambda *given: profile.enter("vision"), prepend=True))
         handles.append(module.register_forward_hook(lambda *given: profile.leave()))
-    begin_peak(device)
     try:
         yield
     finally:

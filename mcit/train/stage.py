@@ -92,6 +92,8 @@ def build_stage(
         what, fix = f"'{dtype_problems(model)[0]}' would train in low precision", "report it: trained tensors are fp32"
         raise PlanError(what, where=stage.name, fix=fix)
     frozen = frozen_checksums(model)
+    device = next(model.parameters()).device
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)  # before an engine shards them
     book.answer = StartAnswers(
         model,
         material.encoder,
@@ -128,6 +130,7 @@ def build_stage(
     streams.choose_by(functools.partial(agreed_choice, methods, ctx))
     work = StageWork(stage, engine, methods, streams, ctx, plan.config.checkpoint, len(plan.config.stages))
     work.frozen, work.log_every = frozen, plan.config.engine.log_every
+    work.device, work.trained = device, trained
     if stage.optim.moments == "keep" and material.lineage.deltas:
         work.below = material.lineage.deltas[-1].folder
     if router:

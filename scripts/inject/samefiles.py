@@ -13,18 +13,20 @@ DIFFERENT = {
     "train.log": "times, and what was shown",
     "lock": "empty; it may be there or not",
     "profile.json": "with `--profile` alone: times, and a start for each command",
-    "stages/*/progress.json": "`seconds`",
+    "stages/*/progress.json": "`seconds` and `peak_bytes`",
     "stages/*/metrics.jsonl": "`seconds` of each step",
     "stages/*/probes.jsonl": "`seconds` of each measurement",
     "stages/*/manifest.json": "size and checksum of these three, and its own",
     "certificates/stages/*.json": "the run's id, times and `seconds`, checksums of manifests, and its own",
     "certificates/statement.json": "the run's id, its ledger's lines and certificates, and its own checksum",
     "certificates/statement.sig": "the signature over that",
-    "report/report.json": "`seconds` of each stage and probe, and the share of the stage's time; the profile",
+    "report/report.json": "`seconds` and `peak_bytes` of each stage, `seconds` and share of time of each probe; the profile",
     "report/report.md": "the same",
     "report/report.html": "the same, and their sum in words",
 }
 """What two runs of the same config on the same machine and number of processes may differ in."""
+_TIMES = ("seconds", "share of step time", "peak memory, MiB")
+"""Columns of a report that may."""
 
 
 def compared(expected: Path, found: Path) -> list[str]:
@@ -52,7 +54,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def comparable(name: str, data: bytes) -> bytes:
     """Bytes of a file without seconds and what follows from them; `name` is relative to the run."""
     if name.startswith("stages/") and name.endswith("/progress.json"):
-        return plain({**json.loads(data), "seconds": 0})
+        return plain({**json.loads(data), "seconds": 0, "peak_bytes": 0})
     if name.startswith("stages/") and name.endswith(("/metrics.jsonl", "/probes.jsonl")):
         return b"\n".join(plain({**json.loads(line), "seconds": 0}) for line in data.splitlines())
     if re.fullmatch(r"stages/[^/]+/manifest\.json", name):
@@ -72,7 +74,7 @@ def comparable(name: str, data: bytes) -> bytes:
         text = re.sub(r"## Where time went\n.*?(?=^## )", "", data.decode(), flags=re.DOTALL | re.MULTILINE)
         return "\n".join(timeless_rows(text.split("\n"))).encode()
     if name == "report/report.html":
-        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h)</td>', "<td>S</td>", data.decode())
+        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h|MiB)</td>', "<td>S</td>", data.decode())
         text = re.sub(r'"seconds": ?[\d.e-]+', '"seconds":0', text)  # the chart of times
         text = re.sub(r'<h2 class="section">Where time went</h2>.*?(?=<h2)', "", text, flags=re.DOTALL)
         return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
@@ -88,18 +90,18 @@ def without_times(value: Any) -> Any:
 def timeless(value: Any) -> Any:
     """Without seconds, and without shares that stand beside them."""
     if isinstance(value, dict):
-        gone = {"seconds", "share"} if "seconds" in value else set()
+        gone = {"seconds", "share", "peak_bytes"} if "seconds" in value else set()
         return {k: 0 if k in gone else timeless(v) for k, v in value.items()}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def timeless_rows(lines: Sequence[str]) -> Iterator[str]:
-    """Lines of Markdown whose tables have no content in columns of seconds and of shares of time."""
+    """Lines of Markdown whose tables have no content in columns of `_TIMES`."""
     hidden: set[int] = set()
     for before, line in zip(["", *lines], lines, strict=False):
         cells = line.split(" | ")
         if not before.startswith("|"):
-            hidden = {k for k, cell in enumerate(cells) if cell.strip("| ") in ("seconds", "share of step time")}
+            hidden = {k for k, cell in enumerate(cells) if cell.strip("| ") in _TIMES}
             yield line
         else:
             yield " | ".join("" if k in hidden else cell for k, cell in enumerate(cells))

@@ -140,7 +140,7 @@ def run_plan(plan, folder, *, engine=None, stop_at=None, only=None, blobs=None):
             work = build_stage(stage, Material(plan, model, encoder, lineage, blobs), inherited=inherited, **make)
             draft.resume_from, draft.extra = draft.last, draft.kept
             done = train_stage(work, draft, reporter=Silent())
-        write_json(home / "progress.json", {key: done[key] for key in done if key != "seconds"})
+        write_json(home / "progress.json", {key: done[key] for key in done if key not in ("seconds", "peak_bytes")})
         work.engine.finish()
         write_stage(home, work, Material(plan, model, encoder, lineage))
         out[stage.folder] = {str(p.relative_to(home)): sha256_file(p) for p in sorted(home.rglob("*")) if p.is_file()}

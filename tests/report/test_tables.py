@@ -10,6 +10,7 @@ from rich.console import Console
 from mcit.core.errors import StateError
 from mcit.evals.continual import METRICS
 from mcit.report.matrix import read_matrix
+from mcit.report.page.html import page_text
 from mcit.report.tables import NAMES, compare, full_report, markdown, matrix_csv, render_terminal, write_report
 
 
@@ -56,12 +57,14 @@ def test_a_stage_that_ended_early_says_when_and_why(three) -> None:
 
 
 def test_costs(three) -> None:
-    three.progress("01-s1", steps=40, tokens=1200, seconds=12.5, loss=0.25)
+    three.progress("01-s1", steps=40, tokens=1200, seconds=12.5, loss=0.25, trained=4096, peak_bytes=1500 << 20)
     three.progress("02-s2", steps=40, tokens=1500, seconds=13, loss=None)
     text = markdown(full_report(three.root))
-    assert "| 01-s1 | 40 | 1,200 | 12.50 | 0.2500 |" in text
-    assert "| 02-s2 | 40 | 1,500 | 13.00 | – |" in text
-    assert "| 03-s3 | – | – | – | – |" in text
+    assert "| 01-s1 | 40 | 1,200 | 4,096 | 12.50 | 1,500 | 0.2500 |" in text
+    assert "| 02-s2 | 40 | 1,500 | – | 13.00 | – | – |" in text  # of an older mcit
+    assert "| 03-s3 | – | – | – | – | – | – |" in text
+    page = page_text([three.root])
+    assert "<td>4,096</td>" in page and ">1,500 MiB</td>" in page
     assert [c["committed"] for c in full_report(three.root)["costs"]] == [True, True, False]
 
 

@@ -46,7 +46,10 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "train.log": ("a", "b"),
         "lock": ("", "x"),
         "profile.json": ("a", "b"),
-        "stages/01-a/progress.json": ('{"seconds": 1, "loss": 2}', '{"seconds": 9, "loss": 2}'),
+        "stages/01-a/progress.json": (
+            '{"seconds": 1, "peak_bytes": 1, "loss": 2}',
+            '{"seconds": 9, "peak_bytes": 3, "loss": 2}',
+        ),
         "stages/01-a/metrics.jsonl": ('{"seconds": 1, "loss": 2}\n', '{"seconds": 2, "loss": 2}\n'),
         "stages/01-a/probes.jsonl": ('{"seconds": 1, "step": 2}\n', '{"seconds": 2, "step": 2}\n'),
         "stages/01-a/manifest.json": (
@@ -54,8 +57,8 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             '{"files": {"a": 1, "progress.json": 2}, "seal": "b"}',
         ),
         "report/report.json": (
-            '{"costs": [{"seconds": 1}], "a": 1, "p": {"seconds": 3, "share": 0.1}, "profile": {"tokens": 1}}',
-            '{"costs": [{"seconds": 2}], "a": 1, "p": {"seconds": 4, "share": 0.2}, "profile": {"tokens": 2}}',
+            '{"costs": [{"seconds": 1, "peak_bytes": 1}], "a": 1, "p": {"seconds": 3, "share": 0.1}, "profile": {"tokens": 1}}',
+            '{"costs": [{"seconds": 2, "peak_bytes": 2}], "a": 1, "p": {"seconds": 4, "share": 0.2}, "profile": {"tokens": 2}}',
         ),
         "report/report.md": (
             "## Where time went\n\na\n\n## b\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
@@ -71,8 +74,10 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         ),
         "certificates/statement.sig": ("a", "b"),
         "report/report.html": (
-            'Training took 1 s: 2 steps <h2 class="section">Where time went</h2>\na<h2><td data-sort="0.9">1 s</td>',
-            'Training took 1 min: 2 steps <h2 class="section">Where time went</h2>\nb<h2><td data-sort="60">1 min</td>',
+            'Training took 1 s: 2 steps <td data-sort="9">1 MiB</td>'
+            '<h2 class="section">Where time went</h2>\na<h2><td data-sort="0.9">1 s</td>',
+            'Training took 1 min: 2 steps <td data-sort="8">8 MiB</td>'
+            '<h2 class="section">Where time went</h2>\nb<h2><td data-sort="60">1 min</td>',
         ),
     }
     for name, texts in files.items():
@@ -84,7 +89,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
     listed = {name.replace("*", "01-a") for name in samefiles.DIFFERENT}
     assert listed == files.keys(), "each of them is one that the docs list"
     changes = {
-        "stages/01-a/progress.json": ("2", "3"),
+        "stages/01-a/progress.json": ('"loss": 2', '"loss": 3'),
         "stages/01-a/metrics.jsonl": (' "loss"', ' "lass"'),
         "stages/01-a/probes.jsonl": ('"step": 2', '"step": 3'),
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),

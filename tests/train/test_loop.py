@@ -77,7 +77,10 @@ def test_killed_between_the_last_checkpoint_and_the_commit_nothing_of_the_progre
     again = Draft(tmp_path, resume_from=4)
     again.extra, again.cursors = first.kept, first.cursors
     restarted = train_stage(work_of(plan)[0], again, reporter=Silent())
-    assert again.lines == [] and {**restarted, "seconds": 0} == {**done, "seconds": 0}
+    free = {"seconds": 0, "peak_bytes": 0}
+    assert again.lines == [] and {**restarted, **free} == {**done, **free}
+    assert restarted["peak_bytes"] >= first.kept["peak_bytes"] > 1 << 20  # that of the process that was killed counts
+    assert done["trained"] == sum(p.numel() for p in work_of(plan)[1].parameters() if p.requires_grad)
     assert restarted["seconds"] >= first.kept["seconds"] > 0
 
 
@@ -422,14 +425,15 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_meter_counts_over_restarts_and_tells_how_long_it_will_take(clock):
+def test_the_meter_counts_over_restarts_and_tells_how_long_it_will_take(clock, monkeypatch):
     """Two stages of 10 steps come after one that was stopped after step 4."""
     stage = SimpleNamespace(index=2, name="n", steps=10)
-    work = SimpleNamespace(stage=stage, stages=3, later_steps=20)
-    assert Meter(work, 0).state() == {"tokens": 0, "seconds": 0.0, "loss": None}
-    meter = Meter(work, 4, tokens=50, seconds=7.5, loss=0.5)
+    monkeypatch.setattr("mcit.train.loop.peak_bytes", lambda device: 1000)
+    work = SimpleNamespace(stage=stage, stages=3, later_steps=20, device=None, trained=4096)
+    assert Meter(work, 0).state() == {"tokens": 0, "seconds": 0.0, "loss": None, "peak_bytes": 1000}
+    meter = Meter(work, 4, tokens=50, seconds=7.5, loss=0.5, peak_bytes=2000)
     assert meter.progress == Progress(2, 3, "n", "train", 4, 10)
-    assert meter.state() == {"tokens": 50, "seconds": 7.5, "loss": 0.5}
+    assert meter.state() == {"tokens": 50, "seconds": 7.5, "loss": 0.5, "peak_bytes": 2000}
     clock.at = 102.0
     assert meter.after(5, {"tokens": 30, "loss": 0.25}, clock.at) == {"tokens": 30, "loss": 0.25, "seconds": 2.0}
     assert meter.progress == Progress(2, 3, "n", "train", 5, 10, 0.25, 15.0, 10.0, 50.0)
@@ -444,9 +448,9 @@ def test_the_meter_counts_over_restarts_and_tells_how_long_it_will_take(clock):
     clock.at = 103.94123
     assert meter.after(8, {"tokens": 1, "loss": 0.125}, clock.at)["seconds"] == 0.4412
     assert meter.progress.tokens_per_s == pytest.approx(1 / 0.44123)
-    assert meter.state() == {"tokens": 97, "seconds": 10.941, "loss": 0.125}
+    assert meter.state() == {"tokens": 97, "seconds": 10.941, "loss": 0.125, "peak_bytes": 2000}
     assert meter.summary(SimpleNamespace(step=7, ended=None)) == {
-        "steps": 10, "tokens": 97, "seconds": 10.941, "loss": 0.125,
+        "steps": 10, "tokens": 97, "seconds": 10.941, "loss": 0.125, "trained": 4096, "peak_bytes": 2000,
     }  # fmt: skip
     ended = meter.summary(SimpleNamespace(step=7, ended="why"))
     assert ended["steps"] == 8 and ended["ended"] == {"step": 8, "planned": 10, "reason": "why"}
