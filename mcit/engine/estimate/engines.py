@@ -9,6 +9,7 @@ P trained numbers, N processes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -74,7 +75,7 @@ class StageShape:
     cuda: bool = True
     """Whether the device has memory of its own."""
 
-    @property
+    @functools.cached_property
     def trained(self) -> int:
         """Numbers that train."""
         return trained_count(self.weights)
