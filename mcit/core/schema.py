@@ -344,6 +344,12 @@ class EvalConfig(Config):
     validate_every: int = Field(0, ge=0)
     """Score the validation split every so many steps inside a stage; 0 is never."""
 
+    @field_validator("share_prefix", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """YAML reads ``off`` without quotes as false."""
+        return "off" if value is False else value
+
 
 class CheckpointConfig(Config):
     """Live checkpoints inside a stage. Not part of a run's identity."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mcit.core.config import apply_overrides, parse
 from mcit.core.files import canonical_json
 from mcit.core.paths import shipped
+from mcit.core.schema import EvalConfig
 from mcit.plan.plan import read_config, resolved
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -28,6 +30,15 @@ def test_adapter_and_projector_settings_of_a_stage_are_their_own():
     config, _ = read_config("tiny")
     assert config.stages[0].recipes == ["tiny/letter"]
     assert {s.adapter.rank for s in config.stages} == {8}
+
+
+@pytest.mark.parametrize("written", ["off", "'off'"])
+def test_packs_of_an_evaluation_are_off_as_it_is_written(written):
+    """YAML reads ``off`` as false."""
+    found = apply_overrides({}, [f"eval.share_prefix={written}"])
+    config, problems = parse(EvalConfig, found["eval"])
+    assert not problems and config.share_prefix == "off"
+    assert parse(EvalConfig, apply_overrides({}, ["eval.share_prefix=on"])["eval"])[1]
 
 
 if __name__ == "__main__":
