@@ -95,7 +95,7 @@ class Method:
 
     # ---- before a model exists (no tensors) -------------------------------------------------------------------------
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
-        """Problems of these settings in this stage of this plan."""
+        """Problems of these settings in this stage of this plan; ``where`` is a setting's name, or a place as plans give it."""
         return []
 
     def select_trainable(self, names: frozenset[str], ctx: NamesContext) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mcit.core.config import suggestion
 from mcit.core.errors import Problem
@@ -13,6 +15,8 @@ from mcit.methods.flow import stream_problems
 
 FORGETS = frozenset({"forget", "refusal", "pair"})
 """Streams of the rows of a stage's ``forget``."""
+_PLACED = re.compile(r"stages?[ \[]")
+"""A place that names its stage; any other is a setting of the method."""
 
 
 def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
@@ -36,7 +40,8 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
         if "forget" in method.claims.streams and not stage.forget and not method.prepares:
             fix = "name recipes in the stage's forget, or remove the method"
             problems.append(Problem(place, "forgets rows, but the stage names none to forget", fix))
-        problems += method.check(stage, plan)
+        found = method.check(stage, plan)
+        problems += [p if _PLACED.match(p.where) else replace(p, where=f"{place}.{p.where}") for p in found]
     if stage.forget and not any(FORGETS & m.claims.streams for m in methods):
         fix = "list a method that forgets, such as gs_lora"
         problems.append(Problem(f"{where}.forget", "no method of the stage forgets rows", fix))

@@ -144,6 +144,22 @@ case("gold run without a recipe that nothing forgets", lambda _: ["gold", "tiny-
 changed("two stages of one name", "stages.0.name=same", "stages.1.name=same")
 changed("task that no stage has in eval.tasks", "eval.tasks=[leter]", code=3)
 changed("targets that match nothing", "defaults.adapter.targets=[nope]", code=3)
+for name, settings in {
+    "an anchor per stage of adapters that are merged": ["defaults.methods=[{name: ewc, merge: separate}]"],
+    "anchors of parameters that the next stage does not keep": ["defaults.methods=[{name: ewc, space: parameters}]"],
+    "two methods with passes of their own": ["defaults.methods=[{name: sam}, {name: agem}]"],
+    "more views of a row than epochs": ["defaults.methods=[{name: view_batch, views: 4}]"],
+    "views of a row that a micro-batch does not hold": [
+        "defaults.methods=[{name: view_batch, views: 4}]",
+        "defaults.epochs=4",
+        "engine.micro_batch=2",
+    ],
+    "mirrored pictures of a task that is read": [
+        "defaults.methods=[{name: view_batch, views: 2, changes: [flip], reading: [word]}]",
+        "defaults.epochs=2",
+    ],
+}.items():
+    changed(name, *settings, code=3)
 
 
 # ---- YAML files ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from mcit.methods.replay import Replay
 
 MODULE = """
 from mcit.core.config import MethodConfig
+from mcit.core.errors import Problem
 from mcit.core.types import Claims
 from mcit.methods.base import Method
 
@@ -51,6 +52,10 @@ class Ordering(Method):
     claims = Claims(slots=frozenset({"order:task", "step:passes"}))
     def passes(self, step, ctx): step.accumulate()
     def order(self, stream, epoch, count, seed): return []
+
+class Choosy(Method):
+    def check(self, stage, plan):
+        return [Problem("weight", "w", "f"), Problem(f"stages[{stage.index - 1}].name", "n", "f")]
 
 class Named(Method):
     claims = Claims(needs=frozenset({"names:kept"}))
@@ -99,6 +104,11 @@ def test_methods_that_go_together_have_no_problem():
         "weight_penalty": ["l2"],
         "on_stage_end": ["replay"],
     }
+
+
+def test_a_setting_that_a_method_names_is_told_with_its_stage():
+    problems, _ = check("Choosy")
+    assert [p.where for p in problems] == ["stages[0].methods[0] (outside_methods:Choosy).weight", "stages[0].name"]
 
 
 def test_one_slot_has_one_holder():

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from mcit.core.errors import ConfigError
+from mcit.core.errors import ConfigError, PlanError
+from mcit.core.paths import shipped
 from mcit.sequences.scole import SCoLe, rarest, shares
 
 TEN = [f"c{k}" for k in range(10)]
@@ -83,3 +84,14 @@ def test_it_is_planned_like_any_list_of_stages():
     assert not problems and len(config.stages) == 5 and len(config.stages[0].recipe) == 2
     config, _ = parse_run({**TINY, "stages": {**given, "concepts": ["tiny/letter", "tiny/nothing"]}})
     assert any("tiny/nothing" in str(p) for p in reference_problems(config))
+
+
+def test_a_concept_without_training_rows_is_refused_in_the_plan(tmp_path):
+    from tests.fakes.bench import plan_of
+
+    text = (shipped("data_recipes") / "tiny" / "word.yaml").read_text()
+    lines = [line for line in text.splitlines() if "split: train" not in line and "validation" not in line]
+    (tmp_path / "empty.yaml").write_text("\n".join(lines).replace("task: word", "task: empty"))
+    concepts = {"generate": "scole", "concepts": ["tiny/letter", str(tmp_path / "empty.yaml")], "stages": 2}
+    with pytest.raises(PlanError, match=r"stages\[[01]\].recipe: has no training rows"):
+        plan_of(stages={**concepts, "per_stage": 1, "methods": []})
