@@ -163,6 +163,8 @@ def _plain(value: Any) -> Any:
 
 def _words(annotation: Any) -> str:
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _words(inside[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inside)
     if origin in (list, tuple, set, frozenset):

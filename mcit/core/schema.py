@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -115,6 +115,10 @@ class AdapterConfig(Config):
         return self
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a running mean."""
+
+
 class OptimConfig(Config):
     """Optimiser and schedule of a stage."""
 
@@ -134,8 +138,8 @@ class OptimConfig(Config):
     """Learning rate of the projector; None uses `lr`."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and second moments."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay of the first and second moments, each from 0 to below 1."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

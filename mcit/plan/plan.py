@@ -42,6 +42,8 @@ def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfi
     path = find_shipped("configs", name)
     if path is None:
         known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
+        if Path(name).is_dir():
+            raise ConfigError("is a folder, not a config", where=name, fix="name the YAML file in it")
         raise ConfigError("no such config", where=name, fix=suggestion(name, known))
     data = lookup.anchored(apply_overrides(load_yaml(path), overrides or []), path.parent)
     return _checked(data, where=f"{path}: "), path.read_text(encoding="utf-8-sig")
