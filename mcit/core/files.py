@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from mcit.core.errors import StateError
 
 _CHUNK = 1 << 20  # speed: bytes that are read at a time
+_WRITABLE = "a writable folder: --runs-dir for runs, MCIT_CACHE for data sets and models"
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}\.tmp")
 
 
@@ -39,9 +40,9 @@ def explained(path: Path | str) -> Iterator[None]:
             errno.EDQUOT: ("the disk quota is used up", "free space there, then run the same command again"),
             errno.EFBIG: ("the file would be larger than allowed here", "raise the limit of file sizes (ulimit -f)"),
             errno.EIO: ("the disk reported an error", "check the disk, then run the same command again"),
-            errno.EROFS: ("the folder is read-only", "choose a writable folder with --runs-dir"),
+            errno.EROFS: ("the folder is read-only", f"choose {_WRITABLE}"),
             errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
-            errno.EACCES: ("permission denied", "choose a writable folder with --runs-dir, or change its permissions"),
+            errno.EACCES: ("permission denied", f"choose {_WRITABLE}, or change its permissions"),
         }
         if isinstance(error, FileNotFoundError) or error.errno is None:
             raise

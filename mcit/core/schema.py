@@ -62,7 +62,7 @@ class EngineConfig(Config):
     """Steps whose figures are read from the device together. Every step has its line in metrics.jsonl either way; above 1 the
     host does not wait for a GPU between them, and a loss that is not finite is told of that much later: see
     docs/performance.md."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=256)
     """Threads that prepare rows ahead of the step."""
 
 

@@ -149,6 +149,8 @@ def test_atomic_directory_is_whole_or_absent(tmp_path):
         (errno.EIO, "the disk reported an error"),
         (errno.EFBIG, "larger than allowed"),
         (errno.EMLINK, "Too many links"),
+        (errno.EROFS, "MCIT_CACHE"),
+        (errno.EACCES, "MCIT_CACHE"),
     ],
 )
 def test_os_errors_are_explained(tmp_path, monkeypatch, number, said):

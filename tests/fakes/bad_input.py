@@ -59,6 +59,7 @@ for name, setting in {
     "learning rate infinite": "defaults.optim.lr=.inf",
     "decay of moments beyond 1": "defaults.optim.betas=[0.9,1.5]",
     "one decay of moments": "defaults.optim.betas=[0.9]",
+    "a thousand million threads": "engine.workers=1000000000",
     "projector's learning rate below 0": "defaults.optim.lr_projector=-0.1",
     "rank 0": "defaults.adapter.rank=0",
     "rank below 0": "defaults.adapter.rank=-4",
@@ -184,7 +185,6 @@ yaml_file("config is a picture", b"\x89PNG\r\n\x1a\n\0\0")
 yaml_file("config in Latin-1", "name: \xe4".encode("latin-1"))
 yaml_file("config of 5 MB", "# " + "x" * 5_000_000)
 yaml_file("empty config", "")
-case("config that is a folder", lambda root: ["plan", str(root)], 2)
 yaml_file("config that is a list", "- a\n- b\n")
 yaml_file("key that is a list", "name: a\n? [a, b]\n: c\n")
 yaml_file("key that is a number", "name: a\n1: b\n")
