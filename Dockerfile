@@ -7,7 +7,8 @@ ENV PATH=/opt/mcit/bin:$PATH HF_HOME=/work/.cache/huggingface MCIT_CACHE=/work/.
 RUN python3 -m venv /opt/mcit
 COPY . /opt/src
 # torch with its own CUDA libraries from the package index; the other versions are those tested together
-RUN pip install --no-cache-dir torch && pip install --no-cache-dir "/opt/src[tensorboard,routers]"
+RUN pip install --no-cache-dir torch && grep -v '^torch==' /opt/src/constraints.txt > /opt/constraints.txt \
+    && pip install --no-cache-dir -c /opt/constraints.txt "/opt/src[tensorboard,routers]"
 WORKDIR /work
 ENTRYPOINT ["mcit"]
 CMD ["doctor"]
