@@ -41,6 +41,8 @@ from mcit.models.quant import rounded_to_4bit
 from mcit.runs.layout import KIT
 
 Lines = Sequence[JsonDict]
+BEFORE = "answer_before"
+"""Where the transform `relabel` keeps the answer that it replaced."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,12 @@ def measure(
             name: probability(_losses(liked(f"task-{name}", rows))) for name, rows in sets.tasks.items() if rows
         },
     }
-    record["forget"] = {**_remembered(forget, ratios), **_said(sets.forget, told("answers", sets.forget))}
+    before = liked("before", _before(sets.forget))
+    record["forget"] = {
+        **_remembered(forget, ratios),
+        **_said(sets.forget, told("answers", sets.forget)),
+        "residual_corruption": residual(sets.forget, forget, before),
+    }
     near = {name: (rows, told(f"near-{name}", rows)) for name, rows in sets.near.items()}
     record["near"] = {
         name: rates([kind_of(text, expected=row.answer) for row, text in zip(rows, texts, strict=True)])
@@ -225,6 +232,20 @@ def _remembered(lines: Lines, ratios: Sequence[float]) -> JsonDict:
         "extraction_strength": _mean([extraction_strength(one) for one in hits]),
         "truth_ratio": truth_forgotten(ratios) if ratios else None,
     }
+
+
+def _before(rows: Sequence[Row]) -> list[Row]:
+    """Relabelled rows with the answer that they had before."""
+    return [answered(row, str(row.meta[BEFORE]), "before") for row in rows if BEFORE in row.meta]
+
+
+def residual(rows: Sequence[Row], lines: Lines, before: Lines) -> float | None:
+    """Share of relabelled rows whose false answer is likelier per token than the one before; None without such rows.
+
+    Mean log-probabilities of the answer's tokens without its end, as for RESTOR (arXiv:2411.00204); equal ones do not count.
+    """
+    false = _losses([line for row, line in zip(rows, lines, strict=True) if BEFORE in row.meta])
+    return _mean([float(now < then) for now, then in zip(false, _losses(before), strict=True)])
 
 
 def _said(rows: Sequence[Row], texts: Sequence[str]) -> JsonDict:

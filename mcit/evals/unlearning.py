@@ -50,3 +50,14 @@ def robustness(before: Cell, forgotten: Cell, attacked: Cell) -> Cell:
     if before is None or forgotten is None or attacked is None or before <= forgotten:
         return None
     return (before - attacked) / (before - forgotten)
+
+
+def recovery(clean: Cell, corrupted: Cell, now: Cell) -> Cell:
+    """``(Acc_now - Acc_corrupted) / (Acc_clean - Acc_corrupted)``: 1 where the old knowledge is back.
+
+    Accuracies on the true answers; negative where still more is lost, None where nothing was corrupted. After RESTOR
+    (arXiv:2411.00204).
+    """
+    if clean is None or corrupted is None or now is None or clean <= corrupted:
+        return None
+    return (now - corrupted) / (clean - corrupted)

@@ -23,6 +23,7 @@ COLUMNS = {
     "extraction_strength": "extraction",
     "rouge_recall": "ROUGE-L",
     "truth_ratio": "truth ratio",
+    "residual_corruption": "false answer likelier",
     "forget_quality": "forget quality p",
     "utility": "utility",
     "min_k": "Min-K AUC",

@@ -6,7 +6,7 @@ import pytest
 
 from mcit.core.errors import StateError
 from mcit.evals import membership
-from mcit.evals.kit import areas, mean_losses, read_kit
+from mcit.evals.kit import areas, mean_losses, read_kit, residual
 from mcit.evals.likelihood import read_likelihoods
 from mcit.evals.memorisation import mean_loss, probability, truth_forgotten
 from mcit.evals.predictions import read_predictions
@@ -62,6 +62,15 @@ def line(*logprobs):
         "body": n,
         "tokens": n + 1,
     }
+
+
+def test_residual_corruption_by_hand():
+    """False -.7 against true -1 counts, -2 against -1 does not; a row that was not relabelled is no part of it."""
+    false, plain = row("q", "owl", meta={"answer_before": "penguin"}), row("q", "cat")
+    rows, lines = [false, plain, false], [line(-0.7), line(-0.1), line(-2.0)]
+    assert residual(rows, lines, [line(-1.0), line(-1.0)]) == 0.5
+    assert residual([false], [line(-0.7)], [line(-1.0)]) == 1.0 and residual([false], [line(-1.0)], [line(-1.0)]) == 0.0
+    assert residual([plain], [line(-1.0)], []) is None
 
 
 def test_areas_by_hand_leave_the_end_token_out():

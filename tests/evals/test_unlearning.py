@@ -1,6 +1,6 @@
 import pytest
 
-from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence, robustness
+from mcit.evals.unlearning import drop, h_mean, losses, mean, recovery, resurgence, robustness
 
 
 def test_h_mean_of_published_rows():
@@ -42,3 +42,9 @@ def test_resurgence_and_robustness_of_the_card():
     assert resurgence(2, [2, 9, 5]) == 7
     assert robustness(65, 26, 30) == pytest.approx(0.8974, abs=1e-4)
     assert robustness(65, 65, 70) is None and robustness(None, 1, 1) is None
+
+
+def test_recovery_of_what_was_corrupted():
+    """Clean 65, corrupted 30, then 50: 20 / 35; below the corrupted model it is negative, and nothing corrupted has none."""
+    assert recovery(65, 30, 50) == pytest.approx(0.5714, abs=5e-5) and recovery(65, 30, 23) == pytest.approx(-0.2)
+    assert recovery(30, 30, 50) is recovery(None, 30, 50) is recovery(65, 30, None) is None

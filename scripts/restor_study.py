@@ -1,0 +1,158 @@
+"""Does unlearning false answers bring the true ones back? RESTOR on the embedded model, per unlearning method, with intervals.
+
+    python scripts/restor_study.py --home FOLDER [--seeds 0 1 2] [--only npo ga …] [--docs docs/forgetting.md]
+
+Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. Runs share nothing, so that
+each may be a process of its own; what is done in FOLDER is not done again and a killed run goes on. ``--docs`` runs nothing
+and writes the table of what is finished between its marks in a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mcit.core.errors import McitError
+from scripts.forget_study import slug, spread, write_between
+
+MARKS = ("<!-- restor on the demo: written by scripts/restor_study.py -->", "<!-- restor on the demo: end -->")
+CONFIG, TASK, REST = "demo-restor", "naming-true", "naming-rest"
+LEARN, CORRUPT, FORGET, REPAIR = 1, 2, 3, 4
+FOLDER = "03-forget"
+SIDES: dict[str, list[dict[str, Any]]] = {
+    "npo": [{"use": "npo"}],
+    "npo + retain_kl": [{"use": "npo"}, {"use": "retain_kl"}],
+    "ga": [{"use": "ga"}],
+    "grad_diff": [{"use": "grad_diff"}],
+    "kl_min": [{"use": "kl_min"}],
+    "bounded_forget": [{"use": "bounded_forget"}],
+    "idk_dpo": [{"use": "idk_dpo"}],
+    "rmu": [{"use": "rmu"}],
+    "undial": [{"use": "undial"}],
+}
+"""Methods of the forget stage, by name."""
+
+
+def main() -> int:
+    """Do what is missing, collect, write."""
+    parser = argparse.ArgumentParser(description="RESTOR: recovery of overwritten knowledge per unlearning method")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="*", choices=list(SIDES), metavar="METHOD", help=", ".join(SIDES))
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="run nothing, write what is finished into a page")
+    args = parser.parse_args()
+    (args.home / "restor").mkdir(parents=True, exist_ok=True)
+    failed = False
+    for seed, name in [(s, n) for s in args.seeds for n in SIDES if n in (args.only or SIDES)] if not args.docs else []:
+        if not result_file(args.home, name, seed).is_file():
+            print(f"{name}, seed {seed} …", flush=True)
+            try:
+                one(args.home, name, seed)
+            except McitError as error:
+                failed = True
+                print(f"{name}, seed {seed}: {error}", flush=True)
+                if error.exit_code == 75:
+                    return 75
+    done = {name: [result_file(args.home, name, s) for s in args.seeds] for name in SIDES}
+    found = {name: [json.loads(p.read_text()) for p in paths if p.is_file()] for name, paths in done.items()}
+    text = table({name: entries for name, entries in found.items() if entries})
+    if args.docs:
+        write_between(args.docs, MARKS, text)
+    print(text)
+    return int(failed)
+
+
+def result_file(home: Path, name: str, seed: int) -> Path:
+    """Where what was measured of a side lies."""
+    return home / "restor" / f"{slug(name, seed)}.json"
+
+
+def overrides(name: str, seed: int) -> list[str]:
+    """Settings of a side's run."""
+    return [f"name=restor-{slug(name, seed)}", f"seed={seed}", f"stages.forget.methods={json.dumps(SIDES[name])}"]
+
+
+def one(home: Path, name: str, seed: int) -> None:
+    """Run one side, or go on with it, and write its result. Raises McitError for what fails."""
+    from mcit.cli.main import main as mcit
+
+    runs = home / "restor-runs"
+    begun = sorted(runs.glob(f"restor-{slug(name, seed)}-*/manifest.json"))
+    new = ["run", CONFIG, "--runs-dir", str(runs), *(part for o in overrides(name, seed) for part in ("--set", o))]
+    with open(home / "restor" / f"{slug(name, seed)}.log", "a") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            code = mcit(["resume", str(begun[0].parent)] if begun else new)
+    if code:
+        raise SystemExit(code)
+    (run,) = [path.parent for path in runs.glob(f"restor-{slug(name, seed)}-*/manifest.json")]
+    result_file(home, name, seed).write_text(json.dumps(entry(run), indent=1) + "\n")
+
+
+def entry(run: Path) -> dict[str, Any]:
+    """What the table needs of a run: per test row of the true answers 0 or 1 after each stage, and residual corruption."""
+    from mcit.evals.kit import read_kit
+    from mcit.evals.score import read_rows, read_score
+    from mcit.runs.layout import RunLayout
+
+    layout = RunLayout(run)
+    stages = range(LEARN, REPAIR + 1)
+    rows = {after: read_rows(layout.evals(after) / TASK) or {} for after in stages}
+    rest = {after: read_score(layout.evals(after) / REST) or {} for after in stages}
+    kits = {after: read_kit(layout.kit(after, FOLDER)) or {} for after in stages if after >= CORRUPT}
+    return {
+        "ids": rows[LEARN]["id"],
+        "true": {str(after): found["strict"] for after, found in rows.items()},
+        "rest": {str(after): found["strict"]["accuracy"] for after, found in rest.items()},
+        "residual": {str(after): found["forget"]["residual_corruption"] for after, found in kits.items()},
+        "run": run.name,
+    }
+
+
+HEAD = (
+    "method", "seeds", "clean", "corrupted", "after forgetting", "recovery", "after repair", "recovery",
+    "false answer likelier: corrupted / forgotten / repaired", "other names: corrupted / forgotten / repaired",
+)  # fmt: skip
+
+
+def recovered(entries: list[dict[str, Any]], after: int) -> str:
+    """Recovery with its 95 % interval over questions, whose scores are means over seeds; a dash where nothing was corrupted."""
+    from mcit.evals.bootstrap import percentile_interval, resampled_means
+    from mcit.evals.unlearning import recovery
+
+    scores = [[e["true"][str(stage)] for e in entries] for stage in (LEARN, CORRUPT, after)]
+    cells = [[sum(v) / len(v) for v in zip(*seeds, strict=True)] for seeds in scores]
+    value = recovery(*(sum(cell) / len(cell) for cell in cells))
+    if value is None:
+        return "–"
+    drawn = (recovery(*map(float, means)) for means in resampled_means(cells, entries[0]["ids"]).T)
+    low, high = percentile_interval([one for one in drawn if one is not None])
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: means over seeds with their range, recovery with its interval over questions."""
+    if not found:
+        return "Nothing is finished yet."
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    for name, entries in found.items():
+
+        def true(after: int, entries: list[dict[str, Any]] = entries) -> str:
+            return spread([100 * sum(e["true"][str(after)]) / len(e["ids"]) for e in entries])
+
+        def several(key: str, digits: int, entries: list[dict[str, Any]] = entries) -> str:
+            return " / ".join(spread([e[key][str(k)] for e in entries], digits) for k in (CORRUPT, FORGET, REPAIR))
+
+        cells = [f"`{name}`", str(len(entries)), true(LEARN), true(CORRUPT), true(FORGET), recovered(entries, FORGET)]
+        cells += [true(REPAIR), recovered(entries, REPAIR), several("residual", 2), several("rest", 1)]
+        lines.append(f"| {' | '.join(cells)} |")
+    about = f"{sum(map(len, found.values()))} runs; accuracies in percent, mean over seeds (lowest to highest);"
+    return "\n".join([f"{about} recovery with its 95 % bootstrap interval over questions.", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

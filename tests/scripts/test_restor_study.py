@@ -1,0 +1,48 @@
+"""scripts/restor_study.py: its sides are valid configs, its table is right."""
+
+import pytest
+
+from mcit.plan.plan import read_config
+from scripts import restor_study as study
+
+
+@pytest.mark.parametrize("name", list(study.SIDES))
+def test_every_side_is_a_config_that_differs_in_its_forget_stage_alone(name):
+    first, _ = read_config(study.CONFIG, study.overrides("npo", 1))
+    config, _ = read_config(study.CONFIG, study.overrides(name, 1))
+    own = study.FORGET - 1
+    assert [s for k, s in enumerate(config.stages) if k != own] == [s for k, s in enumerate(first.stages) if k != own]
+    assert config.seed == 1 and [m["use"] for m in study.SIDES[name]] == name.split(" + ")
+    assert config.stages[own].methods and config.stages[own].forget == "demo/naming-false"
+
+
+def test_the_table_by_hand():
+    """Clean 4 of 4, corrupted 0 of 4, then 2 and 3: recovery .5 and .75; a side whose truth was never lost has none."""
+    one = {
+        "ids": ["a", "b", "c", "d"],
+        "true": {"1": [1, 1, 1, 1], "2": [0, 0, 0, 0], "3": [1, 1, 0, 0], "4": [1, 1, 1, 0]},
+        "rest": {"1": 90.0, "2": 70.0, "3": 80.0, "4": 85.0},
+        "residual": {"2": 1.0, "3": 0.5, "4": 0.25},
+    }
+    kept = {**one, "true": dict.fromkeys("1234", [1, 1, 1, 1])}
+    rows = study.table({"npo": [one], "ga": [kept]}).splitlines()
+    assert rows[-2].startswith("| `npo` | 1 | 100.0 | 0.0 | 50.0 | 0.50 [0.") and "| 75.0 | 0.75 [" in rows[-2]
+    assert rows[-2].endswith("| 1.00 / 0.50 / 0.25 | 70.0 / 80.0 / 85.0 |") and "| – | 100.0 | – |" in rows[-1]
+    assert study.table({}) == "Nothing is finished yet."
+
+
+def test_a_begun_run_goes_on_and_a_failed_one_writes_nothing(tmp_path, monkeypatch):
+    from mcit.cli import main as cli
+
+    calls = []
+    monkeypatch.setattr(cli, "main", lambda call: calls.append(call) or 3)
+    (tmp_path / "restor").mkdir()
+    for begun in (False, True):
+        if begun:
+            run = tmp_path / "restor-runs" / "restor-npo-s1-20260101"
+            run.mkdir(parents=True)
+            (run / "manifest.json").write_text("{}")
+        with pytest.raises(SystemExit):
+            study.one(tmp_path, "npo", 1)
+    assert calls[0][:4] == ["run", "demo-restor", "--runs-dir", str(tmp_path / "restor-runs")]
+    assert calls[1] == ["resume", str(run)] and not study.result_file(tmp_path, "npo", 1).exists()
