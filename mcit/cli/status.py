@@ -150,7 +150,7 @@ def _lines(item: JsonDict) -> list[str]:
         if len(alike) > _ALIKE:
             alike = [{"folder": f"{alike[0]['folder']} … {alike[-1]['folder']} ({len(alike)} stages)"}]
         lines += [f"  {stage['folder']}: {words}" for stage in alike]
-    if item["profile"]:
+    if item.get("profile"):
         from mcit.report.profile import line
 
         lines.append(f"  profile: {line(item['profile'])}")

@@ -48,7 +48,7 @@ def test_report_page_and_status_show_it(three, tmp_path, capsys):
     text = markdown(full_report(three.root))
     page = write_page([three.root], tmp_path / "page.html")[0].read_text()
     assert "## Where time went" in text and "| backward | 30.00 | 60.0 |" in text
-    assert ">Where time went</h2>" in page and "<td>backward</td><td>30.00</td>" in page
+    assert ">Where time went</h2>" in page and ">backward</td>" in page and ">30.00</td>" in page
 
 
 def test_status_says_it_in_a_line(tmp_path, capsys):
