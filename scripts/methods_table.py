@@ -5,8 +5,8 @@
 One `mcit run` per method, with the method's shipped settings in every stage and adapter settings that meet its claims; what is
 done in FOLDER is not run again, and a run that was killed goes on, so the same command resumes. A method is compared with
 sequential training under the same ``adapter.carry``. Per run: mean right after learning (MFT), mean at the end (MFN),
-forgetting, the last row of the matrix, and as ratios the seconds of all steps and the processor time of the whole command
-(what other programs take of the machine moves the first far more than the second; a run that was killed has none).
+forgetting, the last row of the matrix, and as a ratio the processor time of the whole command, which other programs move far
+less than the clock; a run that was killed has none. What a step costs is measured by ``scripts/bench/methods.py``.
 FOLDER/table.json has every matrix; ``--docs`` writes the table between its marks in a page.
 """
 
@@ -96,21 +96,20 @@ def entry(run: Path, calls: Path) -> dict[str, Any]:
 
     report = full_report(run)
     metrics = {key: report["metrics"][key] for key in ("mft", "mfn", "forgetting", "bwt_earlier")}
-    seconds = sum(cost["seconds"] for cost in report["costs"])
     out = {"run": run.name, "tasks": report["tasks"], "matrix": report["matrix"], "metrics": metrics}
-    return {**out, "seconds": seconds, "processor_seconds": processor_seconds(calls)}
+    return {**out, "processor_seconds": processor_seconds(calls)}
 
 
 def table(found: dict[str, dict[str, Any]], seed: str) -> str:
     """Markdown, sequential training first."""
-    head = ["method", "carry", "MFT", "MFN", "forgetting", "last row", "seconds of steps, ratio", "processor time, ratio"]
+    head = ["method", "carry", "MFT", "MFN", "forgetting", "last row", "processor time, ratio"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, one in found.items():
         base = found.get(f"sequential-{one['carry']}")
-        ratios = [ratio(one[key], base[key] if base else None) for key in ("seconds", "processor_seconds")]
+        cost = ratio(one["processor_seconds"], base["processor_seconds"] if base else None)
         numbers = [shown(one["metrics"][key]) for key in ("mft", "mfn", "forgetting")]
         last = ", ".join(shown(cell) for cell in one["matrix"][-1])
-        lines.append(f"| `{name}` | {one['carry']} | {' | '.join(numbers)} | {last} | {' | '.join(ratios)} |")
+        lines.append(f"| `{name}` | {one['carry']} | {' | '.join(numbers)} | {last} | {cost} |")
     tasks = ", ".join(next(iter(found.values()))["tasks"])
     about = f"{len(found)} runs, {seed}, {os.cpu_count()}-core CPU machine; accuracy in percent; tasks {tasks}."
     return "\n".join([about, "", *lines])

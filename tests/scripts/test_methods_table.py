@@ -23,13 +23,15 @@ def test_runs_are_of_every_ordinary_method_and_of_sequential_training_under_its_
 
 
 def test_the_table_by_hand():
-    """20 s against 10 s of the same carry; a cell that was not measured is a dash."""
+    """20 s of processor time against 10 s of the same carry; a cell that was not measured is a dash."""
     metrics = {"mft": 50.0, "mfn": 40.04, "forgetting": None}
-    one = {"carry": "merge", "tasks": ["a", "b"], "matrix": [[50.0], [30.0, None]], "metrics": metrics, "seconds": 10.0}
-    one["processor_seconds"] = None
-    text = methods_table.table({"sequential-merge": one, "ewc": {**one, "seconds": 20.0}}, "seed 0")
-    assert "| `sequential-merge` | merge | 50.0 | 40.0 | – | 30.0, – | 1.00 | – |" in text
-    assert "| `ewc` | merge | 50.0 | 40.0 | – | 30.0, – | 2.00 | – |" in text and text.startswith("2 runs, seed 0")
+    one = {"carry": "merge", "tasks": ["a", "b"], "matrix": [[50.0], [30.0, None]], "metrics": metrics}
+    one["processor_seconds"] = 10.0
+    found = {"ewc": {**one, "processor_seconds": 20.0}, "l2": {**one, "processor_seconds": None}}
+    text = methods_table.table({"sequential-merge": one, **found}, "seed 0")
+    assert "| `sequential-merge` | merge | 50.0 | 40.0 | – | 30.0, – | 1.00 |" in text
+    assert "| `ewc` | merge | 50.0 | 40.0 | – | 30.0, – | 2.00 |" in text and text.startswith("3 runs, seed 0")
+    assert "| `l2` | merge | 50.0 | 40.0 | – | 30.0, – | – |" in text
 
 
 def test_processor_time_is_summed_over_calls_unless_one_was_killed(tmp_path):
