@@ -9,11 +9,12 @@ A processor that gives other values for the same row is found out with the first
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -151,11 +152,11 @@ class Memo:
         pictures = None if self.note else pictures_key(row)
         found = None if pictures is None else self.store.get((kind, pictures))
         if found is not None:
-            out: _T = found
+            out: _T = _apart(found)
             return out
         made = make()
         if pictures is not None:
-            self.store.put((kind, pictures), made, size(made))
+            self.store.put((kind, pictures), _apart(made), size(made))
         return made
 
     def _try(self, made: Sample, row: Row, make: Callable[[Row], Sample]) -> None:
@@ -200,6 +201,13 @@ def _digest(*parts: Any) -> bytes:
 
 def _processed(memo: Memo, own: Callable[..., Any], images: Any, **settings: Any) -> Any:
     return memo.processed(lambda: own(images, **settings))
+
+
+def _apart(value: Any) -> Any:
+    """A copy as deep as its containers: processors take entries out of what they are given."""
+    if type(value) in (tuple, list):
+        return type(value)(map(_apart, value))
+    return copy.copy(value) if isinstance(value, MutableMapping) else value
 
 
 def _bytes(value: Any) -> int:

@@ -110,6 +110,22 @@ def test_a_row_is_what_it_says_and_not_its_name(tmp_path):
     assert made.tokenised == ["a", "a"]
 
 
+def test_what_a_processor_takes_out_of_its_pictures_is_there_again(tmp_path):
+    """As Mllama's does with the number of tiles."""
+    memo, asked = Memo(), row("<image>\nWhat?", images=(picture(tmp_path),), root=tmp_path)
+    calls = []
+
+    def process():
+        calls.append(1)
+        return {"num_tiles": [[1]], "pixel_values": torch.zeros(2)}, ["<tile>"]
+
+    for _ in range(3):
+        with memo.showing(asked):
+            values, texts = memo.processed(process)
+        assert values.pop("num_tiles") == [[1]] and texts.pop() == "<tile>"
+    assert len(calls) == 1
+
+
 def test_another_picture_of_that_name_is_seen(tmp_path):
     made = Counted()
     asked = row("<image>\nWhat?", "this", images=(picture(tmp_path),), root=tmp_path)

@@ -458,12 +458,12 @@ def frozen_entries_stay_exactly(kit):
     after = weights(engine)
     kept = all(torch.equal(after[n][m], before[n][m]) for n, m in masks.items())
     moved = min(float((after[n][~m] != before[n][~m]).float().mean()) for n, m in masks.items())
-    with torch.no_grad():
+    with torch.no_grad(), torchs_linears():
         out = engine.forward(toy_batch(model, seed=8)).nll_N.sum()
     engine.finish()
     named = dict(model.named_parameters())
     live = same({n: named[n].detach() for n in after}, after)  # what forward passes use was put back too
-    with torch.no_grad():
+    with torch.no_grad(), torchs_linears():
         again = run_model(model, toy_batch(model, seed=8), device=torch.device("cpu")).nll_N.sum()
     return {"kept": kept, "moved": moved, "live": live and torch.equal(out, again)}
 
@@ -682,6 +682,11 @@ def the_reference_is_the_stage_start(kit):
     return out
 
 
+def torchs_linears():
+    """Products in torch's own order on every processor: what an engine holds and what it leaves are compared bit for bit."""
+    return torch.backends.mkldnn.flags(enabled=False)
+
+
 @check
 def finish_leaves_a_plain_model(kit):
     """Whole fp32 weights in the model, no hook, no wrapper's attribute, frozen tensors untouched; three stages in a row."""
@@ -700,11 +705,11 @@ def finish_leaves_a_plain_model(kit):
         for j in range(2):
             step(engine, mine(toy_batch(model, seed=10 * i + j), 2))
         held = weights(engine)
-        with torch.no_grad():
+        with torch.no_grad(), torchs_linears():
             before = engine.forward(toy_batch(model, seed=70)).logits_NV
         engine.finish()
         named = dict(model.named_parameters())
-        with torch.no_grad():
+        with torch.no_grad(), torchs_linears():
             after = run_model(model, toy_batch(model, seed=70), device=torch.device("cpu")).logits_NV
         out["equal"] &= torch.equal(before, after) and same({n: named[n].detach() for n in held}, held)
         out["empty"] += sum(p.numel() == 0 for p in named.values())
