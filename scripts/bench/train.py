@@ -17,10 +17,6 @@ inside the steps on every side, without worker processes (TRL decodes pictures o
 `utilisation` is the model FLOPs of a step (matrix products, convolutions and attention as torch counts them over packs, where
 nothing is padded or computed twice) over its time, against the rate of one large fp32 matrix product measured beside it. Peak
 memory is of a fresh process per side (``--memory``).
-
-With ``--model 7b`` the LLaVA of the cases has the shape of LLaVA-1.5-7B with random weights in bf16, on the first GPU: rows are
-prepared by two workers on every side, losses may differ by 2 %, the rate is that of a bf16 product, and memory is what a step
-takes beyond what is loaded. `embedded` and ``--memory`` are for CPUs.
 """
 
 from __future__ import annotations
@@ -48,38 +44,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 LORA = {"kind": "lora", "rank": 16, "alpha": 32, "also_train": [], "carry": "merge"}
 LR = 2e-4
 CHECKED = 10
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A LLaVA with random weights."""
-
-    vision: dict[str, int]
-    text: dict[str, int]
-    patch: int
-    dtype: str
-    device: str
-    workers: int
-    close: float
-    """Largest relative difference of losses."""
-
-
-def widths(hidden: int, inner: int, layers: int, heads: int, **more: int) -> dict[str, int]:
-    """Sizes of a transformer by the names of its config."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {**dict(zip(names, (hidden, inner, layers, heads), strict=True)), **more}
-
-
-SCALES = {
-    "16m": Scale(
-        widths(192, 768, 6, 4, projection_dim=64), widths(384, 1024, 7, 8, vocab_size=2048), patch=8, dtype="fp32",
-        device="cpu", workers=0, close=1e-4,
-    ),
-    "7b": Scale(
-        widths(1024, 4096, 24, 16, projection_dim=768), widths(4096, 11008, 32, 32, vocab_size=32064), patch=14, dtype="bf16",
-        device="cuda", workers=2, close=2e-2,
-    ),
-}  # fmt: skip
+CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -109,8 +74,8 @@ CASES = (
 
 
 # ---- model and rows -------------------------------------------------------------------------------------------------
-def small_llava(folder: Path, tokens: int, scale: Scale = SCALES["16m"]) -> Path:
-    """A LLaVA with random weights and a tokenizer of bytes; `tokens` per picture."""
+def small_llava(folder: Path, tokens: int) -> Path:
+    """A LLaVA of 16 M parameters with random weights and a tokenizer of bytes; `tokens` per picture."""
     import torch
     from transformers import (
         CLIPImageProcessorPil,
@@ -124,20 +89,23 @@ def small_llava(folder: Path, tokens: int, scale: Scale = SCALES["16m"]) -> Path
 
     from mcit.models.families.tiny import IMAGE, TEMPLATE, byte_tokenizer
 
-    tokenizer, patch = byte_tokenizer(), scale.patch
+    tokenizer, patch = byte_tokenizer(), 8
     size = patch * round((tokens or 64) ** 0.5)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(image_size=size, patch_size=patch, **scale.vision),
+        vision_config=CLIPVisionConfig(
+            hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=4, image_size=size,
+            patch_size=patch, projection_dim=64,
+        ),
         text_config=LlamaConfig(
-            max_position_embeddings=2048, bos_token_id=None, tie_word_embeddings=False, **scale.text, **ends
+            vocab_size=2048, hidden_size=384, intermediate_size=1024, num_hidden_layers=7, num_attention_heads=8,
+            max_position_embeddings=2048, bos_token_id=None, tie_word_embeddings=False, **ends,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE), vision_feature_layer=-2,
         vision_feature_select_strategy="default", tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(0)
-    with torch.device(scale.device):
-        model = LlavaForConditionalGeneration._from_config(config, dtype=dtype_of(scale.dtype))
+    model = LlavaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(do_sample=False, **ends)
     model.save_pretrained(folder)
     pictures = CLIPImageProcessorPil(
@@ -150,20 +118,13 @@ def small_llava(folder: Path, tokens: int, scale: Scale = SCALES["16m"]) -> Path
     return folder
 
 
-def dtype_of(name: str) -> Any:
-    """Torch's."""
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-
-
-def made_rows(case: Case, count: int, folder: Path, patch: int = 8) -> Path:
+def made_rows(case: Case, count: int, folder: Path) -> Path:
     """A recipe of random words about pictures of noise."""
     import yaml
     from PIL import Image
 
     draw = random.Random(0)
-    size = patch * round((case.tokens or 64) ** 0.5)
+    size = 8 * round((case.tokens or 64) ** 0.5)
     (folder / "images").mkdir(parents=True)
     rows = []
     for number in range(count):
@@ -192,9 +153,7 @@ def made_rows(case: Case, count: int, folder: Path, patch: int = 8) -> Path:
 class Ours:
     """A stage of mcit, step by step."""
 
-    def __init__(
-        self, case: Case, base: dict[str, Any], recipe: str, steps: int, scale: Scale, *, packs: bool = True
-    ) -> None:
+    def __init__(self, case: Case, base: dict[str, Any], recipe: str, steps: int, *, packs: bool = True) -> None:
         from mcit.models.basefiles import base_digest
         from mcit.models.lineage import Lineage
         from mcit.models.load import load_base
@@ -208,10 +167,8 @@ class Ours:
         }  # fmt: skip
         config, problems = parse_run(
             {
-                "name": "bench", "base": {"dtype": scale.dtype, **base},
-                "engine": {
-                    "micro_batch": case.batch, "workers": scale.workers, "packs": packs, "device": scale.device
-                },
+                "name": "bench", "base": {"dtype": "fp32", **base},
+                "engine": {"micro_batch": case.batch, "workers": 0, "packs": packs},
                 "defaults": {"optim": optim, "adapter": LORA},
                 "stages": [{"recipe": recipe, "max_steps": steps, "epochs": 99}],
                 "eval": {"tasks": "none"}, "checkpoint": {"every": 0},
@@ -222,7 +179,7 @@ class Ours:
         plan = make_plan(config)
         self.model_path = plan.model_path
         lineage = Lineage(str(plan.model_path), base_digest(plan.model_path))
-        material = Material(plan, load_base(plan.model_path, dtype=scale.dtype), make_encoder(plan), lineage)
+        material = Material(plan, load_base(plan.model_path, dtype="fp32"), make_encoder(plan), lineage)
         self.encoder = material.encoder
         self.work = build_stage(plan.stages[0], material, inherited={})
         self.number = 0
@@ -311,26 +268,25 @@ class Theirs:
         self._thread.join(timeout=60)
 
 
-def arguments(kind: Any, case: Case, steps: int, folder: Path, scale: Scale, **more: Any) -> Any:
+def arguments(kind: Any, case: Case, steps: int, folder: Path, **more: Any) -> Any:
     """Settings of a Trainer that are those of the stage."""
     return kind(
         output_dir=str(folder), per_device_train_batch_size=case.batch, max_steps=steps, learning_rate=LR,
         lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, logging_steps=10**6,
-        logging_nan_inf_filter=False, save_strategy="no", report_to=[], disable_tqdm=True,
-        use_cpu=scale.device == "cpu", bf16=scale.dtype == "bf16",
-        gradient_checkpointing=False, dataloader_num_workers=scale.workers, remove_unused_columns=False,
+        logging_nan_inf_filter=False, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, bf16=False,
+        gradient_checkpointing=False, dataloader_num_workers=0, remove_unused_columns=False,
         train_sampling_strategy="sequential", seed=0, **more,
     )  # fmt: skip
 
 
-def peft_model(ours: Ours, values: dict[str, Any], scale: Scale) -> Any:
+def peft_model(ours: Ours, values: dict[str, Any]) -> Any:
     """The base with the same LoRA pairs through peft."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     from mcit.models.load import load_base
 
-    model = load_base(ours.model_path, dtype=scale.dtype)
+    model = load_base(ours.model_path, dtype="fp32")
     targets = sorted({name.partition(".lora_")[0] for name in values})
     config = LoraConfig(r=LORA["rank"], lora_alpha=LORA["alpha"], target_modules=targets, lora_dropout=0.0)
     wrapped = get_peft_model(model, config)
@@ -352,29 +308,27 @@ def written(ours: Ours, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
         yield {"prompt": text[:prompt], "completion": text[prompt:], **({"images": pictures} if row.images else {})}
 
 
-def trl_side(
-    ours: Ours, values: dict[str, Any], case: Case, rows: Sequence[Any], steps: int, folder: Path, scale: Scale
-) -> Theirs:
+def trl_side(ours: Ours, values: dict[str, Any], case: Case, rows: Sequence[Any], steps: int, folder: Path) -> Theirs:
     """TRL's SFTTrainer as its documentation sets it up for prompts and completions."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     processor = ours.encoder.processor
     data = Dataset.from_list(list(written(ours, rows)))
-    args = arguments(SFTConfig, case, steps, folder, scale, completion_only_loss=True, max_length=None, packing=False)
+    args = arguments(SFTConfig, case, steps, folder, completion_only_loss=True, max_length=None, packing=False)
     if not case.per_picture:
         processor = processor.tokenizer
 
     def make(held: Any) -> Any:
         return SFTTrainer(
-            peft_model(ours, values, scale), args=args, train_dataset=data, processing_class=processor, callbacks=[held]
+            peft_model(ours, values), args=args, train_dataset=data, processing_class=processor, callbacks=[held]
         )
 
     return Theirs(make)
 
 
 def trainer_side(
-    ours: Ours, values: dict[str, Any], case: Case, rows: Sequence[Any], steps: int, folder: Path, scale: Scale
+    ours: Ours, values: dict[str, Any], case: Case, rows: Sequence[Any], steps: int, folder: Path
 ) -> Theirs:
     """A plain Trainer with a short collator: one call of the processor per batch, labels after the prompt's length."""
     import torch
@@ -402,7 +356,7 @@ def trainer_side(
 
     def make(held: Any) -> Any:
         return Trainer(
-            peft_model(ours, values, scale), args=arguments(TrainingArguments, case, steps, folder, scale), train_dataset=data,
+            peft_model(ours, values), args=arguments(TrainingArguments, case, steps, folder), train_dataset=data,
             data_collator=collate, callbacks=[held],
         )  # fmt: skip
 
@@ -412,80 +366,54 @@ def trainer_side(
 # ---- measuring ------------------------------------------------------------------------------------------------------
 def prepared(case: Case, args: argparse.Namespace, home: Path) -> dict[str, Any]:
     """Every side of a case, ready for its first step."""
-    steps, scale = CHECKED + args.rounds * (args.steps + 1) + 4, SCALES[args.model]
+    steps = CHECKED + args.rounds * (args.steps + 1) + 4
     if case.embedded:
         base, recipe = {"family": "embedded"}, "demo/easyvqa-ten"
     else:
-        base = {"family": "hf", "model": str(small_llava(home / "model", case.tokens, scale))}
-        recipe = str(made_rows(case, min(480, case.batch * steps), home / "data", scale.patch))
-    sides: dict[str, Any] = {"mcit": Ours(case, base, recipe, steps, scale)}
+        base = {"family": "hf", "model": str(small_llava(home / "model", case.tokens))}
+        recipe = str(made_rows(case, min(480, case.batch * steps), home / "data"))
+    sides: dict[str, Any] = {"mcit": Ours(case, base, recipe, steps)}
     ours, values = sides["mcit"], sides["mcit"].adapter()
     rows = ours.order(case.batch * steps)
     if "padded" in case.sides:
-        sides["padded"] = Ours(case, base, recipe, steps, scale, packs=False)
+        sides["padded"] = Ours(case, base, recipe, steps, packs=False)
     for name, make in (("trl", trl_side), ("trainer", trainer_side)):
         if name in case.sides and name in args.sides:
-            sides[name] = make(ours, values, case, rows, steps, home / name, scale)
+            sides[name] = make(ours, values, case, rows, steps, home / name)
     return sides
 
 
-def compared(sides: dict[str, Any], close: float = SCALES["16m"].close) -> float:
+def compared(sides: dict[str, Any]) -> float:
     """The largest relative difference between the losses of any side and ours over the first steps."""
     losses = {name: [side.step() for _ in range(CHECKED)] for name, side in sides.items()}
     mine = losses["mcit"]
     worst = max(abs(a - b) / abs(b) for other in losses.values() for a, b in zip(other, mine, strict=True))
-    if worst > close:
+    if worst > CLOSE:
         raise SystemExit(f"the losses differ by {worst:.1e}: {json.dumps(losses)}")
     return worst
 
 
-def matmul_rate(clock: Callable[[], float], scale: Scale) -> float:
-    """FLOP/s of a product of two square matrices: the best of twelve, on a CPU of each library."""
+def matmul_rate(clock: Callable[[], float]) -> float:
+    """FLOP/s of a product of two fp32 matrices of 1536 rows and columns: the best of twelve of each library."""
     import torch
 
     from mcit.engine.linears import product
 
-    size = 8192 if scale.device == "cuda" else 1536
-    a, b = (torch.randn(size, size, dtype=dtype_of(scale.dtype), device=scale.device) for _ in range(2))
+    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
     seconds = []
     for multiply in (torch.mm, product) * 12:
         start = clock()
         multiply(a, b)
         seconds.append(clock() - start)
-    return 2 * size**3 / min(seconds)
-
-
-def clock_of(args: argparse.Namespace) -> Callable[[], float]:
-    """Seconds; on a GPU when it has done all that was asked."""
-    import torch
-
-    if SCALES[args.model].device == "cpu":
-        return time.process_time if args.clock == "cpu" else time.perf_counter
-
-    def clock() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return clock
-
-
-def taken(side: Any) -> float:
-    """MiB of the GPU that a step takes beyond what is there before it."""
-    import torch
-
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    side.step()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return 2 * 1536**3 / min(seconds)
 
 
 def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Rows per second of each side, ratios round by round, FLOP utilisation."""
     with tempfile.TemporaryDirectory() as name:
-        clock, scale = clock_of(args), SCALES[args.model]
+        clock = time.process_time if args.clock == "cpu" else time.perf_counter
         sides = prepared(case, args, Path(name))
-        difference = compared(sides, scale.close)
+        difference = compared(sides)
         rounds: dict[str, list[float]] = {side: [] for side in sides}
         rates = []
         for number in range(args.rounds):
@@ -498,8 +426,7 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
                     if k >= 1:
                         seconds.append(clock() - start)
                 rounds[side].append(statistics.median(seconds))
-            rates.append(matmul_rate(clock, scale))
-        took = {side: taken(one) for side, one in sides.items()} if scale.device == "cuda" else {}
+            rates.append(matmul_rate(clock))
         flops = sides["mcit"].flops()
         for side in sides.values():
             if isinstance(side, Theirs):
@@ -519,9 +446,7 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "flops_per_step": flops,
         "matmul_gflops": spread([rate / 1e9 for rate in rates]),
     }
-    if took:
-        found["peak_mib"] = took
-    elif args.memory:
+    if args.memory:
         found["peak_mib"] = {side: peak(case, side, args) for side in sides}
     show(found)
     return found
@@ -542,7 +467,7 @@ def show(found: dict[str, Any]) -> None:
         print(f"  {side:<8} {rate['median']:8.2f} rows/s ({rate['min']:.2f} to {rate['max']:.2f}){memory}{ratio}")
     used = found["utilisation"]
     print(
-        f"  utilisation {used['median']:.2f} ({used['min']:.2f} to {used['max']:.2f}) of the matmul rate",
+        f"  utilisation {used['median']:.2f} ({used['min']:.2f} to {used['max']:.2f}) of the fp32 matmul rate",
         flush=True,
     )
 
@@ -572,7 +497,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES])
     parser.add_argument("--sides", nargs="*", default=["trl", "trainer"], help="what to compare with")
-    parser.add_argument("--model", choices=list(SCALES), default="16m")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
@@ -603,10 +527,8 @@ def main() -> int:
 
         machine = {
             "machine": platform.platform(), "cpus": os.cpu_count(), "threads": args.threads, "load": os.getloadavg()[0],
-            "model": args.model, "torch": torch.__version__, "transformers": transformers.__version__,
+            "torch": torch.__version__, "transformers": transformers.__version__,
         }  # fmt: skip
-        if SCALES[args.model].device == "cuda":
-            machine["gpu"] = torch.cuda.get_device_name()
         with contextlib.suppress(ImportError):
             import trl
 
