@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as writing:
         if args.sign:  # it adds a line to the ledger: one that a kill tore goes first, as in every command that writes
             writing.enter_context(found.lock.held())
-            for what in found.ledger.mend():
+            for what in found.ledger.cut_torn():
                 print(f"note: {found.layout.ledger}: {what}", file=sys.stderr)
         parts = audit(found, key=Path(args.key) if args.key else None)
         if not args.no_data:

@@ -188,14 +188,14 @@ def append_line(path: Path | str, line: str | Callable[[bytes], str]) -> None:
         with open(path, "a+b") as file:
             with contextlib.suppress(OSError):  # exports and branches write to a ledger beside its run
                 fcntl.flock(file, fcntl.LOCK_EX)
-            mend_end(file)
+            cut_torn_end(file)
             new = line if isinstance(line, str) else line(_last_line(file))
             file.write(new.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def mend_end(file: BinaryIO) -> bool:
+def cut_torn_end(file: BinaryIO) -> bool:
     """Give the last line of a file opened with ``a+b`` its end, or cut it off where it is torn; whether it was torn."""
     end = file.seek(0, os.SEEK_END)
     tail = _tail(file, end)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mcit.core.files import append_line, explained, mend_end, sha256_bytes
+from mcit.core.files import append_line, cut_torn_end, explained, sha256_bytes
 from mcit.core.records import Event as EventRecord
 from mcit.core.stored import read_sealed_lines, sealed_line
 from mcit.core.types import JsonDict
@@ -78,11 +78,11 @@ class Ledger:
         """All whole lines in order, and the numbers (from 1) of damaged ones; a last line torn by a kill is in neither."""
         return read_sealed_lines(self.path, EventRecord)
 
-    def mend(self) -> list[str]:
+    def cut_torn(self) -> list[str]:
         """Cut off a last line that was torn; returns that it was, in words."""
         if self._writes and self.path.is_file():
             with explained(self.path), open(self.path, "a+b") as file:
-                if mend_end(file):
+                if cut_torn_end(file):
                     return ["the last line was torn and is cut off"]
         return []
 
@@ -91,7 +91,7 @@ class Ledger:
 
         Damaged lines stay as they are.
         """
-        wrong = self.mend()
+        wrong = self.cut_torn()
         events, damaged = self.read()
         if damaged:
             wrong.append(f"damaged lines are left out: {', '.join(map(str, damaged))}")

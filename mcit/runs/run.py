@@ -1,4 +1,4 @@
-"""Open or create a run directory, check that it is the same run, and mend what a kill left behind."""
+"""Open or create a run directory, check that it is the same run, and put right what a kill left behind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one writer for a block, with what a kill left behind mended first; rank 0 does so for all ranks.
+        """Be the one writer for a block, with what a kill left behind put right first; rank 0 does so for all ranks.
 
         Raises StateError when another process writes, or when a committed file is missing or was changed.
         """
