@@ -1,6 +1,6 @@
 """Seeded mutations of the code that must not be wrong, each of which the tests must catch.
 
-    python scripts/mutate.py [--count 20] [--seed 0] [--json FILE]
+    python scripts/mutate.py [--count 20] [--seed 0] [--json FILE] [--minutes M]
     python scripts/mutate.py --all [--within mcit/runs mcit/core/files.py:196- …] [--mirror-only]
 
 A mutation swaps one comparison, arithmetic or boolean operator, number, or negation in a copy of the package; then the test
@@ -10,6 +10,9 @@ package, also one that is not drawn from.
 Constants that a comment marks ``speed:`` change how fast a result comes and never the result; they are left out. Mutants that
 no test can catch are listed with the reason in `equivalent.py`; they are told and not run.
 
+``--json`` appends a line per mutant. The same call goes on where an earlier one was stopped, by ``--minutes`` or by hand: a
+mutant that the file says was caught, of a module that has not changed since, is counted and not run; a survivor is run again.
+
 Each mutant's first tests run in a fork of this process, which has imported torch and transformers but nothing of mcit.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import random
@@ -204,6 +208,13 @@ def notices(tests: list[str], work: Path, *, limit: float = 900) -> bool:
     return True
 
 
+def caught_before(file: Path | None) -> set[tuple[str, str]]:
+    """Mutants that a file says were caught: name, and checksum of the module's text. A line cut off by a kill is left out."""
+    lines = file.read_text().splitlines(keepends=True) if file and file.is_file() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {(one["name"], one["module"]) for one in found if one["caught"]}
+
+
 def run_mutant(path: Path, number: int, work: Path, *, mirror_only: bool = False) -> tuple[bool, str, float]:
     """Write the mutant into `work`, run its tests; (caught, what was changed, seconds)."""
     start = time.monotonic()
@@ -219,7 +230,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="mutate the code and see whether the tests notice")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="add a line per mutant; those it has as caught are done"
+    )
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so many, however many mutants are left")
     parser.add_argument("--all", action="store_true", help="every place instead of a draw")
     parser.add_argument(
         "--within", nargs="+", default=[], metavar="PATH[:LINE]", help="only places in these files or folders, or lines"
@@ -237,7 +251,8 @@ def main() -> int:
     pool = [(path, number) for path, text in texts.items() for number in range(len(sites(text, ast.parse(text))))]
     inside = [place for place in pool if not args.within or any(is_in(*place, w) for w in args.within)]
     chosen = inside if args.all else random.Random(args.seed).sample(inside, min(args.count, len(inside)))
-    results, equivalent = [], 0
+    results, equivalent, before = list[bool](), 0, caught_before(args.json)
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for folder in ("mcit", "tests", "configs", "data_recipes", "scripts"):
@@ -245,22 +260,29 @@ def main() -> int:
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, work / file)
         for i, (path, number) in enumerate(chosen, start=1):
-            name = names(path)[number]
+            name, module = names(path)[number], hashlib.sha256(texts[path].encode()).hexdigest()[:16]
             if name in EQUIVALENT:
                 print(f"{i:>3} equivalent          {name}: {EQUIVALENT[name]}", flush=True)
                 equivalent += 1
                 continue
+            if (name, module) in before:
+                results.append(True)
+                continue
+            if args.minutes and time.monotonic() - begin > 60 * args.minutes:
+                print(f"stopped after {args.minutes:g} minutes: {len(chosen) - i + 1} places are left")
+                break
             caught, what, seconds = run_mutant(path, number, work, mirror_only=args.mirror_only)
-            results.append({"mutant": what, "caught": caught, "seconds": round(seconds, 1)})
+            results.append(caught)
             print(f"{i:>3} {'caught  ' if caught else 'SURVIVED'} {seconds:6.1f} s  {what}", flush=True)
-    survived = [r for r in results if not r["caught"]]
+            if args.json:
+                line = {"name": name, "module": module, "mutant": what, "caught": caught, "seconds": round(seconds, 1)}
+                with open(args.json, "a") as out:
+                    out.write(json.dumps(line) + "\n")
     print(
-        f"{len(results) - len(survived)} of {len(results)} mutants caught, {equivalent} equivalent "
-        f"(seed {args.seed}, {len(pool)} places)"
+        f"{sum(results)} of {len(results)} mutants caught, {equivalent} equivalent "
+        f"(seed {args.seed}, {len(chosen)} of {len(pool)} places)"
     )
-    if args.json:
-        args.json.write_text(json.dumps({"seed": args.seed, "places": len(pool), "results": results}, indent=1))
-    return 1 if survived else 0
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

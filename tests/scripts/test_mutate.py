@@ -1,6 +1,7 @@
 """Which places are mutated, and that the list of equivalent mutants holds no stale entry."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,13 @@ def test_lines_of_a_file():
         assert mutate.is_in(path, number, "mcit/core") and not mutate.is_in(path, number, "mcit/runs")
         assert mutate.is_in(path, number, f"{path}:{line}") and not mutate.is_in(path, number, f"{path}:{line + 1}")
         assert mutate.is_in(path, number, f"{path}:200-") == (line >= 200)
+
+
+def test_mutants_that_were_caught_are_not_run_again(tmp_path):
+    lines = [
+        json.dumps({"name": name, "module": "m", "caught": caught}) for name, caught in (("a", True), ("b", False))
+    ]
+    file = tmp_path / "mutants.jsonl"
+    file.write_text("\n".join([*lines, lines[0].replace('"a"', '"c"')]))  # the last was cut off before its end
+    assert mutate.caught_before(file) == {("a", "m")}
+    assert mutate.caught_before(None) == mutate.caught_before(tmp_path / "none") == set()
