@@ -167,7 +167,7 @@ class Event(Record):
             raise ValueError("says no changes")
         if self.event == "rollback" and not isinstance(removed, list):
             raise ValueError("says nothing that was removed")
-        needed = {"extended": "digest", "branched": "run"}.get(self.event)
+        needed = {"extended": "digest", "branched": "run", "forgotten": "certificate"}.get(self.event)
         if needed and not isinstance(extra.get(needed), str):
             raise ValueError(f"says no {needed}")
         return self
@@ -383,6 +383,8 @@ class RequestRecord(Record):
     gamma: dict[str, float]
     not_covered: list[str]
     """Exports that were there before."""
+    features_sha256: Sha256 | None = None
+    """Of ``features.safetensors`` beside it; a certificate of an older mcit lacks it."""
 
 
 class StatementRecord(Record):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcit.core.errors import McitError, Problem, StateError
 from mcit.core.files import sha256_file
-from mcit.core.records import CertificateRecord, ExportRecord
+from mcit.core.records import CertificateRecord, ExportRecord, RequestRecord
 from mcit.core.stored import check_manifest, read_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.certificate import certificate, is_old
 from mcit.runs.chain import Chain, read_chain
 from mcit.runs.gates import logged_decision, read_gate
+from mcit.runs.replace import CERTIFICATE, FEATURES
 from mcit.runs.run import Run
 from mcit.runs.signature import check_signature
 
@@ -56,6 +57,9 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
             gates.check(lambda folder=folder: _gate(run, chain, folder))  # type: ignore[misc]
         if run.layout.certificate(folder).is_file() or _was_certified(chain, folder):
             certificates.check(lambda folder=folder: _certificate(run, chain, folder))  # type: ignore[misc]
+    logged = {str(event["certificate"]): event for event in chain.whole if event["event"] == "forgotten"}
+    for name in sorted({*logged, *(path.name for path in run.layout.requests())}):
+        certificates.check(lambda name=name: _request(run, logged, name))  # type: ignore[misc]
     for path in _exports(run, chain):
         exports.check(lambda path=path: _export(chain, path))  # type: ignore[misc]
     parts = [ledger, stages, gates, certificates, exports]
@@ -118,6 +122,18 @@ def _certificate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
         parts = [[f"{n}.{k}" for k in _apart(now[n], found[n])] if isinstance(now[n], dict) else [n] for n in wrong]
         named = ", ".join(name for part in parts for name in part)
         yield Problem(where, f"does not say what the run's files say: {named}", "restore the files from a copy")
+
+
+def _request(run: Run, logged: Mapping[str, JsonDict], name: str) -> Iterator[Problem]:
+    """Of a request to forget rows; one of an older mcit has no checksum in the ledger, and none of its features."""
+    path = run.layout.certificates / name / CERTIFICATE
+    found, features = read_sealed(path, RequestRecord), path.with_name(FEATURES)
+    if name not in logged:
+        yield Problem(str(path), "is the certificate of a request that the ledger does not know", "remove its folder")
+    elif logged[name].get("sha256") not in (None, sha256_file(path)):
+        yield Problem(str(path), "is not the certificate that the ledger says was issued", RequestRecord.fix)
+    if found.get("features_sha256") not in (None, sha256_file(features)):
+        yield Problem(str(features), "is not the file that its certificate names", RequestRecord.fix)
 
 
 def _apart(now: JsonDict, then: JsonDict) -> list[str]:

@@ -65,6 +65,10 @@ class RunLayout:
         """What requests to forget rows left, one folder each; and ``stages``, ``statement.json``, ``statement.sig``."""
         return self.root / "certificates"
 
+    def requests(self) -> list[Path]:
+        """Folders of requests to forget rows, oldest first."""
+        return sorted(p for p in self.certificates.glob("[0-9]*") if p.name.isdigit())
+
     def certificate(self, folder: str) -> Path:
         """The certificate of a stage."""
         return self.certificates / "stages" / f"{_checked(folder)}.json"

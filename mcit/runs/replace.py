@@ -29,6 +29,8 @@ from mcit.runs.ledger import Ledger
 
 CERTIFICATE = "certificate.json"
 """Of a request to forget: once it is in its place the ledger has its line."""
+FEATURES = "features.safetensors"
+"""Beside it: features of the rows that are left."""
 
 
 def replace_in_stages(
@@ -78,8 +80,8 @@ def finish(layout: RunLayout) -> bool:
     stages = {Path(name).parent.name: entry["sha256"] for name, entry in names.items() if Path(name).name == MANIFEST}
     Ledger(layout.ledger).append("replaced", stages=stages)
     for request in (Path(name) for name in names if Path(name).name == CERTIFICATE):
-        rows = len(read_json(layout.root / request)["rows"])
-        Ledger(layout.ledger).append("forgotten", rows=rows, certificate=request.parent.name)
+        rows, digest = len(read_json(layout.root / request)["rows"]), names[str(request)]["sha256"]
+        Ledger(layout.ledger).append("forgotten", rows=rows, certificate=request.parent.name, sha256=digest)
     hidden = folder.with_name(f".{folder.name}{REMOVED}")
     with explained(folder):
         shutil.rmtree(hidden, ignore_errors=True)

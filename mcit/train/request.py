@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mcit.analytic.head import NAME, RowHead, prompt_states, row_key, unit_features
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
-from mcit.core.files import canonical_json, read_json
+from mcit.core.files import canonical_json, read_json, sha256_bytes
 from mcit.core.interfaces import Reporter
 from mcit.core.records import RequestRecord
 from mcit.core.stored import read_sealed, seal
@@ -32,7 +32,7 @@ from mcit.evals.certificate import certify
 from mcit.models.basefiles import base_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.preflight import make_encoder
-from mcit.runs.replace import CERTIFICATE, replace_in_stages
+from mcit.runs.replace import CERTIFICATE, FEATURES, replace_in_stages
 from mcit.runs.run import Run
 from mcit.runs.shared import shared_from, users
 from mcit.train.basemodel import BaseModel, base_identity, load_run_base
@@ -150,7 +150,7 @@ def forget_rows(
     for stored, count in zip(heads, gone, strict=True):
         if count:
             new.setdefault(stored.stage, {}).update(stored.files(scratch))
-    number = len(list(run.layout.certificates.glob("[0-9]*"))) + 1
+    number = max((int(path.name) for path in _requests(run)), default=0) + 1
     folder = run.layout.certificates / f"{number:04d}"
     kept: dict[str, Tensor] = {}
     for stored in heads:  # the newest router holds the rows of all earlier ones
@@ -158,11 +158,10 @@ def forget_rows(
             if known_rows and stored.head.ridge is not None:
                 x_ND = torch.stack([left[stored.source][key] for key in sorted(known_rows)])
                 kept[f"{stored.source}|{label}"] = stored.head.ridge.rounded(unit_features(x_ND))
-    save_tensors(scratch / "features.safetensors", kept)
-    written = {
-        CERTIFICATE: (canonical_json(seal(certificate), indent=1) + "\n").encode(),
-        "features.safetensors": (scratch / "features.safetensors").read_bytes(),
-    }
+    save_tensors(scratch / FEATURES, kept)
+    features_of_left = (scratch / FEATURES).read_bytes()
+    certificate["features_sha256"] = sha256_bytes(features_of_left)
+    written = {CERTIFICATE: (canonical_json(seal(certificate), indent=1) + "\n").encode(), FEATURES: features_of_left}
     home = folder.relative_to(run.layout.root)
     replace_in_stages(run.layout, new, certificate={f"{home}/{name}": data for name, data in written.items()})
     return _ended(run, folder, certificate, reporter=reporter)
@@ -176,12 +175,18 @@ def _ended(run: Run, folder: Path, certificate: JsonDict, *, reporter: Reporter)
     return {**certificate, "folder": str(folder)}
 
 
+def _requests(run: Run) -> set[Path]:
+    """Folders of all requests, those included that only the ledger still knows."""
+    logged = {str(event["certificate"]) for event in run.ledger.events("forgotten")}
+    return {*run.layout.requests(), *(run.layout.certificates / name for name in logged if name.isdigit())}
+
+
 def _earlier(run: Run, keys: Sequence[str]) -> tuple[Path, JsonDict] | None:
-    """Folder and certificate of the newest request for these very rows."""
-    for path in sorted(run.layout.certificates.glob(f"[0-9]*/{CERTIFICATE}"), reverse=True):
-        found = read_sealed(path, RequestRecord)
+    """Folder and certificate of the newest request for these very rows. Raises StateError where one is damaged or gone."""
+    for folder in sorted(_requests(run), reverse=True):
+        found = read_sealed(folder / CERTIFICATE, RequestRecord)
         if {row["key"] for row in found["rows"]} == set(keys):
-            return path.parent, found
+            return folder, found
     return None
 
 
@@ -296,7 +301,10 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
     if problems:
         more = len(problems) - _NAMED
         raise DataError.of(
-            [*problems[:_NAMED], *([Problem(str(path), f"{more} more lines are wrong", "as above")] if more > 0 else [])]
+            [
+                *problems[:_NAMED],
+                *([Problem(str(path), f"{more} more lines are wrong", "as above")] if more > 0 else []),
+            ]
         )
     if not out:
         raise DataError("names no row", where=str(path), fix="write one id per line")

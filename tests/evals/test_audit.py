@@ -5,7 +5,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mcit.cli.main import main
 from mcit.core.errors import Problem, StateError
+from mcit.core.files import canonical_json, sha256_bytes
+from mcit.core.stored import seal
 from mcit.evals.audit import Part, audit
+from mcit.runs.replace import replace_in_stages
 from tests.fakes.run_dir import whole
 
 
@@ -44,3 +47,37 @@ def test_signing_goes_on_where_a_kill_tore_its_line(tmp_path, capsys):
     assert main([*given, "--sign", str(key)]) == 0
     assert f"note: {run.layout.ledger}: the last line was torn and is cut off" in capsys.readouterr().err
     assert [event["event"] for event in run.ledger.events()][-1] == "signed" and main(given) == 0
+
+
+def test_what_a_request_to_forget_left_is_what_the_ledger_knows(tmp_path):
+    run = whole(tmp_path)
+    features = b"features"
+    record = {"rows": [], "limit": 1e-10, "heads": [], "gamma": {}, "not_covered": []}
+
+    def certificate(**more):
+        return (canonical_json(seal({**record, **more}), indent=1) + "\n").encode()
+
+    left = certificate(features_sha256=sha256_bytes(features))
+    home = "certificates/0001"
+    given = {f"{home}/certificate.json": left, f"{home}/features.safetensors": features}
+    replace_in_stages(run.layout, {}, certificate=given)
+
+    def wrong():
+        return [(p.where, p.what) for part in audit(run) for p in part.problems]
+
+    assert wrong() == []
+    for name, new, what in (
+        ("certificate.json", left[:-9], "not valid JSON"),
+        ("certificate.json", certificate(), "is not the certificate that the ledger"),
+        ("certificate.json", None, "file is missing"),
+        ("features.safetensors", b"feature", "is not the file that its certificate names"),
+        ("features.safetensors", None, "file is missing"),
+    ):
+        path = run.layout.root / home / name
+        path.write_bytes(new) if new else path.unlink()
+        ((where, said),) = wrong()
+        assert where == str(path) and what in said, said
+        path.write_bytes(given[f"{home}/{name}"])
+    (run.layout.certificates / "0001").rename(run.layout.certificates / "0002")
+    unknown = "is the certificate of a request that the ledger does not know"
+    assert [said for _, said in wrong()] == ["file is missing", unknown]

@@ -1,6 +1,7 @@
 """Requests to forget rows: all or nothing, in every head, certified, and checked by a script that knows no mcit."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,15 +109,23 @@ def test_a_request_that_was_killed_is_finished_by_the_same_command(run, tmp_path
     """Rows are out of the heads, and a kill came before the certificates of the stages were issued anew."""
     found, plan = run
     (tmp_path / "rows.json").write_text(json.dumps([row.id for row in rows_of(plan, "word-red")[20:22]]))
+    first = found.layout.certificates / "0001"
+    first.rename(tmp_path / "0001")
     given = ["forget", str(found.layout.root), "--rows", str(tmp_path / "rows.json"), "--json"]
     with monkeypatch.context() as patch:
         patch.setattr("mcit.train.request.certify", lambda run: (_ for _ in ()).throw(SystemExit(9)))
         with pytest.raises(SystemExit):
             main(given)
-    assert [problem.what[:8] for part in audit(found) for problem in part.problems] == ["is older"] * 2
+    wrong = [problem for part in audit(found) for problem in part.problems]
+    assert [problem.what[:8] for problem in wrong] == ["is older", "is older", "file is "]
+    assert wrong[2].where == str(first / "certificate.json")  # it is gone, and its number was not given again
     assert main(given) == 0
     done = json.loads(capsys.readouterr().out)
-    assert [head["removed"] for head in done["heads"]] == [2, 2]
+    assert [head["removed"] for head in done["heads"]] == [2, 2] and Path(done["folder"]).name == "0002"
+    asked = rows_of(plan, "word-red")[3:8]
+    with found.locked(), pytest.raises(StateError, match=re.escape(str(first / "certificate.json"))):
+        forget_rows(plan, found, asked, scratch=tmp_path, reporter=Silent())
+    (tmp_path / "0001").rename(first)
     assert [p for part in audit(found) for p in part.problems] == [] and verified(found, done["folder"]).returncode == 0
 
 
