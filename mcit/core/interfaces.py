@@ -172,8 +172,8 @@ class DataContext(Protocol):
     def stage_rows(self) -> Sequence[Row]:
         """Training rows of this stage, in the recipes' order."""
 
-    def forget_rows(self) -> Sequence[Row]:
-        """Training rows of the recipes this stage forgets, in the recipes' order; without those held out."""
+    def forget_rows(self, stage: Stage | None = None) -> Sequence[Row]:
+        """Training rows of the recipes that this stage (or an earlier one) forgets, in their order; without those held out."""
 
     def alternate_rows(self) -> Sequence[Row]:
         """The rows to forget, in their order, with their alternate answers. Raises DataError for one without."""

@@ -48,9 +48,9 @@ class RowBook:
         """Training rows of all tasks of the stage."""
         return joined([self.rows(task.name) for task in self.stage.tasks])
 
-    def forget_rows(self) -> Sequence[Row]:
-        """Training rows of the recipes the stage forgets, without those held out."""
-        return forgetset.to_forget(self._train(self.stage.forget))
+    def forget_rows(self, stage: Stage | None = None) -> Sequence[Row]:
+        """Training rows of the recipes that the stage, or an earlier one, forgets; without those held out."""
+        return forgetset.to_forget(self._train((stage or self.stage).forget))
 
     def alternate_rows(self) -> Sequence[Row]:
         """The rows to forget with their alternate answers. Raises DataError for rows without one."""

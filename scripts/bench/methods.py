@@ -73,7 +73,7 @@ FEW: dict[str, dict[str, Any]] = {
 """Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step."""
 AROUND = ("sam", "gradient_penalty", "random_smoothing", "curvature")
 """Methods that go around a forget objective and do nothing in an ordinary stage."""
-BESIDE = frozenset({*AROUND, "retain_kl"})
+BESIDE = frozenset({*AROUND, "retain_kl", "optimistic_forget"})
 """Methods that are left out of ordinary stages: what they add to belongs to a stage that forgets."""
 SPECIAL = frozenset({"reglora", "gere", "hft", "mos"})
 """Methods with a comparison of their own below."""

@@ -45,11 +45,13 @@ VARIANTS = {
 
 SMALL = {
     "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
+    "optimistic_forget": {"bound": 20.0, "requeue": 1.0},  # never there, so that the second stage goes on with the first's
+    "optimistic_replay": {"threshold": 20.0, "patience": 1},  # every row is satisfied at once
     "undial": {"alpha": 1.0},  # alone its first gradients are small differences of large ones
     "ssd": {"alpha": 1.2},  # no weight matters ten times as much for half of the rows
 }
 """Settings of benches by method."""
-AROUND = frozenset({"sam", "random_smoothing", "gradient_penalty", "curvature", "retain_kl"})
+AROUND = frozenset({"sam", "random_smoothing", "gradient_penalty", "curvature", "retain_kl", "optimistic_forget"})
 """Methods that go around a forget objective, or have no gradient without one: tried around npo."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]
 """Methods of the sample package in tests/fakes/outside."""

@@ -71,12 +71,12 @@ def shared_ends(answers: Iterable[Sequence[int]], *, leave: Iterable[Sequence[in
     return max(0, min(head, room - tail)), tail
 
 
-def spared_ends(ctx: StageContext) -> tuple[int, int]:
-    """`shared_ends` of all rows of stream ``forget`` and of retained rows drawn by the stage's seed.
+def spared_ends(ctx: StageContext, rows: str | Sequence[Row] = "forget") -> tuple[int, int]:
+    """`shared_ends` of all rows of a stream, or of a list, and of retained rows drawn by the stage's seed.
 
     Rows in stored order could all be of one class, whose answers share more than those of the stage.
     """
-    forgotten = [ids for batch, out in ctx.forward_pass("forget") for ids in answers_of(out, len(batch.rows))]
+    forgotten = [ids for batch, out in ctx.forward_pass(rows) for ids in answers_of(out, len(batch.rows))]
     sample = drawn(ctx.data.stage_rows(), LOOKED_AT, ctx.seed)
     retained = [ids for batch, out in ctx.forward_pass(sample) for ids in answers_of(out, len(batch.rows))]
     return shared_ends([*forgotten, *retained], leave=forgotten)
@@ -96,9 +96,9 @@ def drawn(rows: Sequence[Row], count: int | None, seed: int) -> list[Row]:
     return [rows[i] for i in sorted(random.Random(f"{seed}/drawn").sample(range(len(rows)), count))]
 
 
-def pushed_in_step(counts: Counts, spare: Sequence[int]) -> int:
-    """Pushed tokens of stream ``forget`` in the step over all ranks: every row spares equally many; at least 1."""
-    return max(1, counts.of("forget", "tokens") - sum(spare) * counts.of("forget", "rows"))
+def pushed_in_step(counts: Counts, spare: Sequence[int], stream: str = "forget") -> int:
+    """Pushed tokens of a stream in the step over all ranks: every row spares equally many; at least 1."""
+    return max(1, counts.of(stream, "tokens") - sum(spare) * counts.of(stream, "rows"))
 
 
 def row_key(row: Row) -> str:
