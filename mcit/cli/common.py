@@ -101,7 +101,10 @@ def _numbers_of(args: argparse.Namespace, name: str, kind: type) -> list[Any] | 
 
 
 def start_torch(*, computes: bool = True) -> None:
-    """Settings of every command: no tokenizer threads, quiet libraries; where it `computes`, deterministic kernels."""
+    """Settings of every command: no tokenizer threads, quiet libraries; where it `computes`, deterministic kernels.
+
+    Torch would also write every new tensor full of NaN first, which no kernel here needs.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -116,6 +119,7 @@ def start_torch(*, computes: bool = True) -> None:
 
     if computes:  # the setting loads torch's compiler, seconds that a check can do without
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -1,8 +1,9 @@
 import signal
 
 import pytest
+import torch
 
-from mcit.cli.common import Lines, StopFlag, reporter
+from mcit.cli.common import Lines, StopFlag, reporter, start_torch
 from mcit.core.types import Progress
 
 
@@ -40,3 +41,16 @@ def test_first_signal_asks_second_stops(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_deterministic_kernels_do_not_write_every_new_tensor_first():
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        start_torch()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
