@@ -32,6 +32,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -179,6 +180,14 @@ def mutated(path: Path, number: int, work: Path) -> Iterator[str]:
         (work / path).write_text(source)
 
 
+class CheapFirst:
+    """Tests that need no folder come first: most train nothing, and one that fails ends the mutant."""
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Order the tests."""
+        items.sort(key=lambda item: "tmp_path" in getattr(item, "fixturenames", ()))
+
+
 def notices(tests: list[str], work: Path, *, limit: float = 900) -> bool:
     """Whether these tests fail on the package in `work`, or take too long; in a fork of this process."""
     child = os.fork()
@@ -194,7 +203,8 @@ def notices(tests: list[str], work: Path, *, limit: float = 900) -> bool:
             sys.path.insert(0, str(work))
             import pytest
 
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=240", *tests]) not in (0, 5)
+            given = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=240"]  # workers would import all anew
+            code = pytest.main([*given, *tests], plugins=[CheapFirst()]) not in (0, 5)
         finally:  # whatever a mutant raises: the copy of the package is not this process's to remove
             os._exit(code)
     end = time.monotonic() + limit

@@ -3,6 +3,7 @@
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,3 +52,12 @@ def test_mutants_that_were_caught_are_not_run_again(tmp_path):
     file.write_text("\n".join([*lines, lines[0].replace('"a"', '"c"')]))  # the last was cut off before its end
     assert mutate.caught_before(file) == {("a", "m")}
     assert mutate.caught_before(None) == mutate.caught_before(tmp_path / "none") == set()
+
+
+def test_tests_that_need_no_folder_come_first():
+    def item(name, *fixtures):
+        return SimpleNamespace(name=name, fixturenames=fixtures)
+
+    items = [item("a", "tmp_path", "cache"), item("b"), item("c", "tmp_path"), item("d", "clock")]
+    mutate.CheapFirst().pytest_collection_modifyitems(items)
+    assert [one.name for one in items] == ["b", "d", "a", "c"]
