@@ -458,7 +458,7 @@ def test_the_meter_counts_over_restarts_and_tells_how_long_it_will_take(clock, m
 
 def test_a_stage_alone_has_no_steps_after_it_and_no_validation():
     work = StageWork(*[None] * 7)
-    assert (work.later_steps, work.validate_every, work.log_every, work.frozen) == (0, 0, 1, {})
+    assert (work.later_steps, work.validate_every, work.log_every, work.frozen, work.trained) == (0, 0, 1, {}, 0)
 
 
 def answering(*batches):
