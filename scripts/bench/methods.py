@@ -8,7 +8,8 @@ turn, so that other work on the machine falls on both; the figure is the median 
 the quartiles. A stage is the second of a sequence: methods that remember an earlier stage do. The cases named `…-stage8` are at
 the eighth, those named `…-growth` compare the eighth with the second. Every method that trains on an ordinary stage has a case
 of its own name, against sequential training with the same adapter settings. Memory is the largest resident size of a process
-that builds one side and takes three steps. Finished cases are in the file and are not measured again with the same settings.
+that builds one side and takes three steps; equal sides of several cases share it. Finished cases are in the file and are not
+measured again with the same settings.
 """
 
 from __future__ import annotations
@@ -223,8 +224,8 @@ def step(work: Any, number: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-    """Ratios of neighbouring steps and seconds of both."""
+def measure(case: Case, args: argparse.Namespace, known: dict[str, float]) -> dict[str, Any]:
+    """Ratios of neighbouring steps and seconds of both; memory that is measured is added to `known`."""
     with tempfile.TemporaryDirectory() as home:
         works = [build(case, side, args, Path(home) / str(side)) for side in (0, 1)]
         seconds: tuple[list[float], list[float]] = ([], [])
@@ -245,7 +246,7 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "quartiles": [quarters[0], quarters[2]],
         "limit": case.limit,
         "steps": args.steps,
-        "peak_mb": [peak(case, side, args) for side in (0, 1)],
+        "peak_mb": [peak(case, side, args, known) for side in (0, 1)],
         "load": round(os.getloadavg()[0], 1),
     }
     found["memory"] = found["peak_mb"][1] / found["peak_mb"][0]
@@ -262,11 +263,15 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def peak(case: Case, side: int, args: argparse.Namespace) -> float:
-    """MB of a process of its own that builds one side and takes three steps."""
-    command = [sys.executable, __file__, "--base", args.base, "--peak", case.name, str(side)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+def peak(case: Case, side: int, args: argparse.Namespace, known: dict[str, float]) -> float:
+    """MB of a process of its own that builds one side and takes three steps; of equal sides of several cases it is `known`."""
+    probes = case.probes if side else []
+    key = json.dumps([(case.without, case.with_)[side], case.engine, case.stages[side], probes, args.base])
+    if key not in known:
+        command = [sys.executable, __file__, "--base", args.base, "--peak", case.name, str(side)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        known[key] = float(done.stdout.split()[-1])
+    return known[key]
 
 
 def own_peak(case: Case, side: int, args: argparse.Namespace) -> float:
@@ -333,10 +338,11 @@ def main() -> int:
     }
     results = [one for one in kept["cases"] if kept["machine"] == machine and one["steps"] == args.steps]
     done = {one["case"] for one in results}
+    known: dict[str, float] = {}
     for case in cases():
         if case.name in done or args.only and case.name not in args.only:
             continue
-        results.append(measure(case, args))
+        results.append(measure(case, args, known))
         if args.json:
             args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
     return 1 if any(r["limit"] is not None and r["ratio"] > r["limit"] for r in results) else 0
