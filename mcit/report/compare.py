@@ -10,7 +10,7 @@ from mcit.core.types import JsonDict
 from mcit.report.differences import KINDS, Difference, run_differences
 from mcit.report.matrix import measure
 from mcit.report.paired import paired, paired_metrics
-from mcit.report.tables import NAMES, full_report
+from mcit.report.tables import full_report
 
 
 def comparison(first: Path, second: Path, *, mode: str | None = None) -> JsonDict:
@@ -116,15 +116,14 @@ def render(found: JsonDict) -> list[Any]:
     """Tables of scores and of differences for a terminal."""
     from rich.table import Table
 
-    scores = Table(title="final accuracy and metrics in %", title_justify="left")
+    scores = Table(title="final accuracy and metrics in %, Retention as a ratio", title_justify="left")
     for name, side in (("", "left"), ("A", "right"), ("B", "right"), ("B - A", "right"), ("95 %", "right")):
         scores.add_column(name, justify=side)  # type: ignore[arg-type]
-    named = [(line["task"], line) for line in found["tasks"]]
-    for title, line in [*named, *((NAMES[line["metric"]].partition(",")[0], line) for line in found["metrics"])]:
-        span = line["span"]
-        within = "–" if span is None else f"{span[0]:+.1f} to {span[1]:+.1f}"
-        change = "–" if line["difference"] is None else f"{line['difference']:+.1f}"
-        scores.add_row(title, *("–" if s is None else f"{s:.1f}" for s in line["scores"]), change, within)
+    for line in found["tasks"]:
+        scores.add_row(line["task"], *_cells(line, 1))
+    for line in found["metrics"]:
+        if any(score is not None for score in line["scores"]):
+            scores.add_row(_SHORT.get(line["metric"], line["metric"].upper()), *_cells(line, _DIGITS.get(line["metric"], 1)))
     if not found["differences"]:
         return [scores]
     differ = Table(title="what differs", title_justify="left")
@@ -133,3 +132,15 @@ def render(found: JsonDict) -> list[Any]:
     for item in found["differences"]:
         differ.add_row(item["kind"], item["what"], item["first"], item["second"])
     return [scores, differ]
+
+
+_SHORT = {"bwt_all": "BWT / T", "bwt_earlier": "BWT / (T-1)", "forgetting": "Forgetting", "retention": "Retention"}
+_DIGITS = {"retention": 2}
+
+
+def _cells(line: JsonDict, digits: int) -> list[str]:
+    """Both scores, their difference and its interval; a dash where there is none."""
+    scores = ["–" if score is None else f"{score:.{digits}f}" for score in line["scores"]]
+    change, span = line["difference"], line["span"]
+    within = "–" if span is None else f"{span[0]:+.{digits}f} to {span[1]:+.{digits}f}"
+    return [*scores, "–" if change is None else f"{change:+.{digits}f}", within]

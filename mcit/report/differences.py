@@ -38,7 +38,7 @@ def run_differences(first: Path, second: Path) -> list[Difference]:
         *_stages(*(_by_name(plan, config) for plan, config in zip(plans, configs, strict=True))),
         *_told("data", differences(*(plan["recipes"] for plan in plans)), "recipe "),
         *_told("base", differences(*bases)),
-        *_told("code", differences(*({"mcit": plan["code"], **plan["sources"]} for plan in plans))),
+        *_told("code", differences(*_codes(*plans))),
         *_told("versions", differences(*(_without(found["versions"], "mcit") for found in environments))),
         *_told("hardware", differences(*(_without(found, "versions") for found in environments))),
         *_told("seeds", differences(*({"seed": config["seed"]} for config in configs))),
@@ -49,6 +49,12 @@ def run_differences(first: Path, second: Path) -> list[Difference]:
 def _sequence(first: JsonDict, second: JsonDict) -> list[Difference]:
     names = [", ".join(stage["name"] for stage in plan["stages"]) for plan in (first, second)]
     return [Difference("sequence", "stages", *names)] if names[0] != names[1] else []
+
+
+def _codes(first: JsonDict, second: JsonDict) -> list[JsonDict]:
+    """Of mcit and of what both runs use: what one of them uses alone differs by its setting, which is told already."""
+    both = first["sources"].keys() & second["sources"].keys()
+    return [{"mcit": plan["code"], **{name: plan["sources"][name] for name in sorted(both)}} for plan in (first, second)]
 
 
 def _by_name(plan: JsonDict, config: JsonDict) -> dict[str, JsonDict]:

@@ -1,7 +1,7 @@
 import pytest
 
 from mcit.core.errors import StateError
-from mcit.report.compare import comparison
+from mcit.report.compare import comparison, render
 
 TWO = [["kind"], ["edible"]]
 
@@ -11,7 +11,8 @@ def pair(fake_run):
     """b forgets less: kind 2 -> 9 of ten, edible 8 -> 8."""
     a = fake_run(TWO, "plain").shares(1, "kind", 9).shares(2, "kind", 2).shares(2, "edible", 8)
     methods = {"stages": [{"recipe": n, "methods": [{"name": "replay"}]} for n in ("s1", "s2")]}
-    b = fake_run(TWO, "replay", config=methods).shares(1, "kind", 9).shares(2, "kind", 9).shares(2, "edible", 8)
+    b = fake_run(TWO, "replay", config=methods, plan={"sources": {"method replay": "d" * 64}})
+    b.shares(1, "kind", 9).shares(2, "kind", 9).shares(2, "edible", 8)
     return a.root, b.root
 
 
@@ -23,7 +24,7 @@ def test_words_say_what_differs_and_what_it_did(pair):
     assert words[3] == "Not to be told apart in replay: edible 80.0 -> 80.0 (+0.0, +0.0 to +0.0)."
     assert words[4].startswith("MFN 50.0 -> 85.0, +35.0 points, +")
     assert words[5].startswith("Forgetting 70.0 -> 0.0, -70.0 points")
-    assert "spread of seeds" in words[6] and len(words) == 7
+    assert "spread of seeds" in words[6] and len(words) == 7  # a method and its code are one cause
 
 
 def test_the_other_way_round_it_fell(pair):
@@ -49,3 +50,9 @@ def test_runs_with_other_tasks_and_without_any_score(fake_run):
 def test_a_folder_that_is_no_run(pair, tmp_path):
     with pytest.raises(StateError, match="not a run folder"):
         comparison(pair[0], tmp_path)
+
+
+def test_the_table_has_both_conventions_a_ratio_with_two_digits_and_no_row_of_dashes(pair):
+    names, before, after = (list(column.cells) for column in render(comparison(*pair))[0].columns[:3])
+    assert names == ["kind", "edible", "MFT", "MFN", "MAA", "BWT / T", "BWT / (T-1)", "Forgetting", "Retention"]
+    assert (before[-1], after[-1]) == ("0.59", "1.00")  # 50 of 85, 85 of 85

@@ -14,7 +14,12 @@ def test_two_runs_alike_differ_in_nothing(fake_run):
 
 def test_every_kind_is_told_and_what_is_alike_in_all_stages_once(fake_run):
     replay, l2 = {"name": "replay", "keep": 200}, {"name": "l2", "weight": 1.0}
-    a = fake_run(TWO, "x", config={"stages": [stage("r1", l2), stage("r2", l2)], "engine": {"micro_batch": 4}})
+    a = fake_run(
+        TWO,
+        "x",
+        config={"stages": [stage("r1", l2), stage("r2", l2)], "engine": {"micro_batch": 4}},
+        plan={"sources": {"method l2": "d" * 64}},
+    )
     b = fake_run(
         TWO,
         "y",
@@ -25,7 +30,11 @@ def test_every_kind_is_told_and_what_is_alike_in_all_stages_once(fake_run):
             "engine": {"micro_batch": 8},
         },
         env={**environment(torch="2.14.0"), "threads": 8},
-        plan={"recipes": {"a": "f" * 64, "b": "digest-b"}, "code": "0.2.0", "sources": {"method l2": "e" * 64}},
+        plan={
+            "recipes": {"a": "f" * 64, "b": "digest-b"},
+            "code": "0.2.0",
+            "sources": {"method l2": "e" * 64, "method replay": "f" * 64},
+        },
     )
     found = run_differences(a.root, b.root)
     assert found == [
@@ -34,7 +43,7 @@ def test_every_kind_is_told_and_what_is_alike_in_all_stages_once(fake_run):
         Difference("settings", "l2.weight (s2)", "1.0", "5.0"),
         Difference("data", "recipe a", "digest-a", "ffffffffffff…"),
         Difference("code", "mcit", "0.1.0", "0.2.0"),
-        Difference("code", "method l2", "not set", "eeeeeeeeeeee…"),
+        Difference("code", "method l2", "dddddddddddd…", "eeeeeeeeeeee…"),
         Difference("versions", "torch", "2.13.0", "2.14.0"),
         Difference("hardware", "threads", "2", "8"),
         Difference("seeds", "seed", "1", "2"),
