@@ -224,6 +224,18 @@ def _moments_problems(before: StageConfig | None, stage: StageConfig, where: str
     return [Problem(f"{where}.optim.moments", *found)]
 
 
+def _warmup_notes(stage: Stage, where: str) -> list[Problem]:
+    """A warm-up that the stage ends in, as transformers' schedules allow it: the learning rate is never reached."""
+    from mcit.engine.optim import lr_factor, warmup_steps
+
+    warm = warmup_steps(stage.optim, stage.steps)
+    if not stage.steps or warm <= stage.steps:
+        return []
+    share = lr_factor(stage.steps - 1, stage.steps, stage.optim)
+    what = f"{warm} steps, and the stage has {stage.steps}: the learning rate ends at {share:.2g} of optim.lr"
+    return [Problem(f"{where}.optim.warmup", what, "use a share of the steps, such as 0.03, if not meant", "note")]
+
+
 # ---- 3. the plan -----------------------------------------------------------------------------------------------------
 def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: Path | None = None) -> Plan:
     """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
@@ -375,7 +387,7 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
         where = f"stages[{stage.index - 1}]"
         if stage.epochs and not stage.rows:
             problems.append(Problem(f"{where}.recipe", "has no training rows", "add a train split to the recipe"))
-        problems += check_stage(stage, plan, where=where)
+        problems += [*check_stage(stage, plan, where=where), *_warmup_notes(stage, where)]
     for name in plan.config.eval.tasks if isinstance(plan.config.eval.tasks, list) else []:
         if name not in {t.name for t in plan.tasks}:
             fix = suggestion(name, [t.name for t in plan.tasks])

@@ -266,3 +266,15 @@ def test_an_optimiser_goes_on_where_there_is_one_of_the_same_tensors(before, sta
     assert problems == []
     found = [p for p in reference_problems(config) if p.where == "stages[1].optim.moments"]
     assert [words in p.what for p in found] == ([True] if words else []) and all(p.fix for p in found)
+
+
+def test_a_warm_up_longer_than_its_stage_is_said():
+    def notes(**optim):
+        given = {"max_steps": 4, "optim": {**TINY["defaults"]["optim"], **optim}}
+        return [note for note in plan_of(defaults=given).notes if "warmup" in note]
+
+    assert notes(warmup=4) == notes(warmup=0.99) == []
+    first, _ = notes(warmup=8)
+    assert first.startswith(
+        "stages[0].optim.warmup: 8 steps, and the stage has 4: the learning rate ends at 0.5 of optim.lr"
+    )
