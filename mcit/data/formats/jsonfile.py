@@ -118,6 +118,8 @@ class _Window:
         file.seek(0)
         self.line = file.read(back).count(b"\n") + 1
         self.text, self.at, self._counted, self.ended = "", 0, 0, False
+        self.comma = False
+        """Whether a comma follows the element that was decoded last."""
 
     def more(self) -> bool:
         """Drop what is done with and read on; False at the end of the file."""
@@ -152,7 +154,8 @@ class _Window:
                 value, end, constants = self._json.at(self.text, self.at)
                 after = _BLANK.match(self.text, end).end()  # type: ignore[union-attr]
                 if self.text[after : after + 1] in (",", "]") and after < len(self.text):
-                    self.at = after + (self.text[after] == ",")
+                    self.comma = self.text[after] == ","
+                    self.at = after + self.comma
                     return Element(start, value, constants)
                 fault: Exception = json.JSONDecodeError("Expecting ',' delimiter", self.text, after)
             except (ValueError, RecursionError) as error:
@@ -172,6 +175,7 @@ class _Window:
 
     def _malformed(self, fault: Exception) -> Element:
         bad = min(max(self.at, getattr(fault, "pos", self.at)), len(self.text))
+        self.comma = False
         found = Element(self.line_of(bad), None, f"malformed JSON ({_reason(fault)})")
         self.at = max(bad, self.at + 1)
         return found
@@ -194,6 +198,9 @@ def _array(file: BinaryIO) -> Iterator[Element]:
     while True:
         mark = window.next()
         if mark == "]":
+            if window.comma:
+                what = "malformed JSON (a comma before the end of the array: is a row missing?)"
+                yield Element(window.line_of(window.at), None, what)
             window.at += 1
             if window.next():
                 yield Element(window.line_of(window.at), None, "malformed JSON (text after the end of the array)")

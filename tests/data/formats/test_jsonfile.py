@@ -92,6 +92,14 @@ def test_malformed_element_of_an_array(tmp_path):
     assert "delimiter" in found[0][1] and [x[1]["id"] for x in found[1:]] == ["b", "c"]
 
 
+def test_a_comma_before_the_end_of_an_array_is_no_json(tmp_path):
+    a, b = (json.dumps(llava(i)) for i in "ab")
+    *rows, last = read(write(tmp_path / "f.json", f"[\n{a},\n{b},\n]"))
+    assert [value["id"] for _, value in rows] == ["a", "b"]
+    assert last[0] == 4 and "a comma before the end of the array" in last[1]
+    assert [at for at, _ in read(write(tmp_path / "f.json", f"[\n{a} {b},\n]"))] == [2, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
