@@ -1,7 +1,7 @@
 import json
+import resource
 import subprocess
 import sys
-import time
 
 from mcit.cli.main import main
 from mcit.cli.status import watch
@@ -63,12 +63,13 @@ def test_it_needs_no_torch_and_is_quick(tmp_path):
         "import sys; from mcit.cli.main import main; code = main(['status', sys.argv[1]]); "
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules); sys.exit(code)"
     )
-    best = 60.0
-    for _ in range(3):
-        begin = time.monotonic()
+    used = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code, str(run.layout.root)], check=True, capture_output=True)
-        best = min(best, time.monotonic() - begin)
-    assert best < 3.0  # about 0.4 s on an idle core; the limit leaves room for a busy one
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(used) < 1.5  # processor time, about 0.4 s: other work on the machine does not count
 
 
 def entry(folder, *, committed, step=None):
