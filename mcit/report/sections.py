@@ -41,7 +41,7 @@ class Section:
 
 def num(value: Any) -> str:
     """A number with two decimals; a dash where it was not measured."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:z.2f}"
 
 
 def measured_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

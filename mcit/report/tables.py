@@ -258,7 +258,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _span(pair: Sequence[float] | None) -> str:
-    return _NONE if pair is None else f"{pair[0]:.2f} to {pair[1]:.2f}"
+    return _NONE if pair is None else f"{pair[0]:z.2f} to {pair[1]:z.2f}"
 
 
 def _rows(report: JsonDict) -> list[tuple[str, list[Any]]]:

@@ -26,7 +26,7 @@ def test_a_gate_says_each_threshold_and_who_decided():
 
 def test_what_a_run_does_not_have_is_no_section(three):
     assert page_sections(full_report(three.root)) == []
-    assert memory({"slices": []}) is None and num(None) == "–" and num(1) == "1.00"
+    assert memory({"slices": []}) is None and num(None) == "–" and num(1) == "1.00" and num(-1e-9) == "0.00"
 
 
 def test_columns_in_which_nothing_was_measured_are_left_out(fake_run):

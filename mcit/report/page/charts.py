@@ -29,7 +29,8 @@ def curves(reports: Sequence[JsonDict]) -> JsonDict | None:
         return None
     x = {"field": "stage", "type": "ordinal", "axis": {"labelAngle": 0}, "title": "after stage"}
     y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 100]}, "title": "accuracy in %"}
-    colour = {"field": "task", "type": "nominal", "sort": None, "title": "task"}
+    legend = {"symbolOpacity": 1}  # not the band's
+    colour = {"field": "task", "type": "nominal", "sort": None, "title": "task", "legend": legend}
     tips = [
         {"field": name, "format": ".1f"} if name in ("accuracy", "low", "high") else {"field": name}
         for name in ("task", "after", "accuracy", "low", "high")
@@ -245,10 +246,11 @@ def time(costs: Sequence[JsonDict], shares: Sequence[JsonDict]) -> JsonDict | No
     ]
     if not values:
         return None
+    legend = {} if len({value["part"] for value in values}) > 1 else {"legend": None}
     encoding = {
         "y": {"field": "stage", "type": "nominal", "sort": None, "title": None},
         "x": {"field": "seconds", "type": "quantitative", "title": "seconds per step"},
-        "color": {"field": "part", "type": "nominal", "sort": None, "title": None},
+        "color": {"field": "part", "type": "nominal", "sort": None, "title": None, **legend},
         "tooltip": [{"field": "stage"}, {"field": "part"}, {"field": "seconds", "format": ".4g"}],
     }
     return _spec(values, {"mark": "bar", "width": "container", "height": 40 + 22 * len(steps), "encoding": encoding})

@@ -14,7 +14,7 @@ from mcit.report.matrix import Measured, measure
 from mcit.report.page import charts, words
 from mcit.report.page.bundle import script
 from mcit.report.page.examples import examples
-from mcit.report.paired import paired
+from mcit.report.paired import paired, paired_metrics
 from mcit.report.probes import gap_rows, metric_rows, rho
 from mcit.report.sections import page_sections
 from mcit.report.tables import NAMES, full_report
@@ -58,8 +58,8 @@ def render(
     env = Environment(
         loader=PackageLoader("mcit.report.page", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    env.filters["num"] = lambda value, digits=1: "–" if value is None else f"{value:,.{digits}f}"
-    env.filters["span"] = lambda pair, digits=1: "" if pair is None else f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
+    env.filters["num"] = lambda value, digits=1: "–" if value is None else f"{value:z,.{digits}f}"
+    env.filters["span"] = lambda pair, digits=1: "" if pair is None else f"{pair[0]:z.{digits}f} to {pair[1]:z.{digits}f}"
     env.filters["split"] = _value_and_interval
     env.filters["duration"] = lambda value: "–" if value is None else words.duration(value)
     pages = [_page(run, report, found) for run, report, found in zip(runs, reports, measured, strict=True)]
@@ -67,11 +67,31 @@ def render(
         title=", ".join(report["name"] for report in reports),
         pages=pages,
         compared=paired(reports, measured) if len(reports) > 1 else None,
+        metrics=_metrics_of(reports, measured),
         charts=list(drawn),
         specs=json.dumps(drawn).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
-        names=NAMES,
         script=script() if drawn else "",
     )
+
+
+def _metrics_of(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
+    """Each metric that some run has: its title, and by run value, interval and difference from the first run."""
+    against = [paired_metrics([reports[0], report], [measured[0], one]) for report, one in zip(reports, measured, strict=True)]
+    return [
+        {
+            "title": title,
+            "runs": [
+                {
+                    "value": report["metrics"][name],
+                    "span": report["intervals"]["metrics"].get(name),
+                    "paired": next(line for line in lines if line["metric"] == name) if k else None,
+                }
+                for k, (report, lines) in enumerate(zip(reports, against, strict=True))
+            ],
+        }
+        for name, title in NAMES.items()
+        if any(report["metrics"][name] is not None for report in reports)
+    ]
 
 
 def _value_and_interval(cell: str) -> tuple[str, str]:
@@ -86,9 +106,9 @@ def _page(run: Path, report: JsonDict, measured: Measured) -> JsonDict:
     return {
         "report": report,
         "headline": words.headline(measured, mode),
+        "others": words.others(measured, mode),
         "quote": words.quote(report),
         "cost": words.cost(report),
-        "falls": words.falls(measured, mode),
         "grids": [
             {"title": "Accuracy", "rows": _grid(report, "matrix", base="base", spans=report["intervals"]["matrix"])},
             {
@@ -120,16 +140,19 @@ def probe_words(probes: JsonDict) -> JsonDict | None:
 def _grid(report: JsonDict, key: str, *, base: str, spans: list[Any] | None = None) -> list[JsonDict]:
     """Rows of a heat map: name and cells with value, interval and whether the task was learned in that stage."""
     width = len(report["tasks"])
-    rows = (
-        [{"name": "base", "cells": _cells(report[base], [None] * width, None, report, width)}]
-        if any(value is not None for value in report[base])
-        else []
-    )
+    rows = _plain_row("base", report[base], report)
     for j, (stage, values) in enumerate(zip(report["stages"], report[key], strict=True)):
         rows.append(
             {"name": stage, "cells": _cells(values, spans[j] if spans else [None] * width, j + 1, report, width)}
         )
-    return rows
+    return rows + (_plain_row("best constant", report["constant"], report) if key == "matrix" else [])
+
+
+def _plain_row(name: str, values: list[Any], report: JsonDict) -> list[JsonDict]:
+    """A row that is of no stage and has no intervals; none where nothing of it is known."""
+    width = len(report["tasks"])
+    known = any(value is not None for value in values)
+    return [{"name": name, "cells": _cells(values, [None] * width, None, report, width)}] if known else []
 
 
 def _cells(values: list[Any], spans: list[Any], stage: int | None, report: JsonDict, width: int) -> list[JsonDict]:

@@ -70,24 +70,30 @@ def _kinds(fall: Fall) -> str:
     return f"; of the {fall.wrong} answers that went wrong {share} % changed their form, the rest their content"
 
 
+def others(measured: Measured, mode: str) -> str:
+    """The other tasks that lost accuracy; empty where there is none."""
+    lost = [fall for fall in falls(measured, mode)[1:] if fall.points > 0]
+    parts = [f"{fall.task} {fall.points:.1f} of {fall.then:.1f} points{_share(fall)}" for fall in lost]
+    return f"Also lost: {'; '.join(parts)}." if parts else ""
+
+
+def _share(fall: Fall) -> str:
+    return f" ({round(100 * fall.form / fall.wrong)} % form)" if fall.wrong else ""
+
+
 def quote(report: JsonDict) -> str:
     """Which score to quote, with its interval and what that does not hold."""
     value, span = report["metrics"]["mfn"], report["intervals"]["metrics"].get("mfn")
     if value is None:
         return "There is no final score to quote: not every task was scored after the last stage."
-    within = (
-        f" (95 % interval {span[0]:.1f} to {span[1]:.1f} over questions; it does not hold the spread of seeds)"
-        if span
-        else ""
-    )
-    mode = report["scorer_mode"]
+    within = f" (95 % interval {span[0]:.1f} to {span[1]:.1f} over questions, without the spread of seeds)" if span else ""
     loss = report["metrics"]["forgetting"]
-    beside = f", with forgetting {loss:.1f}" if loss is not None else ""
-    return f"Quote MFN {value:.1f}{within}{beside}, scorer mode {mode}."
+    beside = f"; forgetting {loss:.1f}" if loss is not None else ""
+    return f"Quote MFN {value:.1f}, the mean over tasks at the end{within}{beside}; scorer mode {report['scorer_mode']}."
 
 
 def cost(report: JsonDict) -> str:
-    """Steps, tokens and time of the committed stages."""
+    """Time, steps, tokens and the largest peak of memory of the committed stages."""
     done = [stage for stage in report["costs"] if stage["committed"]]
     if not done:
         return "No stage is committed yet."
@@ -96,7 +102,9 @@ def cost(report: JsonDict) -> str:
     steps = sum(stage["steps"] or 0 for stage in done)
     left = len(report["costs"]) - len(done)
     more = f" {left} of {len(report['costs'])} stages are still to come." if left else ""
-    return f"Training took {duration(seconds)}: {steps:,} steps over {tokens:,} tokens.{more}"
+    peak = max((stage["peak_bytes"] or 0 for stage in done), default=0)
+    memory = f", at most {peak / 2**20:,.0f} MiB of memory" if peak else ""
+    return f"Training took {duration(seconds)}: {steps:,} steps over {tokens:,} tokens{memory}.{more}"
 
 
 def duration(seconds: float) -> str:

@@ -64,6 +64,8 @@ def test_charts_are_drawn_without_a_word_on_the_console(browser, written, width,
     assert page.locator("#chart-forgetting svg").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#chart-time svg").count() == 1
+    ink = page.locator("#chart-accuracy svg .role-axis-label text").first.evaluate("e => getComputedStyle(e).fill")
+    assert ink == page.evaluate("getComputedStyle(document.body).color")
     kept(page, f"report-{'desktop' if width > 400 else 'phone'}{'-dark' if dark else ''}")
     page.close()
 
@@ -72,6 +74,17 @@ def test_the_first_screen_has_the_answer(browser, written) -> None:
     page, _ = opened(browser, written, width=390)
     big = page.locator("#first p.big")
     assert big.inner_text().startswith("animals lost 60.0 of 70.0 points") and big.bounding_box()["y"] < 900
+    page.close()
+
+
+def test_on_paper_charts_fit_and_nothing_is_folded(browser, written) -> None:
+    """Printing makes the page narrower without telling the charts."""
+    page, _ = opened(browser, written, dark=True)
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelector('main').style.width = '500px'; dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details").count() > 1 and page.locator("details:not([open])").count() == 0
+    assert max(box.bounding_box()["width"] for box in page.locator(".chart svg").all()) <= 500
+    assert page.locator("img[loading]").count() == 0
     page.close()
 
 

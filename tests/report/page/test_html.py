@@ -71,6 +71,26 @@ def test_runs_of_different_tasks(fake_run, tmp_path) -> None:
     assert page([a, b], tmp_path).count("<td>t</td>") == 1
 
 
+def test_metrics_of_several_runs_have_paired_differences(fake_run, tmp_path) -> None:
+    """MFN 45 and 60; the second run of other questions has a value and no difference; nobody measured FWT."""
+    a = fake_run([["t"], ["u"]], "a").shares(1, "t", 5).shares(2, "t", 4).shares(2, "u", 5)
+    b = fake_run([["t"], ["u"]], "b").shares(1, "t", 5).shares(2, "t", 7).shares(2, "u", 5)
+    c = fake_run([["t"], ["u"]], "c").shares(1, "t", 5, n=8).shares(2, "t", 4, n=8).shares(2, "u", 4, n=8)
+    (row,) = re.findall(r"<tr><td>MFN.*?</tr>", page([a, b, c], tmp_path))
+    first, second, third = re.findall(r"<td data-sort=.*?</td>", row)
+    assert ">45.00<" in first and "+" not in first
+    assert ">60.00<" in second and '<span class="span">+15.00 (' in second
+    assert ">50.00<" in third and "+" not in third and "FWT" not in page([a, b], tmp_path)
+
+
+def test_a_constant_answer_is_a_row_and_an_early_end_is_told(three, tmp_path) -> None:
+    three.progress("01-s1", steps=12, ended={"step": 12, "planned": 40, "reason": "a <bound>"})
+    text = page([three], tmp_path)
+    (row,) = re.findall(r'<tr><td class="short">best constant.*?</tr>', text)
+    assert row.count(">100.0<") == 3  # all gold answers are cats
+    assert '12<span class="span">of 40: a &lt;bound&gt;</span>' in text
+
+
 def test_no_run_is_an_error(tmp_path) -> None:
     with pytest.raises(StateError):
         write_page([tmp_path], tmp_path / "page.html")

@@ -3,7 +3,7 @@
 import pytest
 
 from mcit.report.matrix import measure
-from mcit.report.page.words import cost, duration, falls, headline, quote
+from mcit.report.page.words import cost, duration, falls, headline, others, quote
 from mcit.report.tables import full_report
 
 LONG = "It is a fine cat, I think it must be."
@@ -41,6 +41,9 @@ def test_the_largest_loss_is_named_first(fake_run) -> None:
     run.shares(3, "a", 4).shares(3, "b", 2).shares(3, "c", 9)
     assert [fall.task for fall in falls(measure(run.root), "strict")] == ["b", "a"]
     assert head(run).startswith("b lost 70.0 of 90.0 points")
+    assert others(measure(run.root), "strict") == "Also lost: a 10.0 of 50.0 points (0 % form)."
+    run.shares(3, "a", 6)
+    assert others(measure(run.root), "strict") == ""  # a rose
 
 
 def test_runs_without_scores_or_without_a_second_stage(fake_run) -> None:
@@ -54,11 +57,14 @@ def test_runs_without_scores_or_without_a_second_stage(fake_run) -> None:
 
 def test_quote_and_cost(three) -> None:
     text = quote(full_report(three.root))
-    assert text.startswith("Quote MFN 46.7 (95 % interval ") and "scorer mode strict" in text
+    assert text.startswith("Quote MFN 46.7, the mean over tasks at the end (95 % interval ")
+    assert text.endswith("; scorer mode strict.")
     three.progress("01-s1", steps=40, tokens=1200, seconds=100.4, loss=0.25)
     assert cost(full_report(three.root)) == (
         "Training took 1 min 40 s: 40 steps over 1,200 tokens. 2 of 3 stages are still to come."
     )
+    three.progress("02-s2", steps=40, tokens=1300, seconds=20, peak_bytes=1500 << 20)
+    assert "80 steps over 2,500 tokens, at most 1,500 MiB of memory." in cost(full_report(three.root))
 
 
 @pytest.mark.parametrize(
