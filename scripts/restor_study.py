@@ -25,6 +25,7 @@ CONFIG, TASK, REST = "demo-restor", "naming-true", "naming-rest"
 LEARN, CORRUPT, FORGET, REPAIR = 1, 2, 3, 4
 FOLDER = "03-forget"
 SIDES: dict[str, list[dict[str, Any]]] = {
+    "control": [{"use": "bounded_forget", "beta": 0.0}],
     "npo": [{"use": "npo"}],
     "npo + retain_kl": [{"use": "npo"}, {"use": "retain_kl"}],
     "ga": [{"use": "ga"}],
@@ -35,7 +36,7 @@ SIDES: dict[str, list[dict[str, Any]]] = {
     "rmu": [{"use": "rmu"}],
     "undial": [{"use": "undial"}],
 }
-"""Methods of the forget stage, by name."""
+"""Methods of the forget stage, by name; the control has the stage and its steps on retained rows, and forgets nothing."""
 
 
 def main() -> int:
@@ -121,17 +122,11 @@ HEAD = (
 
 def recovered(entries: list[dict[str, Any]], after: int) -> str:
     """Recovery with its 95 % interval over questions, whose scores are means over seeds; a dash where nothing was corrupted."""
-    from mcit.evals.bootstrap import percentile_interval, resampled_means
-    from mcit.evals.unlearning import recovery
+    from mcit.report.recovery import shown, with_interval
 
     scores = [[e["true"][str(stage)] for e in entries] for stage in (LEARN, CORRUPT, after)]
-    cells = [[sum(v) / len(v) for v in zip(*seeds, strict=True)] for seeds in scores]
-    value = recovery(*(sum(cell) / len(cell) for cell in cells))
-    if value is None:
-        return "–"
-    drawn = (recovery(*map(float, means)) for means in resampled_means(cells, entries[0]["ids"]).T)
-    low, high = percentile_interval([one for one in drawn if one is not None])
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    clean, corrupted, now = ([sum(v) / len(v) for v in zip(*seeds, strict=True)] for seeds in scores)
+    return shown(with_interval(clean, corrupted, now, ids=entries[0]["ids"]))
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:

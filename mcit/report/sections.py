@@ -19,6 +19,7 @@ from mcit.report.gates import decision_lines, threshold_rows
 from mcit.report.kit import judge_table, kit_table, made_lines, membership_table
 from mcit.report.profile import HEAD as STAGES
 from mcit.report.profile import about_text, part_rows, stage_rows
+from mcit.report.recovery import recovery_lines
 from mcit.report.slices import HEAD as SLICES
 from mcit.report.slices import kept_rows, slice_rows
 
@@ -111,6 +112,7 @@ def forgetting(report: JsonDict) -> Section | None:
         "the stage. Resurgence: largest rise of Acc_f after a later stage. These scores are in none of the metrics above."
     )
     later, zero = later_rows(entries, num), tuple(zero_lines(entries))
+    back = tuple(recovery_lines(report.get("recovery", [])))
     return Section(
         "Forgetting on request",
         [
@@ -118,6 +120,7 @@ def forgetting(report: JsonDict) -> Section | None:
             Table(FORGET, table_rows(entries, num)),
             *([Table(["after", "still forgotten?", "Acc_f"], later)] if later else []),
             *([zero] if zero else []),
+            *([back] if back else []),
         ],
     )
 

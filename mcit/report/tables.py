@@ -35,6 +35,7 @@ from mcit.report.probes import (
     share_rows,
 )
 from mcit.report.profile import profile_of
+from mcit.report.recovery import read_recovery
 from mcit.report.sections import Section, Table, num
 from mcit.report.slices import read_slices
 from mcit.runs.gates import rejected_of
@@ -84,6 +85,7 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
     asked = {"forget": read_forgetting(run, mode=mode), "kit": read_kits(run, mode=mode), "attacks": read_attacks(run)}
     inside = {"slices": read_slices(run, mode=mode), "gates": read_gates(run), "probes": read_probes(run)}
     spent = {"costs": costs(run), "profile": profile_of(run)}
+    asked["recovery"] = read_recovery(run, asked["kit"], mode=mode)
     return {**found, **asked, **inside, "certificates": read_card(run), **spent}
 
 

@@ -1,5 +1,7 @@
 """scripts/restor_study.py: its sides are valid configs, its table is right."""
 
+import json
+
 import pytest
 
 from mcit.plan.plan import read_config
@@ -12,7 +14,8 @@ def test_every_side_is_a_config_that_differs_in_its_forget_stage_alone(name):
     config, _ = read_config(study.CONFIG, study.overrides(name, 1))
     own = study.FORGET - 1
     assert [s for k, s in enumerate(config.stages) if k != own] == [s for k, s in enumerate(first.stages) if k != own]
-    assert config.seed == 1 and [m["use"] for m in study.SIDES[name]] == name.split(" + ")
+    used = ["bounded_forget"] if name == "control" else name.split(" + ")
+    assert config.seed == 1 and [m["use"] for m in study.SIDES[name]] == used
     assert config.stages[own].methods and config.stages[own].forget == "demo/naming-false"
 
 
@@ -46,3 +49,23 @@ def test_a_begun_run_goes_on_and_a_failed_one_writes_nothing(tmp_path, monkeypat
             study.one(tmp_path, "npo", 1)
     assert calls[0][:4] == ["run", "demo-restor", "--runs-dir", str(tmp_path / "restor-runs")]
     assert calls[1] == ["resume", str(run)] and not study.result_file(tmp_path, "npo", 1).exists()
+
+
+@pytest.mark.slow
+def test_restor_on_the_tiny_model_measures_recovery_and_residual_corruption(tmp_path, monkeypatch):
+    """Red is learned, called blue, and the false answer forgotten: after npo it is no longer the likelier one."""
+    from mcit.report.tables import full_report, markdown
+
+    for name, value in (("CONFIG", "tiny-restor"), ("TASK", "word-red"), ("REST", "letter")):
+        monkeypatch.setattr(study, name, value)
+    (tmp_path / "restor").mkdir()
+    study.one(tmp_path, "npo", 1)
+    one = json.loads(study.result_file(tmp_path, "npo", 1).read_text())
+    assert [sum(one["true"][k]) / len(one["ids"]) for k in "12"] == [1.0, 0.0]
+    assert one["residual"]["2"] == 1.0 and one["residual"]["3"] < 1.0
+    assert study.table({"npo": [one]}).splitlines()[-1].startswith("| `npo` | 1 | 100.0 | 0.0 |")
+    report = full_report(tmp_path / "restor-runs" / one["run"])
+    (entry,) = report["recovery"]
+    after = entry["after"]["03-forget"]
+    assert (entry["clean"], entry["corrupted"]) == (100, 0) and after["recovery"][0] == after["accuracy"] / 100
+    assert "Recovery of word-red, which 02-corrupt took from 100.0 to 0.0 %" in markdown(report)
