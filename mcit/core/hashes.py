@@ -43,7 +43,7 @@ def reading_all(on: bool = True) -> Iterator[None]:
         _read_all = before
 
 
-def sha256_files(paths: Iterable[Path]) -> Iterator[str | None]:
+def sha256_files(paths: Iterable[Path | str]) -> Iterator[str | None]:
     """Hex sha256 of each file in turn; None for one that is missing, no regular file or unreadable.
 
     Memory does not grow with the number of files.
@@ -59,7 +59,7 @@ def sha256_files(paths: Iterable[Path]) -> Iterator[str | None]:
             yield from (None if s is None else known[s] for s in stamps)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: Path | str) -> Stamp | None:
     try:
         s = os.stat(path)
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ class _Kept:
     def add(self, stamps: Iterable[Stamp]) -> None:
         """Keep what was read of files that stayed as they were while they were read."""
         limit = (self._began - _SETTLED_S) * 1e9
-        settled = [s for s in stamps if max(s[2:4]) < limit and _stamp(Path(s[0])) == s]
+        settled = [s for s in stamps if max(s[2:4]) < limit and _stamp(s[0]) == s]
         rows = [(s[0], repr(s[1:]), digest) for s in settled if (digest := _sha256(s)) is not None]
         with self._or_without():
             if rows and self._base is not None:

@@ -30,7 +30,7 @@ class DataFolder:
         path = Path(path)
         manifest = read_sealed(path / "manifest.json", DataManifest)
         listed = manifest["files"]
-        for relative, digest in zip(listed, sha256_files(path / name for name in listed), strict=True):
+        for relative, digest in zip(listed, sha256_files(f"{path}/{name}" for name in listed), strict=True):
             if digest is None:
                 raise StateError(
                     "file listed in the manifest is missing", where=str(path / relative), fix=DataManifest.fix

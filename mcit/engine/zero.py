@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,7 @@ from mcit.engine.gradients import held_dot
 from mcit.engine.plain import PlainEngine
 from mcit.engine.sharded import Gatherer, HeldShards, ShardGradients, ShardWeights
 from mcit.engine.shards import MOMENTS, Stage3, Stage12
-
-Offload = Literal["none", "optimizer", "parameters"]
-REDUCE_BUCKET = 50_000_000
-"""Most numbers that are reduced at a time; DeepSpeed's default of 500 million is a buffer of 1.9 GiB in fp32."""
+from mcit.engine.zerosettings import Offload, settings
 
 
 class ZeroEngine(PlainEngine):
@@ -319,35 +316,6 @@ def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[
         deepspeed.comm.comm.cdb.new_group = world.new_group  # its own has torch's default time-out, whatever was set
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
-
-
-def settings(stage: int, offload: Offload, *, trained: int) -> dict[str, Any]:
-    """The DeepSpeed config: no clipping, no precision mode, one micro-batch per boundary; all of that is ours.
-
-    `trained` is how many numbers train: a reduction buffer, which DeepSpeed allocates whole, is never larger.
-    """
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "overlap_comm": False,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": max(1, min(REDUCE_BUCKET, trained)),
-    }
-    if offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if stage == 3:
-        zero |= {"stage3_param_persistence_threshold": 0}
-        if offload == "parameters":
-            zero["offload_param"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": False},
-        "fp16": {"enabled": False},
-    }
 
 
 def groups_of(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, int]:

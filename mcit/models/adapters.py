@@ -7,6 +7,7 @@ called ``default``; adapters kept frozen below it (carry ``stack``) are called `
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,16 +22,13 @@ from mcit.models.experts import ExpertsA, place
 from mcit.models.quant import quantised_modules
 from mcit.models.units import base_parameters, group_of, lora_targets
 
-with unseen("bitsandbytes"):
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
-
 ACTIVE = "default"
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
     """Adapted modules by their name in the model, sorted."""
-    return {n: m for n, m in sorted(model.named_modules()) if isinstance(m, LoraLayer)}
+    peft = sys.modules.get("peft.tuners.lora")  # a plan has no layer of it, and need not import it
+    return {n: m for n, m in sorted(model.named_modules()) if isinstance(m, peft.LoraLayer)} if peft else {}
 
 
 def add_lora(model: nn.Module, config: AdapterConfig, *, seed: int, name: str = ACTIVE) -> None:
@@ -54,6 +52,8 @@ def _inject(
     *,
     experts: int | None = None,
 ) -> None:
+    with unseen("bitsandbytes"):
+        from peft import LoraConfig, inject_adapter_in_model
     live = set(lora_layers(model))
     config = LoraConfig(
         r=rank,

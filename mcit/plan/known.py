@@ -7,25 +7,19 @@ versions of the libraries whose code was traced, and our own code. One that cann
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
 
-import mcit
-from mcit.core.errors import McitError
-from mcit.core.files import digest_of, read_json, sha256_file, write_json
-from mcit.core.paths import cache_dir
+from mcit.core.entries import Entries, code_digest, versions
+from mcit.core.files import sha256_file
 from mcit.core.types import JsonDict, Plan, Stage
 from mcit.engine.estimate.activations import Activations, MicroBatch
 from mcit.engine.estimate.weights import Weight
 from mcit.methods.compose import MethodSet
 
 Found = tuple[dict[str, Weight], Activations]
-_LIBRARIES = ("torch", "transformers", "peft")
-_MOST = 200
-"""Entries that are kept; a large model takes a few hundred KB."""
+ENTRIES = Entries("estimates", most=200)
+"""One of a large model takes a few hundred KB."""
 
 
 def kept(plan: Plan, stage: Stage, batch: MicroBatch, *, cuda: bool, make: Callable[[], Found]) -> Found:
@@ -37,18 +31,14 @@ def kept(plan: Plan, stage: Stage, batch: MicroBatch, *, cuda: bool, make: Calla
         m.overrides("select_trainable") for m in MethodSet.build(stage).methods
     ):
         return make()
-    file = cache_dir() / "estimates" / f"{digest_of(identity(plan, stage, batch, cuda=cuda))}.json"
-    with contextlib.suppress(McitError, OSError, KeyError, TypeError, ValueError):
-        content = read_json(file)
-        if content["digest"] == digest_of(content["found"]):
-            return _read(content["found"])
+    named = identity(plan, stage, batch, cuda=cuda)
+    found = ENTRIES.get(named)
+    if found is not None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return _read(found)
     weights, activations = make()
     if activations.traced:
-        found = _written(weights, activations)
-        with contextlib.suppress(McitError, OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"digest": digest_of(found), "found": found})
-            _bound(file.parent)
+        ENTRIES.put(named, _written(weights, activations))
     return weights, activations
 
 
@@ -65,17 +55,9 @@ def identity(plan: Plan, stage: Stage, batch: MicroBatch, *, cuda: bool) -> Json
         "below": [s.adapter.model_dump(mode="json") for s in plan.up_to(stage.index - 1) if s.adapter.carry == "stack"],
         "batch": [batch.rows, batch.positions, batch.supervised],
         "pixels": {name: [list(shape), str(dtype)] for name, (shape, dtype) in sorted(batch.pixels.items())},
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "code": _code(),
+        "libraries": versions(("torch", "transformers", "peft")),
+        "code": code_digest("engine", "models", "plan"),
     }
-
-
-@functools.cache
-def _code() -> str:
-    """Digest of the packages that build the skeleton and count in it."""
-    root = Path(mcit.__file__).parent
-    files = [f for part in ("engine", "models", "plan") for f in sorted((root / part).rglob("*.py"))]
-    return digest_of({f.relative_to(root).as_posix(): sha256_file(f) for f in files})
 
 
 def _written(weights: dict[str, Weight], activations: Activations) -> JsonDict:
@@ -89,10 +71,3 @@ def _read(found: JsonDict) -> Found:
         for name, shape, storage, trained, block, projector in found["weights"]
     }
     return weights, Activations(**found["activations"])
-
-
-def _bound(folder: Path) -> None:
-    """Remove the oldest entries beyond the number that is kept; another process may be doing the same."""
-    files = list(folder.glob("*.json"))
-    for file in sorted(files, key=lambda f: f.stat().st_mtime)[: max(0, len(files) - _MOST)]:
-        file.unlink(missing_ok=True)

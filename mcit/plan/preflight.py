@@ -7,17 +7,14 @@ import functools
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mcit.core.errors import McitError, Problem
 from mcit.core.records import AdapterNote
 from mcit.core.stored import read_record
-from mcit.core.types import Plan, Row, Sample, Stage, TaskSpec
-from mcit.data.encode import IGNORE, Encoder
+from mcit.core.types import JsonDict, Plan, Row, Stage, TaskSpec
+from mcit.data.encode import Encoder
 from mcit.data.folder import DataFolder
 from mcit.data.memo import Memo
 from mcit.data.recipe import SPLITS
@@ -30,6 +27,7 @@ from mcit.models.adapters import candidates
 from mcit.models.basefiles import base_digest, base_files
 from mcit.models.units import decoder_prefix, lora_targets
 from mcit.plan.datasets import recipes_of
+from mcit.plan.encoded import Encoded, SampleSize, Splits
 from mcit.plan.modelcheck import Kind, feature_problem, kind_of, kind_problem, processor_problem
 
 _SAMPLED, _LONGEST = 24, 8
@@ -71,10 +69,26 @@ def _context_length(path: Path, trust_remote_code: bool) -> int | None:
 
 
 def check_rows(plan: Plan) -> list[Problem]:
-    """Encode sampled rows and the longest rows of every task and split, images included.
+    """Encode sampled rows and the longest rows of every task and split, images included; not those of which an earlier plan
+    has found that they encode.
 
     What the model cannot be given at all is said once, as a problem of the model, and not of each row.
     """
+    encoded, todo = Encoded(plan), []
+    for task in recipes_of(plan):
+        folder = DataFolder.open(task.folder)
+        rows = {split: sampled(folder.rows(split)) for split in SPLITS}
+        identity = encoded.identity(rows)
+        sizes = encoded.get(identity)
+        if sizes is None:
+            todo.append((task, rows, identity))
+        else:
+            _SIZES[_key(plan, task)] = sizes
+    return _row_problems(plan, todo, encoded) if todo else _count_problems(plan)
+
+
+def _row_problems(plan: Plan, todo: Sequence[tuple[TaskSpec, Splits, JsonDict | None]], encoded: Encoded) -> list[Problem]:
+    """Encode rows of some tasks; where nothing is wrong with any, that is kept."""
     encoder = make_encoder(plan)
     where = "base.chat_template" if plan.config.base.chat_template else f"base.model: {plan.model_path}"
     config = load.model_config(plan.model_path, trust_remote_code=plan.config.base.trust_remote_code)
@@ -83,11 +97,10 @@ def check_rows(plan: Plan) -> list[Problem]:
         return [other]
     known: dict[Kind, Problem | None] = {}
     problems: list[Problem] = []
-    for task in recipes_of(plan):
-        folder = DataFolder.open(task.folder)
+    for task, rows, _ in todo:
         for split in SPLITS:
             sizes = []
-            for row in sampled(folder.rows(split)):
+            for row in rows[split]:
                 kind = kind_of(row)
                 if kind not in known:
                     known[kind] = kind_problem(encoder, kind, where=where)
@@ -98,12 +111,15 @@ def check_rows(plan: Plan) -> list[Problem]:
                 except McitError as error:
                     problems += error.problems
             if split == "train":
-                _SIZES[str(plan.model_path), str(task.folder)] = sizes
+                _SIZES[_key(plan, task)] = sizes
     said = {problem.what: problem for problem in known.values() if problem is not None}
     shown = max((pictures for (pictures, _, _), problem in known.items() if problem is None), default=0)
     if shown:
         found = feature_problem(encoder, shared_skeleton(plan), shown, where=f"base.model: {plan.model_path}")
         said |= {found.what: found} if found is not None else {}
+    if not (said or problems or encoder.notes):
+        for task, rows, identity in todo:
+            encoded.put(identity, rows, _SIZES[_key(plan, task)])
     return [*said.values(), *problems, *_count_problems(plan)]
 
 
@@ -123,33 +139,19 @@ def _count_problems(plan: Plan) -> list[Problem]:
     return [Problem(f"base.model: {plan.model_path}", what, fix)]
 
 
-@dataclass(frozen=True)
-class SampleSize:
-    """How large an encoded row is."""
-
-    positions: int
-    supervised: int
-    pixels: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-    """Shape and dtype by the processor's names."""
-
-    @classmethod
-    def of(cls, sample: Sample) -> SampleSize:
-        """Of one row."""
-        images = {name: value for name, value in sample.pixels.items() if name not in sample.token_keys}
-        pixels = {name: (tuple(value.shape), value.dtype) for name, value in images.items()}
-        return cls(len(sample.input_ids_T), int((sample.labels_T != IGNORE).sum()), pixels)
-
-
 _SIZES: dict[tuple[str, str], list[SampleSize]] = {}
 """By model and data folder, both named by their content; a plan encodes its rows once."""
 
 
 def train_sizes(plan: Plan, task: TaskSpec) -> list[SampleSize]:
     """Sizes of the training rows that were sampled of a task: the longest ones first, then a random part."""
-    key = (str(plan.model_path), str(task.folder))
-    if key not in _SIZES:
+    if _key(plan, task) not in _SIZES:
         check_rows(plan)
-    return _SIZES.get(key, [])
+    return _SIZES.get(_key(plan, task), [])
+
+
+def _key(plan: Plan, task: TaskSpec) -> tuple[str, str]:
+    return str(plan.model_path), str(task.folder)
 
 
 def sampled(rows: Sequence[Row]) -> list[Row]:

@@ -348,6 +348,14 @@ def memory_problems(plan: Plan, found: RunEstimate, here: Machine) -> list[Probl
     return problems
 
 
+def roomy(plan: Plan, *, nproc: int) -> bool:
+    """Whether the run trains in host memory and what it needs, as traced, is at most half of what the machine has."""
+    here, found = machine(plan.config.engine), estimate(plan, nproc=nproc)
+    traced = all(stage.shape.activations.traced for stage in found.stages)
+    half = Machine(here.host // 2, None)
+    return traced and not uses_cuda(plan.config.engine) and not memory_problems(plan, found, half)
+
+
 def _level(sure: int, limit: int) -> Literal["problem", "note"]:
     return "problem" if sure > limit else "note"
 

@@ -67,6 +67,8 @@ class StageWork:
     validate_every: int = 0
     log_every: int = 1
     """Steps whose figures are read together."""
+    roomy: bool = False
+    """Whether memory surely suffices for the largest batch."""
 
 
 def train_stage(
@@ -98,7 +100,7 @@ def train_stage(
         ctx.at(first - 1)
     else:
         torch.manual_seed(seed_for(stage.seed, "rng", 0, world.rank()))  # dropout: the same whether or not restarted
-        if stage.steps:
+        if stage.steps and not work.roomy:
             with timed("preparing"):
                 engine.rehearse(work.streams.largest_batch())  # out-of-memory shows now, not at hour nine
         ctx.enter("start", _watch(work, reporter, stop, "start"))

@@ -30,6 +30,7 @@ from mcit.models.pool import answers_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.preflight import make_encoder
+from mcit.plan.resources import roomy
 from mcit.plan.slices import slices_due
 from mcit.runs.gates import frozen_gate, rejected, require_open, stage_in
 from mcit.runs.layout import COMBINATION
@@ -70,6 +71,11 @@ class Session:
         if self._encoder is None:
             self._encoder = make_encoder(self.plan)
         return self._encoder
+
+    @functools.cached_property
+    def roomy(self) -> bool:
+        """Whether memory surely suffices, as the first rank finds; asked by all ranks at a time."""
+        return on_first(self.run.ranks, lambda: roomy(self.plan, nproc=self.run.ranks.size()))
 
     def lineage(self, stages: int) -> Lineage:
         """Lineage of the first `stages` stages. Raises StateError for a damaged or foreign stage."""
@@ -244,6 +250,7 @@ def train(
             reporter.line(f"  {line}")
         doing(f"starting stage {stage.folder}")
         told = functools.partial(logged, stage.folder, before)
+        work.roomy = session.roomy
         try:
             with watched(model, session.device):
                 progress = train_stage(work, draft, reporter=reporter, stop=stop, told=told)

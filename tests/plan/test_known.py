@@ -52,10 +52,3 @@ def test_a_rough_count_is_not_kept(made):
     rough = FOUND[0], Activations(1, 2, traced=False, why="values were asked for")
     assert kept(found=rough) == rough and kept(found=rough) == rough and len(calls) == 2
 
-
-def test_the_folder_is_bounded(made, monkeypatch):
-    kept, _, _, folder = made
-    monkeypatch.setattr(known, "_MOST", 2)
-    for positions in range(4):
-        kept(MicroBatch(1, positions, 1))
-    assert len(list(folder.iterdir())) == 2

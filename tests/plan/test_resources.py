@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -7,7 +9,17 @@ from mcit.cli.main import main
 from mcit.core.errors import Problem
 from mcit.core.schema import EngineConfig
 from mcit.plan import resources
-from mcit.plan.resources import Machine, disk_problems, estimate, machine, memory_problems, suggestion, weights_of
+from mcit.plan.plan import make_plan, read_config
+from mcit.plan.resources import (
+    Machine,
+    disk_problems,
+    estimate,
+    machine,
+    memory_problems,
+    roomy,
+    suggestion,
+    weights_of,
+)
 from tests.fakes.bench import TINY, plan_of
 
 GIB = 2**30
@@ -220,3 +232,25 @@ def test_ranks_of_other_machines_do_not_count_here(monkeypatch):
     assert memory_problems(plan, found, Machine(need, None)) == []
     (problem,) = memory_problems(plan, found, Machine(need - 1, None))
     assert "on 2 process(es)" in problem.what
+
+
+def test_memory_surely_suffices_where_twice_what_is_needed_is_there(monkeypatch):
+    """On a CPU alone, and where activations were traced; the loop then rehearses nothing."""
+    plan = plan_of(engine={"micro_batch": 4, "workers": 0, "device": "cpu"})
+    plain = estimate(plan).worst.rows[0]
+    needed = plain.device + plain.host
+    for memory, enough in ((2 * needed + 2, True), (2 * needed - 2, False)):
+        monkeypatch.setattr(resources, "machine", lambda engine, m=memory: Machine(m, None))
+        assert roomy(plan, nproc=1) is enough
+    monkeypatch.setattr(resources, "machine", lambda engine: Machine(4 * needed, None))
+    assert roomy(plan, nproc=1)
+    monkeypatch.setattr(resources, "uses_cuda", lambda engine: True)
+    assert not roomy(plan, nproc=1)
+
+
+@pytest.mark.slow
+def test_a_plan_whose_parts_are_known_does_not_import_peft():
+    """It would take longer than all the checks. An estimate reads what engines are told without loading one."""
+    estimate(make_plan(read_config("tiny")[0]))
+    code = "import sys; from mcit.cli.main import main; sys.exit(main(['plan', 'tiny']) or int('peft' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -11,6 +11,7 @@ from mcit.core.interfaces import Silent
 from mcit.core.records import PlanRecord, ProgressRecord
 from mcit.core.seeds import seed_for
 from mcit.core.types import Progress
+from mcit.engine.plain import PlainEngine
 from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
@@ -46,6 +47,21 @@ def test_the_tiny_model_learns_and_every_step_is_recorded(tmp_path):
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
     assert progress["steps"] == 30 and progress["tokens"] == sum(line["tokens"] for line in d.lines)
     assert {"loss", "lr", "grad_norm", "tokens", "seconds"} <= set(d.lines[0])
+
+
+def test_the_largest_batch_is_tried_first_unless_memory_surely_suffices(tmp_path, monkeypatch):
+    """Trained bytes are the same: a rehearsal leaves nothing behind."""
+    plan, tried = plan_of(defaults={"max_steps": 1}), []
+    rehearse = PlainEngine.rehearse
+    monkeypatch.setattr(PlainEngine, "rehearse", lambda self, batch: tried.append(batch) or rehearse(self, batch))
+    trained = []
+    for roomy in (False, True):
+        work, model = work_of(plan)
+        work.roomy = roomy
+        train_stage(work, Draft(tmp_path / str(roomy)), reporter=Silent())
+        trained.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
+        assert len(tried) == 1
+    assert all(torch.equal(trained[0][name], value) for name, value in trained[1].items())
 
 
 def test_micro_batch_size_does_not_change_the_first_losses(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 from mcit.engine.estimate.activations import Activations
 from mcit.engine.estimate.weights import Weight, frozen_bytes, held_gradients, moment_bytes, stored_bytes, trained_count
+from mcit.engine.zerosettings import settings
 
 ENGINES = (
     ("plain", "none"),
@@ -149,8 +150,6 @@ def engine_bytes(
 
 
 def _own_settings(kind: str, offload: str, trained: int) -> ZeroSettings:
-    from mcit.engine.zero import settings
-
     config = settings(int(kind.removeprefix("zero")), offload, trained=trained)  # type: ignore[arg-type]
     return ZeroSettings.of(config["zero_optimization"])
 

@@ -102,7 +102,7 @@ def test_zero3_holds_the_whole_model_when_it_is_loaded_and_handed_over():
 
 
 def test_settings_are_those_of_the_engine():
-    from mcit.engine.zero import settings
+    from mcit.engine.zerosettings import settings
 
     config = settings(2, "none", trained=SHAPE.trained)["zero_optimization"]
     assert ZeroSettings.of(config) == ZeroSettings(reduce_bucket=SHAPE.trained, overlap=False)
