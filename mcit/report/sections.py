@@ -17,6 +17,7 @@ from mcit.report.forgetting import later_rows, table_rows, zero_lines
 from mcit.report.gates import HEAD as GATES
 from mcit.report.gates import decision_lines, threshold_rows
 from mcit.report.kit import judge_table, kit_table, made_lines, membership_table
+from mcit.report.probes import canary_rows, memory_rows, score_rows, share_rows
 from mcit.report.profile import HEAD as STAGES
 from mcit.report.profile import about_text, part_rows, stage_rows
 from mcit.report.recovery import recovery_lines
@@ -45,6 +46,11 @@ def num(value: Any) -> str:
     return "–" if value is None else f"{value:z.2f}"
 
 
+def share(value: Any) -> str:
+    """A share with three decimals; a dash where it was not measured."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def measured_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table without the columns in which nothing was measured, dashes in every row."""
     kept = [k for k in range(len(head)) if any(row[k] != "–" for row in rows)]
@@ -54,7 +60,7 @@ def measured_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Tabl
 def page_sections(report: JsonDict) -> list[Section]:
     """Those of them that a report has."""
     makers: tuple[Callable[[JsonDict], Section | None], ...]
-    makers = combined, memory, gates, forgetting, kit, attacks, card, profile
+    makers = combined, memory, gates, forgetting, kit, attacks, answers, canaries, texts, probes, card, profile
     return [section for make in makers if (section := make(report)) is not None]
 
 
@@ -158,6 +164,39 @@ def attacks(report: JsonDict) -> Section | None:
     )
     rows = attack_rows(report["attacks"], num)
     return Section("Attacks on what was forgotten", [text, Table(ATTACKS, rows)])
+
+
+def answers(report: JsonDict) -> Section | None:
+    """Generated answers inside stages; None if no probe made any."""
+    rows = score_rows(report["probes"], share) if report.get("probes") else []
+    head = ["stage", "step", "task", "accuracy", "in the right form", "rows"]
+    return Section("Generated answers inside the stages", ["In [0, 1].", Table(head, rows)]) if rows else None
+
+
+def canaries(report: JsonDict) -> Section | None:
+    """Planted rows; None if there were none."""
+    if "canary" not in report.get("probes", {}).get("lines", {}):
+        return None
+    text = "Shares with 95 % intervals; recognised by chance: 0.5. Recognised and not recalled may be a matter of form."
+    head = ["planted in", "exposures", "kind", "steps since", "rows", "recognised", "recalled"]
+    return Section("Canaries", [text, Table(head, canary_rows(report["probes"]))])
+
+
+def texts(report: JsonDict) -> Section | None:
+    """Texts that were studied; None if there were none."""
+    if "memory" not in report.get("probes", {}).get("lines", {}):
+        return None
+    head = ["texts", "exposures", "steps since", "rows", "recognised", "recalled", "ROUGE-L", "ROUGE-1, cue included"]
+    rows = memory_rows(report["probes"], share)
+    return Section("Texts studied", ["Recalled: every token of the second half.", Table(head, rows)])
+
+
+def probes(report: JsonDict) -> Section | None:
+    """What probes took and left out; None in a run without probes."""
+    if not report.get("probes"):
+        return None
+    head = ["stage", "probe", "measured", "left out", "seconds", "share of step time"]
+    return Section("What probes took", [Table(head, share_rows(report["probes"], share))])
 
 
 def card(report: JsonDict) -> Section | None:

@@ -24,19 +24,10 @@ from mcit.report.forgetting import HEAD, forget_csv, read_forgetting, table_rows
 from mcit.report.gates import read_gates
 from mcit.report.kit import kit_csv, read_kits
 from mcit.report.matrix import read_matrix, read_plan
-from mcit.report.probes import (
-    canary_rows,
-    gap_rows,
-    memory_rows,
-    metric_rows,
-    read_probes,
-    rho,
-    score_rows,
-    share_rows,
-)
+from mcit.report.probes import gap_rows, metric_rows, read_probes, rho
 from mcit.report.profile import profile_of
 from mcit.report.recovery import read_recovery
-from mcit.report.sections import Section, Table, num
+from mcit.report.sections import Section, Table, num, share
 from mcit.report.slices import read_slices
 from mcit.runs.gates import rejected_of
 from mcit.runs.layout import RunLayout
@@ -155,6 +146,7 @@ def markdown(report: JsonDict) -> str:
         *_accumulation_parts(report),
         *_sections(sections.forgetting(report), sections.kit(report), sections.attacks(report)),
         *_probe_parts(report),
+        *_sections(sections.answers(report), sections.canaries(report), sections.texts(report), sections.probes(report)),
         *_sections(sections.card(report), sections.profile(report)),
         "## Cost",
         "Peak memory: of one process while the stage trained; of tensors on a GPU, of the whole process on a CPU.",
@@ -204,53 +196,20 @@ def _accumulation_parts(report: JsonDict) -> list[str]:
 
 
 def _probe_parts(report: JsonDict) -> list[str]:
-    """The sections on what probes measured inside stages; nothing where there were none."""
-    probes = report.get("probes")
-    if not probes:
+    """The section on the stability gap; nothing where it was not measured."""
+    stability = report.get("probes", {}).get("stability")
+    if not stability:
         return []
-    parts = []
-    stability = probes["stability"]
-    if stability:
-        settings = stability["settings"]
-        parts += [
-            "## Inside the stages",
-            f"Proxy: a row counts where each token of its answer is the likeliest one, given those before. "
-            f"{rho(settings)}; {settings['rows']} rows per task at most (standard error up to "
-            f"{stability['standard_error']:.3f}); a window holds w evaluations, whatever steps they span. In [0, 1].",
-            _table(["metric", "value"], metric_rows(stability, _share)),
-            "Earlier tasks in each stage: before its first update, at the lowest point, after the last step.",
-            _table(["stage", "task", "before", "lowest", "at step", "end"], gap_rows(stability, _share)),
-        ]
-    scores = score_rows(probes, _share)
-    if scores:
-        head = ["stage", "step", "task", "accuracy", "in the right form", "rows"]
-        parts += ["## Generated answers inside the stages", "In [0, 1].", _table(head, scores)]
-    if "canary" in probes["lines"]:
-        head = ["planted in", "exposures", "kind", "steps since", "rows", "recognised", "recalled"]
-        text = "Shares with 95 % intervals; recognised by chance: 0.5. Recognised and not recalled may be a matter of form."
-        parts += ["## Canaries", text, _table(head, canary_rows(probes))]
-    if "memory" in probes["lines"]:
-        head = [
-            "texts",
-            "exposures",
-            "steps since",
-            "rows",
-            "recognised",
-            "recalled",
-            "ROUGE-L",
-            "ROUGE-1, cue included",
-        ]
-        parts += [
-            "## Texts studied",
-            "Recalled: every token of the second half.",
-            _table(head, memory_rows(probes, _share)),
-        ]
-    head = ["stage", "probe", "measured", "left out", "seconds", "share of step time"]
-    return [*parts, "## What probes took", _table(head, share_rows(probes, _share))]
-
-
-def _share(value: Any) -> str:
-    return _NONE if value is None else f"{value:.3f}"
+    settings = stability["settings"]
+    return [
+        "## Inside the stages",
+        f"Proxy: a row counts where each token of its answer is the likeliest one, given those before. "
+        f"{rho(settings)}; {settings['rows']} rows per task at most (standard error up to "
+        f"{stability['standard_error']:.3f}); a window holds w evaluations, whatever steps they span. In [0, 1].",
+        _table(["metric", "value"], metric_rows(stability, share)),
+        "Earlier tasks in each stage: before its first update, at the lowest point, after the last step.",
+        _table(["stage", "task", "before", "lowest", "at step", "end"], gap_rows(stability, share)),
+    ]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from mcit.core.errors import StateError
 from mcit.core.files import write_text
 from mcit.core.stored import write_manifest
 from mcit.report.matrix import measure
-from mcit.report.page.html import charts_of, probe_words
+from mcit.report.page.html import charts_of, probe_words, write_page
 from mcit.report.probes import read_probes, rho, score_rows
 from mcit.report.tables import full_report, markdown
 
@@ -62,6 +62,25 @@ def test_window_step_and_rows_are_always_printed(probed):
     assert "| 2 | a | 0.750 | 0.250 | 1 | 0.500 |" in text
     assert "| 02-s2 | stability | 3 | 1 | 1.500 | 0.150 |" in text
     assert rho({**SETTINGS, "dense": None}) == "ρ = 1"
+
+
+def test_the_page_has_answers_planted_rows_texts_and_what_was_left_out(fake_run, probed, tmp_path):
+    """Canaries: 3 of 4 recognised, 1 recalled, 0 steps after they were planted; texts: 6 of 8 and 2 of 8 after 3 exposures."""
+    group = {"stage": "01-s1", "since": 0, "exposures": 2, "kind": "text", "rows": 4, "recognised": 3, "recalled": 1}
+    texts = {"exposures": 3, "since": 10, "rows": 8, "recognised": 6, "exact": 2, "rouge_l": 0.5, "full_rouge_1": 0.75}
+    lines = [
+        {"step": 2, "probe": "canary", "seconds": 0.1, "values": {"groups": [group]}},
+        {"step": 2, "probe": "memory", "seconds": 0.1, "values": {"strings": texts}},
+    ]
+    run = fake_run([["a"], ["b"]], "asked")
+    put(run, "01-s1", lines, steps=2, seconds=10.0)
+    page = write_page([run.root], tmp_path / "page.html")[0].read_text()
+    for cell in ("0.750 <span", "0.250 <span", ">strings<", ">0.500<", "0.750<"):
+        assert cell in page[page.index(">Canaries</h2>") :], cell
+    page = write_page([probed.root], tmp_path / "page.html")[0].read_text()
+    took = page[page.index("What probes took") :]
+    assert "<td>02-s2</td>" in took.replace(' class="short"', "") and "left out" in took
+    assert "Generated answers inside the stages</h2>" in page
 
 
 def test_curves_on_the_page(probed):

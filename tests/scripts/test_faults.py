@@ -75,9 +75,11 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "certificates/statement.sig": ("a", "b"),
         "report/report.html": (
             'Training took 1 s: 2 steps, at most 1,200 MiB of memory <td data-sort="9">1 MiB</td>'
-            '<h2 class="section">Where time went</h2>\na<h2><td data-sort="0.9">1 s</td>',
+            '<h2 class="section">Where time went</h2>\na<h2 class="section">What probes took</h2>1.1'
+            '<h2><td data-sort="0.9">1 s</td>',
             'Training took 1 min: 2 steps, at most 900 MiB of memory <td data-sort="8">8 MiB</td>'
-            '<h2 class="section">Where time went</h2>\nb<h2><td data-sort="60">1 min</td>',
+            '<h2 class="section">Where time went</h2>\nb<h2 class="section">What probes took</h2>1.2'
+            '<h2><td data-sort="60">1 min</td>',
         ),
     }
     for name, texts in files.items():
