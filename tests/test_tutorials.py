@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
-from tests.fakes.pages import ROOT, agrees, blocks, commands, run_page
+from tests.fakes.pages import ROOT, agrees, blocks, commands, expected, run_page
 
 TUTORIALS = ROOT / "docs" / "tutorials"
-RUN = {"first-run": 8, "resume-extend": 7, "probes": 1, "forget": 1, "several-gpus": 0, "paper": 0}
+RUN = {"first-run": 8, "resume-extend": 7, "probes": 6, "forget": 3, "several-gpus": 0, "paper": 0}
 """Commands and blocks that are run of each page."""
 slow = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -67,3 +67,4 @@ def test_wrong_pages_are_seen():
     (bash, console) = blocks(text)
     assert bash == ("bash", None, "x\n", "by hand") and console[2] == "$ mcit a\nout\n" and console[3] is None
     assert list(commands(console[2])) == [("mcit a", "out\n")]
+    assert (expected("mcit run a  # ends with exit code 6"), expected("mcit run a")) == (6, 0)

@@ -50,6 +50,12 @@ def called(command):
     return code, out.getvalue()
 
 
+def expected(command):
+    """Exit code that a page announces in a comment; 0 where it says nothing."""
+    said = re.search(r"# ends with exit code (\d+)", command)
+    return int(said[1]) if said else 0
+
+
 def run_page(path, replace=lambda command: command):
     """Run a page in the current folder; returns how many commands and Python blocks were run."""
     done, names = 0, {}
@@ -64,7 +70,7 @@ def run_page(path, replace=lambda command: command):
         elif language == "console":
             for command, shown in commands(content):
                 code, printed = called(replace(command))
-                assert code == 0, f"{path.name}: {command}\n{printed}"
+                assert code == expected(command), f"{path.name}: {command}\n{printed}"
                 assert not shown.strip() or agrees(printed, shown), f"{path.name}: {command}\n{printed}"
                 done += 1
     return done
