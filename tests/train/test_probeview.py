@@ -1,13 +1,17 @@
 """What probes are handed, against the model itself."""
 
 import math
+import random
+from dataclasses import replace
 
 import torch
 
 from mcit.core.interfaces import Silent
+from mcit.core.types import Encoding, Turn
 from mcit.data.collate import collate
 from mcit.engine.forward import run_model
 from mcit.probes.base import Probe
+from mcit.probes.formulas.recollection import recognised
 from mcit.train.loop import train_stage
 from mcit.train.stage import build_stage
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of
@@ -56,6 +60,34 @@ def test_fits_answers_and_scores(tmp_path):
         assert fit.right == int((out.logits_NV.argmax(-1) == out.targets_N).sum())
     assert len(seen["answers"]) == 5 and all(answer["tokens"] <= 3 for answer in seen["answers"])
     assert seen["score"]["rows"] == 5 and 0 <= seen["score"]["accuracy"] <= 1
+
+
+class Strings(Probe):
+    """600 pairs of plain texts, alike in form: eight random words each."""
+
+    seen: list = []
+
+    def rows(self, data):
+        draw = random.Random(1)
+        row, some = data.stage_rows()[0], []
+        for k in range(1200):
+            text = " ".join(draw.choice("red blue cat dog sun moon up down one two".split()) for _ in range(8))
+            some.append(replace(row, id=str(k), images=(), turns=(Turn("assistant", text),), encoding=Encoding(raw=True)))
+        return {"some": some}
+
+    def measure(self, rows, ctx):
+        if ctx.step == 0:
+            losses = [fit.nll for fit in ctx.fits(rows["some"])]
+            Strings.seen = recognised(losses[:600], losses[600:])
+        return {}
+
+
+def test_an_untrained_model_recognises_by_chance(tmp_path):
+    """0.5 +- 1.96 sqrt(0.25 / 600): between 0.46 and 0.54."""
+    plan = plan_of(stages=STAGES, probes=[{"use": f"{__name__}:Strings", "every": 100}])
+    work = build_stage(plan.stages[0], material(plan), inherited={})
+    work.probes.at(0, 4, Draft(tmp_path), trained=0.0)
+    assert len(Strings.seen) == 600 and 0.46 <= sum(Strings.seen) / 600 <= 0.54
 
 
 def test_probes_and_methods_ask_without_packs_where_they_are_off(tmp_path, monkeypatch):
