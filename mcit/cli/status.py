@@ -154,10 +154,20 @@ def _lines(item: JsonDict) -> list[str]:
         from mcit.report.profile import line
 
         lines.append(f"  profile: {line(item['profile'])}")
-    for event in item["events"]:
-        rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("time", "event", "previous"))
-        lines.append(f"  {event.get('time', '')} {event['event']} {rest}".rstrip())
-    return lines
+    return lines + [f"  {_event(event)}" for event in item["events"]]
+
+
+def _event(event: JsonDict) -> str:
+    """A line of the ledger: when in UTC, what, and its values; of checksums the beginning."""
+    from mcit.runs.identity import short
+
+    rest = [f"{key}={_value(value, short)}" for key, value in event.items() if key not in ("time", "event", "previous")]
+    when = event.get("time", "").replace("T", " ").replace("+00:00", " UTC")
+    return " ".join([when, event["event"].replace("_", " "), *rest]).strip()
+
+
+def _value(value: Any, short: Callable[[Any], str]) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else short(value)
 
 
 def _words(stage: JsonDict) -> str:

@@ -109,6 +109,15 @@ def test_watch_ends_with_an_interrupt_and_does_not_go_with_json(tmp_path, capsys
     assert main(["status", str(run.layout.root), "--watch"]) == 0  # finished: one look
 
 
+def test_events_are_read_by_people(capsys):
+    event = {"time": "2026-01-01T00:00:00+00:00", "event": "stage_committed", "stage": "01-a", "tasks": ["a", "b"],
+             "sha256": "0123456789abcdef" * 4, "previous": "x"}  # fmt: skip
+    watch(lambda: seen([entry("01-a", committed=True)], [event]), none="")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "  2026-01-01 00:00:00 UTC stage committed stage=01-a tasks=a,b sha256=0123456789ab…"
+    )
+
+
 def test_many_stages_and_long_events_fit_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     stages = [entry(f"{i:02d}-task", committed=i < 90) for i in range(1, 101)]
