@@ -109,7 +109,8 @@ def test_watch_ends_with_an_interrupt_and_does_not_go_with_json(tmp_path, capsys
     assert main(["status", str(run.layout.root), "--watch"]) == 0  # finished: one look
 
 
-def test_events_are_read_by_people(capsys):
+def test_events_are_read_by_people(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     event = {"time": "2026-01-01T00:00:00+00:00", "event": "stage_committed", "stage": "01-a", "tasks": ["a", "b"],
              "sha256": "0123456789abcdef" * 4, "previous": "x"}  # fmt: skip
     watch(lambda: seen([entry("01-a", committed=True)], [event]), none="")
