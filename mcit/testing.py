@@ -128,7 +128,8 @@ def _refuses_unknown(config: Any, name: str) -> None:
 
 def _trained(folder: Path, *, stop: int | None = None, **config: Any) -> Digests:
     """Tensors and router state that a run commits, by digest; with `stop` it is stopped after so many steps and continued."""
-    from mcit.plan.plan import make_plan, parse_run, plan_json, resolved
+    from mcit.plan.plan import make_plan, parse_run
+    from mcit.plan.record import plan_json, resolved
     from mcit.runs.run import open_run
     from mcit.train.sequence import run_sequence
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             print(note)
         return 0
     from mcit.plan.packs import packs_refused
-    from mcit.plan.plan import plan_json
+    from mcit.plan.record import plan_json
     from mcit.plan.resources import estimate, resource_problems, suggestion
 
     cuda = True if memory else None  # a stated device memory asks about such a device, whatever this machine has

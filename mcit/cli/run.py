@@ -183,7 +183,7 @@ def _trained(
     stop: Callable[[], bool],
     trust_mtime: bool,
 ) -> Done:
-    from mcit.plan import plan as planning
+    from mcit.plan import record
     from mcit.train.profiling import kept
     from mcit.train.sequence import device_of, run_sequence
 
@@ -193,8 +193,8 @@ def _trained(
         doing("reading the base's files")
         start = {
             "config_text": config_text,
-            "resolved": planning.resolved(plan.config),
-            "plan_json": planning.plan_json(plan),
+            "resolved": record.resolved(plan.config),
+            "plan_json": record.plan_json(plan),
             "environment": {**environment(), "ranks": ranks.size()},
         }
         return opened(plan, start)

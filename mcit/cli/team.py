@@ -239,7 +239,7 @@ def same_plan(ranks: Ranks, make: Callable[[], Plan]) -> Plan:
     plan = on_all(ranks, lambda: made[0] if made else make())
     if ranks.size() > 1:
         from mcit.cli.common import environment
-        from mcit.plan.plan import plan_json
+        from mcit.plan.record import plan_json
         from mcit.runs.identity import differences, identity, told
 
         found = ranks.gather_objects({"plan": plan.digest, **identity(plan_json(plan), environment())})

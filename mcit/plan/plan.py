@@ -16,20 +16,20 @@ from typing import Any
 
 import yaml
 
-from mcit.core import lookup, optional
-from mcit.core.config import Config, MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
+from mcit.core import lookup
+from mcit.core.config import MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.doing import doing
-from mcit.core.errors import ConfigError, DataError, McitError, PlanError, Problem
-from mcit.core.files import digest_of, sha256_file, sha256_tree
+from mcit.core.errors import ConfigError, DataError, PlanError, Problem
 from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
-from mcit.core.types import FORGET_DATA, GateSpec, JsonDict, MethodSpec, Plan, ProbeSpec, Stage
-from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, recipes_of
-from mcit.plan.gates import gate_json, gate_problems, gate_specs
+from mcit.core.types import GateSpec, MethodSpec, Plan, ProbeSpec, Stage
+from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks
+from mcit.plan.gates import gate_problems, gate_specs
 from mcit.plan.pools import router_spec
 from mcit.plan.presets import adapter_settings, expanded, preset_file, read_preset
-from mcit.plan.slices import slice_problems, slice_tasks, slices_json
+from mcit.plan.references import reference_problems
+from mcit.plan.slices import slice_problems, slice_tasks
 from mcit.runs.run import config_digest
 
 
@@ -131,112 +131,7 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
     return out, problems
 
 
-# ---- 2. references ---------------------------------------------------------------------------------------------------
-def reference_problems(config: RunConfig) -> list[Problem]:
-    """Recipes, families, methods and filters that do not exist. Needs no torch."""
-    from mcit.data.recipe import find_recipe
-    from mcit.evals.filtering import filter_problems
-
-    problems = []
-    found = lookup.missing("models.families", config.base.family, where="base.family")
-    problems += [found] if found else []
-    if config.base.family == "hf" and not config.base.model:
-        problems.append(Problem("base.model", "is required for family hf", "give a folder in HF layout"))
-    if config.base.adapter and not (Path(config.base.adapter) / "adapter_config.json").is_file():
-        fix = "give a folder written by peft's save_pretrained, or by mcit export --as adapter"
-        problems.append(Problem("base.adapter", f"'{config.base.adapter}' holds no adapter_config.json", fix))
-    if config.base.chat_template and not Path(config.base.chat_template).expanduser().is_file():
-        fix = "give a text file that holds a Jinja chat template"
-        problems.append(Problem("base.chat_template", f"'{config.base.chat_template}' is no file", fix))
-    problems += filter_problems(config.eval.filters)
-    for i, tracker in enumerate(config.track):
-        problems += optional.missing(tracker, where=f"track[{i}]")
-    for i, entry in enumerate(config.probes):
-        if "use" not in entry:
-            problems.append(Problem(f"probes[{i}]", "has no use", "write {use: …} and the probe's settings"))
-            continue
-        found = lookup.missing("probes", str(entry["use"]), where=f"probes[{i}].use")
-        problems += [found] if found else []
-    for i, recipe in enumerate(config.without):
-        try:
-            find_recipe(recipe)
-        except McitError as error:
-            problems.append(Problem(f"without[{i}]", error.what, error.fix))
-    names: dict[str, int] = {}
-    for i, stage in enumerate(config.stages):
-        where = f"stages[{i}]"
-        for key in ("recipe", *FORGET_DATA):
-            for recipe in stage.recipes_of(key):
-                try:
-                    find_recipe(recipe)
-                except McitError as error:
-                    problems.append(Problem(f"{where}.{key}", error.what, error.fix))
-        for k, method in enumerate(stage.methods):
-            if "name" not in method:
-                problems.append(Problem(f"{where}.methods[{k}]", "has no name", "write {name: …} or {use: …}"))
-                continue
-            found = lookup.missing("methods", str(method["name"]), where=f"{where}.methods[{k}].name")
-            if found and preset_file(method["name"]).is_file():
-                fix = f"write {{use: {method['name']}}}: it is a preset of several methods"
-                found = replace(found, fix=fix)
-            problems += [found] if found else []
-        if stage.name:
-            if stage.name in names:
-                problems.append(
-                    Problem(f"{where}.name", f"is also the name of stages[{names[stage.name]}]", "rename one")
-                )
-            names.setdefault(stage.name, i)
-        if stage.adapter.dora:
-            what = (
-                "DoRA divides by the norm of weight plus update, so what a stage adds is no B A that could be exported"
-            )
-            fix = "leave it out; adapter.rslora: true is exact"
-            problems.append(Problem(f"{where}.adapter.dora", what, fix))
-        problems += _moments_problems(config.stages[i - 1] if i else None, stage, where)
-        following = config.stages[i + 1 : i + 2]
-        if stage.adapter.carry == "keep" and following and following[0].adapter.kind == "none":
-            problems.append(
-                Problem(f"{where}.adapter.carry", "keep, but the next stage trains no adapter", "use carry: merge")
-            )
-        elif stage.adapter.carry == "keep" and following and stage.adapter.experts != following[0].adapter.experts:
-            kinds = " and ".join(f"{s.adapter.experts or 'no'} experts" for s in (stage, *following))
-            what = f"keep, but an adapter with {kinds} in the next stage are two"
-            problems.append(
-                Problem(f"{where}.adapter.carry", what, "use one kind and number of experts, or carry: stack")
-            )
-    return problems
-
-
-def _moments_problems(before: StageConfig | None, stage: StageConfig, where: str) -> list[Problem]:
-    """An optimiser that goes on from a stage that leaves none, of another kind, or under names that are of new tensors."""
-    if before is None or stage.optim.moments == "reset":
-        return []
-    fix = "or set optim.moments: reset here"
-    if before.optim.moments == "reset":
-        found = ("keep, but the stage before leaves no moments", f"set optim.moments: keep there too, {fix}")
-    elif before.optim.kind != stage.optim.kind:
-        found = (f"keep, but the stage before trains with {before.optim.kind}", f"use one optim.kind, {fix}")
-    elif before.adapter.kind != stage.adapter.kind or stage.adapter.kind == "lora" and before.adapter.carry != "keep":
-        what = f"keep, but the stage before has adapter.kind: {before.adapter.kind}, carry: {before.adapter.carry}"
-        found = (f"{what}, so this stage trains new tensors", f"set adapter.carry: keep there, {fix}")
-    else:
-        return []
-    return [Problem(f"{where}.optim.moments", *found)]
-
-
-def _warmup_notes(stage: Stage, where: str) -> list[Problem]:
-    """A warm-up that the stage ends in, as transformers' schedules allow it: the learning rate is never reached."""
-    from mcit.engine.optim import lr_factor, warmup_steps
-
-    warm = warmup_steps(stage.optim, stage.steps)
-    if not stage.steps or warm <= stage.steps:
-        return []
-    share = lr_factor(stage.steps - 1, stage.steps, stage.optim)
-    what = f"{warm} steps, and the stage has {stage.steps}: the learning rate ends at {share:.2g} of optim.lr"
-    return [Problem(f"{where}.optim.warmup", what, "use a share of the steps, such as 0.03, if not meant", "note")]
-
-
-# ---- 3. the plan -----------------------------------------------------------------------------------------------------
+# ---- 2. the plan -----------------------------------------------------------------------------------------------------
 def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: Path | None = None) -> Plan:
     """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
     from mcit.models.load import materialize
@@ -372,7 +267,7 @@ def _mixed_rows(specs: list[MethodSpec], data: StageData) -> int:
     return sum(make(spec).mixed_rows(pools) for spec in specs)
 
 
-# ---- 4. checks on the resolved plan ----------------------------------------------------------------------------------
+# ---- 3. checks on the resolved plan ----------------------------------------------------------------------------------
 def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     """Composition, encoding of sampled rows, trainable shapes; with `runs_dir` memory and disk of this machine too."""
     from mcit.methods.check import check_stage
@@ -418,85 +313,13 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     return problems
 
 
-def plan_json(plan: Plan) -> JsonDict:
-    """Content of plan.json: stages, hook table, digests of recipes, versions of method state, base checksum."""
-    import mcit
-    from mcit.methods.check import hook_table
-    from mcit.methods.compose import make
-    from mcit.models.basefiles import base_digest
+def _warmup_notes(stage: Stage, where: str) -> list[Problem]:
+    """A warm-up that the stage ends in, as transformers' schedules allow it: the learning rate is never reached."""
+    from mcit.engine.optim import lr_factor, warmup_steps
 
-    base_sha256 = base_digest(plan.model_path)
-    if plan.config.base.adapter:  # the weights a run starts from include the adapter it was given
-        base_sha256 = digest_of([base_sha256, sha256_tree(plan.config.base.adapter)])
-
-    return {
-        "name": plan.config.name,
-        "digest": plan.digest,
-        "code": mcit.__version__,
-        "base": str(plan.model_path),
-        "base_sha256": base_sha256,
-        "chat_template_sha256": _template_digest(plan),
-        "tasks": [task.name for task in plan.tasks],
-        "forget_tasks": [task.name for task in plan.forget_tasks],
-        "recipes": {task.recipe: task.digest for task in recipes_of(plan)},
-        "scorers": {
-            task.name: {"scorer": task.scorer, "style": task.style}
-            for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks)
-        },
-        "sources": sources(plan),
-        "stages": [
-            {
-                "index": stage.index,
-                "name": stage.name,
-                "folder": stage.folder,
-                "tasks": [task.name for task in stage.tasks],
-                **{key: [task.name for task in getattr(stage, key)] for key in FORGET_DATA},
-                "slices": slices_json(stage, plan),
-                "gate": gate_json(stage),
-                "steps": stage.steps,
-                "rows": stage.rows,
-                "seed": stage.seed,
-                "carry": stage.adapter.carry,
-                "passes": max((make(spec).step_passes for spec in stage.methods), default=1.0),
-                "hooks": hook_table(stage),
-                "method_state": {spec.name: make(spec).state_version for spec in stage.methods},
-            }
-            for stage in plan.stages
-        ],
-        "scorer_mode": plan.config.eval.mode,
-    }
-
-
-def sources(plan: Plan) -> dict[str, str]:
-    """Digest of the source of everything a run plugs in, by kind and name: a change of code is a change of the run."""
-    from mcit.evals.filtering import name_of
-    from mcit.evals.filters.base import Filter
-    from mcit.evals.scorers.base import Scorer
-    from mcit.methods.base import Method
-    from mcit.probes.base import Probe
-    from mcit.routers.base import Router
-
-    named = {
-        *(("method", "methods", spec.name, Method) for stage in plan.stages for spec in stage.methods),
-        *(("probe", "probes", spec.name, Probe) for spec in plan.probes),
-        *((("router", "routers", plan.router.name, Router),) if plan.router else ()),
-        *(("filter", "evals.filters", name, Filter) for name in map(name_of, plan.config.eval.filters)),
-        *(
-            ("scorer", "evals.scorers", task.scorer, Scorer)
-            for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks)
-        ),
-    }
-    return {
-        f"{kind} {name}": lookup.source_digest(lookup.class_of(package, name, base=base))
-        for kind, package, name, base in sorted(named, key=lambda each: each[:3])
-    }
-
-
-def _template_digest(plan: Plan) -> str | None:
-    file = plan.config.base.chat_template
-    return sha256_file(Path(file).expanduser()) if file else None
-
-
-def resolved(config: Config) -> JsonDict:
-    """The config with every default filled in, as JSON."""
-    return config.model_dump(mode="json")
+    warm = warmup_steps(stage.optim, stage.steps)
+    if not stage.steps or warm <= stage.steps:
+        return []
+    share = lr_factor(stage.steps - 1, stage.steps, stage.optim)
+    what = f"{warm} steps, and the stage has {stage.steps}: the learning rate ends at {share:.2g} of optim.lr"
+    return [Problem(f"{where}.optim.warmup", what, "use a share of the steps, such as 0.03, if not meant", "note")]

@@ -15,7 +15,8 @@ from mcit.core.errors import ConfigError, Problem
 from mcit.core.files import digest_of
 from mcit.core.schema import RunConfig
 from mcit.core.types import JsonDict
-from mcit.plan.plan import reference_problems, resolved
+from mcit.plan.record import resolved
+from mcit.plan.references import reference_problems
 from mcit.runs.extend import branch_changes
 from mcit.runs.run import Run, config_digest, find_run
 

@@ -16,6 +16,7 @@ from mcit.core.schema import RunConfig
 from mcit.core.types import Batch, JsonDict, Plan
 from mcit.engine import world
 from mcit.plan import plan as planning
+from mcit.plan import record
 from mcit.runs.run import Run, open_run
 from mcit.selftest.kit import Kit
 from mcit.train.sequence import Session, train
@@ -68,8 +69,8 @@ def _open(plan: Plan, kit: Kit) -> Run:
             plan,
             runs_dir=kit.folder / "runs",
             config_text="",
-            resolved=planning.resolved(plan.config),
-            plan_json=planning.plan_json(plan),
+            resolved=record.resolved(plan.config),
+            plan_json=record.plan_json(plan),
             environment={**kit.environment, "ranks": world.size()},
         )
         made.append(run)

@@ -172,10 +172,10 @@ def test_eval_of_a_task_that_was_not_seen_yet(finished, capsys, monkeypatch):
 
 def test_a_changed_version_or_recipe_is_refused_by_name_and_can_be_accepted(finished, capsys, monkeypatch):
     import mcit.cli.run
-    import mcit.plan.plan
+    import mcit.plan.record
 
     root, _ = finished
-    here, record = mcit.cli.run.environment(), mcit.plan.plan.plan_json
+    here, record = mcit.cli.run.environment(), mcit.plan.record.plan_json
     old = {**here, "versions": {**here["versions"], "peft": "0.1.0"}}
     with monkeypatch.context() as patch:
         patch.setattr(mcit.cli.run, "environment", lambda: old)
@@ -183,7 +183,7 @@ def test_a_changed_version_or_recipe_is_refused_by_name_and_can_be_accepted(fini
     assert "peft" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(
-            mcit.plan.plan,
+            mcit.plan.record,
             "plan_json",
             lambda plan: {**record(plan), "recipes": {**record(plan)["recipes"], "tiny/word": "0"}},
         )

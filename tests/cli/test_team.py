@@ -107,10 +107,10 @@ def test_the_ranks_code_and_error_are_those_of_the_command(tmp_path, capsys, mon
 
 def test_ranks_with_other_plans_are_told_what_differs(monkeypatch):
     import mcit.cli.common
-    import mcit.plan.plan
+    import mcit.plan.record
 
     monkeypatch.setattr(mcit.cli.common, "environment", lambda: {"versions": {}})
-    monkeypatch.setattr(mcit.plan.plan, "plan_json", lambda plan: plan.content)
+    monkeypatch.setattr(mcit.plan.record, "plan_json", lambda plan: plan.content)
 
     def plan(rank):
         recipes = {"tiny/letter": "a" if rank < 2 else "b"}

@@ -9,7 +9,8 @@ from mcit.core.config import apply_overrides, parse
 from mcit.core.files import canonical_json
 from mcit.core.paths import shipped
 from mcit.core.schema import EvalConfig
-from mcit.plan.plan import read_config, resolved
+from mcit.plan.plan import read_config
+from mcit.plan.record import resolved
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(p.stem for p in shipped("configs").glob("*.yaml"))

@@ -8,7 +8,8 @@ import torch
 from mcit.core.errors import ConfigError, PlanError
 from mcit.methods.bounded_forget import BoundedForget
 from mcit.methods.group_sparse import GroupSparse
-from mcit.plan.plan import parse_run, reference_problems
+from mcit.plan.plan import parse_run
+from mcit.plan.references import reference_problems
 from tests.fakes import steps
 from tests.fakes.bench import config_of, plan_of, tensors_of
 from tests.fakes.forgetting import STAGES, output, step_context, trained

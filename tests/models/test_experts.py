@@ -214,7 +214,7 @@ def test_what_does_not_fit(adapter, what):
 def test_methods_that_need_pairs_and_stages_that_keep_another_adapter_are_refused():
     with pytest.raises(McitError, match="needs adapter:lora, but adapter.kind is moe_lora"):
         plan_of(defaults={"adapter": MOE, "methods": [{"name": "o_lora"}]})
-    from mcit.plan.plan import reference_problems
+    from mcit.plan.references import reference_problems
 
     stages = [{"recipe": "tiny/letter", "adapter": MOE}, {"recipe": "tiny/yesno", "adapter": {"rank": 4}}]
     (problem,) = reference_problems(parse_run(config_of(stages=stages))[0])

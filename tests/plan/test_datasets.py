@@ -6,7 +6,8 @@ from mcit.core.errors import DataError
 from mcit.core.types import MethodSpec
 from mcit.methods.base import Method
 from mcit.plan import datasets
-from mcit.plan.plan import make_plan, parse_run, plan_json
+from mcit.plan.plan import make_plan, parse_run
+from mcit.plan.record import plan_json
 from tests.fakes.bench import TINY
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from mcit.core.errors import ConfigError
-from mcit.plan.plan import parse_run, read_config, reference_problems
+from mcit.plan.plan import parse_run, read_config
+from mcit.plan.references import reference_problems
 from mcit.sequences.base import StageSequence
 from tests.fakes.bench import TINY, plan_of
 

@@ -4,7 +4,7 @@ import pytest
 
 from mcit.core.errors import ConfigError, PlanError
 from mcit.core.files import sha256_file
-from mcit.plan.plan import plan_json
+from mcit.plan.record import plan_json
 from tests.fakes.bench import plan_of
 
 SEEN = {"tasks": "seen", "rows": 6}

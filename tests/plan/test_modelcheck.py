@@ -79,7 +79,7 @@ def test_mllama_is_refused_where_rows_have_unlike_numbers_of_pictures(tmp_path):
 
 def test_another_templates_content_is_part_of_a_runs_identity(tmp_path):
     """The path stays, the text changes: plan.json says so, and a run's restart compares it."""
-    from mcit.plan.plan import plan_json
+    from mcit.plan.record import plan_json
     from mcit.runs.identity import identity
 
     folder, file = write("llava", tmp_path / "llava"), tmp_path / "mine.jinja"
@@ -94,7 +94,7 @@ def test_another_templates_content_is_part_of_a_runs_identity(tmp_path):
 
 
 def test_a_template_file_that_is_not_there_is_a_problem_of_the_config(tmp_path):
-    from mcit.plan.plan import reference_problems
+    from mcit.plan.references import reference_problems
 
     data = {
         "name": "r",

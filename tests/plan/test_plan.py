@@ -1,11 +1,10 @@
 import subprocess
 import sys
 
-import pytest
 import yaml
 
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError
-from mcit.plan.plan import make_plan, parse_run, plan_json, read_config, reference_problems
+from mcit.plan.plan import make_plan, parse_run
 from mcit.runs.run import config_digest
 from tests.fakes.bench import TINY, plan_of
 
@@ -47,33 +46,6 @@ def test_use_takes_the_shipped_settings_and_given_keys_win():
     assert problems[0].where == "defaults.epoch" and "did you mean 'epochs'" in problems[0].fix
 
 
-def test_reference_problems_are_shown_together_with_file_and_cure(tmp_path):
-    bad = changed(
-        base={"family": "tinny"},
-        stages=[
-            {"recipe": "tiny/leter", "name": "a", "methods": [{"name": "reply"}, {"weight": 1}]},
-            {"recipe": "tiny/word", "name": "a"},
-        ],
-        eval={"filters": ["stripp"]},
-    )
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(bad))
-    with pytest.raises(ConfigError) as error:
-        read_config(str(path))
-    found = {p.where.removeprefix(f"{path}: "): p for p in error.value.problems}
-    assert set(found) == {
-        "base.family",
-        "eval.filters[0]",
-        "stages[0].recipe",
-        "stages[0].methods[0].name",
-        "stages[0].methods[1]",
-        "stages[1].name",
-    }
-    assert "did you mean 'tiny'" in found["base.family"].fix
-    assert "did you mean 'replay'" in found["stages[0].methods[0].name"].fix
-    assert error.value.exit_code == 2
-
-
 def test_an_unknown_key_hides_no_wrong_reference():
     bad = changed(sed=1, stages=[{"recipe": "tiny/leter", "optim": {"lrr": 1}}])
     _, problems = parse_run(bad)
@@ -101,15 +73,6 @@ def test_method_settings_are_checked_with_their_place():
     )
     assert {p.where for p in problems} == {"stages[0].methods[0].wieght", "stages[0].methods[1].temperature"}
     assert isinstance(error, ConfigError)
-
-
-def test_dora_is_refused_with_its_reason_and_rslora_is_not():
-    from mcit.plan.plan import reference_problems
-
-    problems = reference_problems(parse_run(changed(defaults={"adapter": {"dora": True}}))[0])
-    assert {p.where for p in problems} == {f"stages[{i}].adapter.dora" for i in range(len(problems))} and problems
-    assert "exported" in problems[0].what and "rslora" in problems[0].fix
-    assert not reference_problems(parse_run(changed(defaults={"adapter": {"rslora": True}}))[0])
 
 
 def test_targets_and_groups_that_match_nothing_are_found_on_the_skeleton():
@@ -185,26 +148,9 @@ def test_eval_tasks_must_exist():
     assert problems[0].where == "eval.tasks" and "did you mean 'letter'" in problems[0].fix
 
 
-def test_stage_without_steps_and_keep_before_full_training():
+def test_a_stage_without_steps_does_nothing():
     problems, _ = problems_of(changed(defaults={"epochs": 0}))
     assert any("does nothing" in p.what for p in problems)
-    data = changed(
-        stages=[
-            {"recipe": "tiny/letter", "adapter": {"carry": "keep"}},
-            {"recipe": "tiny/word", "adapter": {"kind": "none"}},
-        ]
-    )
-    config, _ = parse_run(data)
-    from mcit.plan.plan import reference_problems
-
-    assert any("trains no adapter" in p.what for p in reference_problems(config))
-
-
-def test_plan_json_names_everything_a_run_depends_on():
-    content = plan_json(plan_of(defaults={"methods": [{"name": "replay"}]}))
-    assert set(content["recipes"]) == {"tiny/letter", "tiny/yesno"} and len(content["base_sha256"]) == 64
-    assert content["stages"][0]["hooks"] == {"streams": ["replay"], "loss_term": ["replay"], "on_stage_end": ["replay"]}
-    assert content["stages"][0]["method_state"] == {"replay": 1}
 
 
 def test_settings_are_checked_before_any_data_is_built(monkeypatch):
@@ -233,39 +179,6 @@ def test_settings_that_are_a_plain_class_are_told(tmp_path, monkeypatch):
         and "is no MethodConfig" in problems[0].what
         and "MethodConfig" in problems[0].fix
     )
-
-
-def test_the_plan_holds_digests_of_method_sources():
-    from mcit.core.lookup import source_digest
-    from mcit.methods import l2
-
-    plan = plan_of(stages=[{"recipe": "tiny/letter", "methods": [{"name": "l2"}]}])
-    found = plan_json(plan)["sources"]
-    assert found["method l2"] == source_digest(l2) and len(found["method l2"]) == 64
-    assert sorted(found) == ["method l2", *(f"scorer {name}" for name in sorted({t.scorer for t in plan.tasks}))]
-
-
-@pytest.mark.parametrize(
-    ("before", "stage", "words"),
-    [
-        ({"optim": {}}, {}, "the stage before leaves no moments"),
-        ({"optim": {"moments": "keep", "kind": "adamw8bit"}}, {}, "trains with adamw8bit"),
-        ({"adapter": {"carry": "merge"}}, {}, "carry: merge, so this stage trains new tensors"),
-        ({"adapter": {"carry": "pool", "also_train": []}}, {}, "carry: pool"),
-        ({"adapter": {"kind": "none"}}, {}, "adapter.kind: none"),
-        ({}, {"adapter": {"kind": "none"}}, "adapter.kind: lora"),
-        ({}, {"optim": {}}, None),
-        ({}, {}, None),
-        ({"adapter": {"kind": "none"}}, {"adapter": {"kind": "none"}}, None),
-    ],
-)
-def test_an_optimiser_goes_on_where_there_is_one_of_the_same_tensors(before, stage, words):
-    keep = {"optim": {"moments": "keep"}, "adapter": {"carry": "keep"}}
-    stages = [{"recipe": "tiny/letter", **keep, **before}, {"recipe": "tiny/word", **keep, **stage}]
-    config, problems = parse_run({"name": "x", "base": {"family": "tiny"}, "stages": stages})
-    assert problems == []
-    found = [p for p in reference_problems(config) if p.where == "stages[1].optim.moments"]
-    assert [words in p.what for p in found] == ([True] if words else []) and all(p.fix for p in found)
 
 
 def test_a_warm_up_longer_than_its_stage_is_said():

@@ -3,7 +3,8 @@
 import pytest
 
 from mcit.core.errors import ConfigError
-from mcit.plan.plan import make_plan, parse_run, plan_json
+from mcit.plan.plan import make_plan, parse_run
+from mcit.plan.record import plan_json
 from tests.fakes.bench import TINY, config_of
 from tests.train.test_routing import POOL, STAGES, pool_plan
 

@@ -11,7 +11,8 @@ from mcit.core.errors import Interrupted, PlanError
 from mcit.core.interfaces import Silent
 from mcit.evals.predictions import read_predictions
 from mcit.export.export import export_stage
-from mcit.plan.plan import make_plan, parse_run, plan_json, resolved
+from mcit.plan.plan import make_plan, parse_run
+from mcit.plan.record import plan_json, resolved
 from mcit.runs.run import open_run
 from mcit.train.sequence import run_sequence
 from tests.fakes.bench import TINY, plan_of, run_plan, tensors_of

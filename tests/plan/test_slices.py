@@ -3,7 +3,7 @@
 import pytest
 
 from mcit.core.errors import PlanError
-from mcit.plan.plan import plan_json
+from mcit.plan.record import plan_json
 from mcit.plan.slices import slices_due
 from mcit.train.sequence import due
 from tests.fakes.bench import plan_of

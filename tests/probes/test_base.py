@@ -5,7 +5,8 @@ import pytest
 from mcit.core import lookup
 from mcit.core.config import parse
 from mcit.core.errors import ConfigError
-from mcit.plan.plan import parse_run, probe_specs, reference_problems
+from mcit.plan.plan import parse_run, probe_specs
+from mcit.plan.references import reference_problems
 from mcit.probes.base import Probe, ProbeConfig
 from tests.fakes.bench import TINY, plan_of
 

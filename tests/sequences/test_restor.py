@@ -36,7 +36,8 @@ def test_what_makes_no_sequence_is_refused(settings, message):
 
 
 def test_the_example_is_planned_with_false_answers_about_the_same_pictures():
-    from mcit.plan.plan import parse_run, read_config, reference_problems
+    from mcit.plan.plan import parse_run, read_config
+    from mcit.plan.references import reference_problems
     from tests.fakes.bench import TINY
 
     config, _ = read_config("demo-restor", [])

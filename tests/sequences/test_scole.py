@@ -76,7 +76,8 @@ def test_replayed_concepts_are_listed_for_the_method_and_count_as_visits():
 
 
 def test_it_is_planned_like_any_list_of_stages():
-    from mcit.plan.plan import parse_run, reference_problems
+    from mcit.plan.plan import parse_run
+    from mcit.plan.references import reference_problems
     from tests.fakes.bench import TINY
 
     given = {"generate": "scole", "concepts": ["tiny/letter", "tiny/word", "tiny/yesno"], "stages": 5}

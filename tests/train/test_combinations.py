@@ -6,7 +6,7 @@ from mcit.core.errors import PlanError
 from mcit.core.files import read_json
 from mcit.core.types import Claims
 from mcit.methods.base import Method
-from mcit.plan.plan import plan_json
+from mcit.plan.record import plan_json
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.sharded import ShardedEngine
 

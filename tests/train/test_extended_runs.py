@@ -11,7 +11,7 @@ from mcit.core.errors import Interrupted, StateError
 from mcit.core.files import read_json
 from mcit.core.interfaces import Silent
 from mcit.export.export import export_stage
-from mcit.plan.plan import plan_json, resolved
+from mcit.plan.record import plan_json, resolved
 from mcit.report.tables import full_report
 from mcit.runs.extend import open_branch, open_or_extend
 from mcit.runs.rollback import rollback

@@ -9,7 +9,7 @@ from mcit.core.errors import ConfigError, GateStopped, StateError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
 from mcit.evals import evaluate
-from mcit.plan.plan import plan_json, resolved
+from mcit.plan.record import plan_json, resolved
 from mcit.report.tables import full_report, markdown
 from mcit.runs import gates
 from mcit.runs.run import Run, open_run

@@ -16,8 +16,8 @@ from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
-from mcit.plan.plan import plan_json
 from mcit.plan.preflight import make_encoder
+from mcit.plan.record import plan_json
 from mcit.train.loop import Meter, StageWork, _due, train_stage, validation
 from mcit.train.stage import Material, audit_lines, build_stage
 from tests.fakes.bench import Draft, plan_of, run_plan, tensors_of

@@ -186,7 +186,7 @@ def test_the_plan_knows_holder_and_cost():
         holding(only_accumulate, "tests.fakes.small:TwoPass")
     with pytest.raises(PlanError, match="has the hook passes, but not the slot"):
         plan_of(defaults={"methods": [{"name": HERE + "Unclaimed"}]})
-    from mcit.plan.plan import plan_json
+    from mcit.plan.record import plan_json
 
     plan = holding(only_accumulate)
     assert [stage["passes"] for stage in plan_json(plan)["stages"]] == [2.0, 2.0]

@@ -6,7 +6,7 @@ import torch
 from mcit.core.interfaces import Silent
 from mcit.core.types import Slices
 from mcit.models.frozen import frozen_checksums
-from mcit.plan.plan import plan_json, resolved
+from mcit.plan.record import plan_json, resolved
 from mcit.runs.run import open_run
 from mcit.train.sequence import Session, due, inherited_state, run_sequence
 from tests.fakes.bench import plan_of

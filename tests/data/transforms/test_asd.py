@@ -13,7 +13,8 @@ from mcit.data.collect import collect
 from mcit.data.folder import DataFolder
 from mcit.data.recipe import find_recipe, load_recipe, recipe_digest
 from mcit.data.transforms.asd import Asd
-from mcit.plan.plan import read_config, resolved
+from mcit.plan.plan import read_config
+from mcit.plan.record import resolved
 from tests.fakes.recipes import recipe_file
 from tests.fakes.rows import llava, row
 
