@@ -67,10 +67,10 @@ def data_part(found: Run) -> Part:
     part = Part("data")
     try:
         from mcit.data.folder import DataFolder
-        from mcit.plan.datasets import recipes_of
+        from mcit.plan.datasets import readable
 
         known = found.identity()
-        tasks = recipes_of(plan_of_run(found))
+        tasks = readable(plan_of_run(found))
     except McitError as error:
         return Part("data", 0, list(error.problems))
     for task in tasks:

@@ -224,9 +224,10 @@ def config_of_run(run: Run) -> RunConfig:
 
 def plan_of_run(run: Run) -> Plan:
     """The plan of an existing run. Raises StateError if its stored config no longer resolves."""
+    from mcit.plan.gone import recorded
     from mcit.plan.plan import make_plan
 
-    return make_plan(config_of_run(run))
+    return make_plan(config_of_run(run), known=recorded([run], name=run.plan()["name"]))
 
 
 def runs_dir(args: argparse.Namespace) -> Path:

@@ -194,7 +194,7 @@ def generate(
     committed = [s for s in plan.stages if found.is_committed(s.folder)]
     if after is not None and not 0 <= after <= len(committed):
         raise agreed(ConfigError(f"stage {after} is not committed", where="--after", fix=f"0 to {len(committed)}"))
-    by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks)}
+    by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks) if not t.gone}
     for name in tasks:
         if name not in by_name:
             raise agreed(ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name)))

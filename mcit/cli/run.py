@@ -89,9 +89,17 @@ def steps_of(
     """How `train` plans a config and opens its run: a new one, the one there is, one to `extend`, or a branch of `parent`."""
 
     def planned(out: Reporter) -> Plan:
+        from mcit.plan.gone import recorded
         from mcit.plan.plan import make_plan
+        from mcit.runs.run import find_runs, open_existing
 
-        return make_plan(config, announce=out.line, runs_dir=runs_dir)
+        root = extend or parent
+        if root:
+            run = open_existing(Path(root))
+            known = recorded([run], name=run.plan()["name"])
+        else:
+            known = recorded([] if new else find_runs(runs_dir), name=config.name)
+        return make_plan(config, announce=out.line, runs_dir=runs_dir, known=known)
 
     def opened(plan: Plan, start: dict[str, Any]) -> Run:
         from mcit.runs.extend import open_branch, open_or_extend

@@ -347,6 +347,8 @@ class TaskSpec:
     scorer: str
     style: str
     max_new_tokens: int
+    gone: bool = False
+    """Of a request to forget whose data were deleted: known is what a run recorded, there are no rows."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcit.core.doing import doing
@@ -10,6 +10,7 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.fetch import NeedsDownload
 from mcit.core.schema import RunConfig
 from mcit.core.types import FORGET_DATA, MethodSpec, Plan, Slices, Stage, TaskSpec
+from mcit.plan.gone import Recorded
 
 Announce = Callable[[str], None]
 SLICES = ("neighbourhood", "rephrased", "retention")
@@ -30,8 +31,8 @@ class StageData:
 class Tasks:
     """Recipes built once each, with every problem collected."""
 
-    def __init__(self, announce: Announce | None) -> None:
-        self._announce = announce
+    def __init__(self, announce: Announce | None, known: Mapping[str, Recorded] | None = None) -> None:
+        self._announce, self._known = announce, known or {}
         self._done: dict[str, TaskSpec | None] = {}
         self._found: dict[Problem, list[str]] = {}
 
@@ -41,6 +42,26 @@ class Tasks:
             if name not in self._done:
                 self._done[name] = self._build(name, where)
         return tuple(task for name in recipes if (task := self._done[name]) is not None)
+
+    def of_request(self, recipes: Iterable[str], where: str, *, stage: int) -> tuple[TaskSpec, ...]:
+        """The same of the request of a stage (from 1); what was deleted after it was committed is as it was recorded."""
+        out: list[TaskSpec] = []
+        for name in recipes:
+            known = self._known.get(name)
+            if known is not None and stage <= known.stages and not self._there(name):
+                out.append(known.task)
+            else:
+                out += self.of([name], where)
+        return tuple(out)
+
+    def _there(self, name: str) -> bool:
+        """Whether a recipe can be built, without a word of why not."""
+        found = dict(self._found)
+        there = bool(self.of([name], ""))
+        self._found = found
+        if not there:
+            del self._done[name]
+        return there
 
     def less(self, tasks: tuple[TaskSpec, ...], left_out: tuple[TaskSpec, ...], where: str) -> tuple[TaskSpec, ...]:
         """Tasks without the training rows that are rows of `left_out` too."""
@@ -89,14 +110,19 @@ class Tasks:
         )
 
 
-def build_tasks(config: RunConfig, *, announce: Announce | None) -> tuple[list[StageData], list[Problem]]:
-    """Data sets of each stage, recipes built where they are not yet; recipes of methods are added later."""
-    tasks = Tasks(announce)
+def build_tasks(
+    config: RunConfig, *, announce: Announce | None, known: Mapping[str, Recorded] | None = None
+) -> tuple[list[StageData], list[Problem]]:
+    """Data sets of each stage, recipes built where they are not yet; recipes of methods are added later.
+
+    `known` are data sets of requests that a run recorded, for those that were deleted.
+    """
+    tasks = Tasks(announce, known)
     left_out = tasks.of(config.without, "without")
     stages = [
         StageData(
             tasks.less(tasks.of(stage.recipes, f"stages[{i}].recipe"), left_out, f"stages[{i}].recipe"),
-            {key: tasks.of(stage.recipes_of(key), f"stages[{i}].{key}") for key in FORGET_DATA},
+            {k: tasks.of_request(stage.recipes_of(k), f"stages[{i}].{k}", stage=i + 1) for k in FORGET_DATA},
             Slices(*(tasks.of(getattr(stage.slices, key), f"stages[{i}].slices.{key}") for key in SLICES)),
         )
         for i, stage in enumerate(config.stages)
@@ -142,6 +168,11 @@ def recipes_of(plan: Plan) -> list[TaskSpec]:
     rest = {t.recipe: t for stage in plan.stages for t in beside(stage)}
     known = {task.recipe for task in plan.tasks}
     return [*plan.tasks, *(task for recipe, task in sorted(rest.items()) if recipe not in known)]
+
+
+def readable(plan: Plan) -> list[TaskSpec]:
+    """Those of them that were not deleted."""
+    return [task for task in recipes_of(plan) if not task.gone]
 
 
 def beside(stage: Stage) -> tuple[TaskSpec, ...]:

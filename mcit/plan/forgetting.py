@@ -18,6 +18,7 @@ from mcit.data.rowset import joined
 from mcit.evals.filtering import name_of
 from mcit.methods.check import FORGETS
 from mcit.methods.compose import make
+from mcit.plan.gone import gone, unmeasured
 
 _NAMED = 20
 """Overlapping rows that are named one by one; how many more there are is said."""
@@ -51,6 +52,9 @@ def forget_problems(plan: Plan) -> list[Problem]:
             elif not task.rows.get("test"):
                 what = "has no test rows, so what is forgotten will not be measured"
                 problems.append(Problem(f"{where} {task.recipe}", what, "add a test source to the recipe", "note"))
+        if gone(stage):
+            problems.append(Problem(where, unmeasured(stage), "restore them to measure it", "note"))
+            continue
         both = overlap(stage.forget, (*stage.tasks, *stage.decouple))
         problems += [
             Problem(
@@ -162,6 +166,9 @@ def kit_problems(plan: Plan, config: KitConfig) -> list[Problem]:
     """What keeps the forgetting kit from being measured: no stage that forgets, no holdout, a pool, absent libraries."""
     problems = missing("rouge_score", where="eval.kit") + missing("scipy", where="eval.kit")
     stages = [stage for stage in plan.stages if stage.forget]
+    if stages and all(map(gone, stages)):
+        fix = "restore them, or leave out the kit"
+        problems.append(Problem("eval.kit", "the data of every request were deleted: there is nothing to measure", fix, "note"))
     if not stages:
         problems.append(Problem("eval.kit", "no stage forgets anything", "remove it, or name recipes in a stage's forget"))
     if plan.router is not None:
@@ -169,7 +176,7 @@ def kit_problems(plan: Plan, config: KitConfig) -> list[Problem]:
         problems.append(Problem("eval.kit", "the run keeps a pool of adapters, chosen per row", fix))
     if config.membership:
         problems += missing("sklearn", where="eval.kit.membership")
-    for stage in stages if config.membership else ():
+    for stage in (s for s in stages if not gone(s)) if config.membership else ():
         held = sum(task.rows.get("train", 0) for task in stage.holdout) or len(held_out(_rows(stage.forget)))
         if not held and not any(task.rows.get("test") for task in stage.forget):
             problems.append(
@@ -191,5 +198,5 @@ def forget_due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
         if stage.forget and after == stage.index - 1:
             wanted.update({task.name: task for task in stage.tasks})
         if after >= stage.index - 1:
-            wanted.update({task.name: task for task in stage.forget})
+            wanted.update({task.name: task for task in stage.forget if not task.gone})
     return tuple(wanted.values())

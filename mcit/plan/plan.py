@@ -26,6 +26,7 @@ from mcit.core.seeds import seed_for
 from mcit.core.types import GateSpec, MethodSpec, Plan, ProbeSpec, Stage
 from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks
 from mcit.plan.gates import gate_problems, gate_specs
+from mcit.plan.gone import Recorded
 from mcit.plan.pools import router_spec
 from mcit.plan.presets import adapter_settings, expanded, preset_file, read_preset
 from mcit.plan.references import reference_problems
@@ -132,8 +133,17 @@ def _use(methods: Any, where: str) -> tuple[Any, list[Problem]]:
 
 
 # ---- 2. the plan -----------------------------------------------------------------------------------------------------
-def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: Path | None = None) -> Plan:
-    """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found."""
+def make_plan(
+    config: RunConfig,
+    *,
+    announce: Announce | None = None,
+    runs_dir: Path | None = None,
+    known: Mapping[str, Recorded] | None = None,
+) -> Plan:
+    """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found.
+
+    `known` are data sets of requests to forget that a run recorded; those that were deleted are not read.
+    """
     from mcit.models.load import materialize
 
     methods, problems = method_specs(config)
@@ -147,7 +157,7 @@ def make_plan(config: RunConfig, *, announce: Announce | None = None, runs_dir: 
         raise ConfigError.of(problems)
     doing("the base")
     model_path = materialize(config.base, announce=announce)
-    data, problems = build_tasks(config, announce=announce)
+    data, problems = build_tasks(config, announce=announce, known=known)
     problems += build_pools(data, methods, announce=announce)
     if problems:
         raise DataError.of(problems)

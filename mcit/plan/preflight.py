@@ -26,7 +26,7 @@ from mcit.models.adapterfile import OURS, read_adapter, without_routers
 from mcit.models.adapters import candidates
 from mcit.models.basefiles import base_digest, base_files
 from mcit.models.units import decoder_prefix, lora_targets
-from mcit.plan.datasets import recipes_of
+from mcit.plan.datasets import readable
 from mcit.plan.encoded import Encoded, SampleSize, Splits
 from mcit.plan.modelcheck import Kind, feature_problem, kind_of, kind_problem, processor_problem
 
@@ -75,7 +75,7 @@ def check_rows(plan: Plan) -> list[Problem]:
     What the model cannot be given at all is said once, as a problem of the model, and not of each row.
     """
     encoded, todo = Encoded(plan), []
-    for task in recipes_of(plan):
+    for task in readable(plan):
         folder = DataFolder.open(task.folder)
         rows = {split: sampled(folder.rows(split)) for split in SPLITS}
         identity = encoded.identity(rows)
@@ -129,7 +129,7 @@ def _count_problems(plan: Plan) -> list[Problem]:
     check = load.family_part(plan.model_path, "counts_problem", trust_remote_code=base.trust_remote_code)
     if check is None:
         return []
-    folders = [DataFolder.open(task.folder) for task in recipes_of(plan)]
+    folders = [DataFolder.open(task.folder) for task in readable(plan)]
     counts = {len(row.images) for folder in folders for split in SPLITS for row in folder.rows(split)}
     what = check(counts)
     alone = plan.config.engine.micro_batch == 1 and plan.config.eval.batch == 1 and 0 not in counts

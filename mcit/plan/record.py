@@ -10,6 +10,7 @@ from mcit.core.files import digest_of, sha256_file, sha256_tree
 from mcit.core.types import FORGET_DATA, JsonDict, Plan
 from mcit.plan.datasets import recipes_of
 from mcit.plan.gates import gate_json
+from mcit.plan.gone import forget_data
 from mcit.plan.slices import slices_json
 
 
@@ -34,6 +35,7 @@ def plan_json(plan: Plan) -> JsonDict:
         "tasks": [task.name for task in plan.tasks],
         "forget_tasks": [task.name for task in plan.forget_tasks],
         "recipes": {task.recipe: task.digest for task in recipes_of(plan)},
+        "forget_data": forget_data(plan),
         "scorers": {
             task.name: {"scorer": task.scorer, "style": task.style}
             for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks)

@@ -150,7 +150,7 @@ def weights_of(model: Any, base: BaseConfig) -> dict[str, Weight]:
 def largest_micro_batch(plan: Plan, *, nproc: int = 1) -> MicroBatch:
     """The largest micro-batch of a rank in any stage, from the rows that were sampled of the data sets."""
     tasks = {t.folder: t for stage in plan.stages for t in (*stage.tasks, *beside(stage))}
-    sizes = [size for task in tasks.values() for size in train_sizes(plan, task)]
+    sizes = [size for task in tasks.values() if not task.gone for size in train_sizes(plan, task)]
     batch = max((stage.optim.batch for stage in plan.stages if stage.steps), default=1)
     rows = max(1, min(plan.config.engine.micro_batch, -(-batch // nproc)))
     if not sizes:

@@ -20,7 +20,7 @@ def scoring_problems(plan: Plan) -> list[Problem]:
     from mcit.evals.style import STYLES
 
     problems = _backend_problems(plan)
-    for task in (*plan.tasks, *plan.forget_tasks, *plan.slice_tasks):
+    for task in (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks):
         found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
         problems += [found] if found else _gold_problems(task, plan)
         if task.style and task.style not in STYLES:

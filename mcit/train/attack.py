@@ -33,6 +33,7 @@ from mcit.evals.unlearning import mean, robustness
 from mcit.models import adapters
 from mcit.models.quant import QUANTISED, runs_bf16
 from mcit.plan.forgetting import overlap
+from mcit.plan.gone import gone
 from mcit.train.stage import Material, build_stage
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def attack_problems(plan: Plan, stage: Stage) -> None:
         named = [str(s.index) for s in plan.stages if s.forget]
         fix = f"name a stage that forgets: {', '.join(named)}" if named else "attack a run with a stage that forgets"
         raise ConfigError(f"stage {stage.folder} forgets nothing", where="--stage", fix=fix)
+    if deleted := gone(stage):
+        what = f"the data of {', '.join(deleted)} were deleted: there is nothing to attack with, nor to measure"
+        raise ConfigError(what, where="--stage", fix="restore them")
     if plan.config.base.dtype in QUANTISED:
         what = f"the base is quantised ({plan.config.base.dtype}): an attack would measure the rounding too"
         raise ConfigError(

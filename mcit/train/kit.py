@@ -23,6 +23,7 @@ from mcit.evals.generator import sharing
 from mcit.evals.kit import Sets, Subject, mean_losses, measure, read_kit, settings_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import overlap, pictures_of
+from mcit.plan.gone import gone
 from mcit.runs.layout import KIT
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ _POOL = 512
 
 
 def kit_due(plan: Plan, after: int, config: KitConfig) -> tuple[Stage, ...]:
-    """Forget stages measured after so many stages: just before the stage and ever after; with the base for the reference."""
+    """Forget stages measured after so many stages: just before the stage and ever after; with the base for the reference.
+
+    None whose data were deleted.
+    """
     base = after == 0 and "reference" in config.membership
-    return tuple(stage for stage in plan.stages if stage.forget and (base or after >= stage.index - 1))
+    stages = [stage for stage in plan.stages if stage.forget and not gone(stage)]
+    return tuple(stage for stage in stages if base or after >= stage.index - 1)
 
 
 def sets_of(plan: Plan, stage: Stage, config: KitConfig) -> Sets:
@@ -115,7 +120,9 @@ def measure_gold(
     """Measure every committed forget stage under the model of a run that never saw its rows, at the stage of its name."""
     names = [stage.name for stage in gold.plan.stages]
     for stage in session.plan.stages:
-        if not stage.forget or not on_first(session.run.ranks, lambda s=stage: session.run.is_committed(s.folder)):  # type: ignore[misc]
+        if not stage.forget or gone(stage):
+            continue
+        if not on_first(session.run.ranks, lambda s=stage: session.run.is_committed(s.folder)):  # type: ignore[misc]
             continue
         after = gold_after(session.plan, names, stage)
         if after > len(gold.run.committed()):

@@ -218,7 +218,7 @@ def _rows_left(plan: Plan, heads: Sequence[StoredHead], gone: set[str]) -> dict[
     """Rows that some head will still hold, by key. Raises StateError when the data of some is not there."""
     wanted = {key for s in heads for label in s.head.classes for key in s.head.rows[label]} - gone
     found: dict[str, Row] = {}
-    tasks = {t.recipe: t for stage in plan.stages for t in (*stage.tasks, *stage.forget)}
+    tasks = {t.recipe: t for stage in plan.stages for t in (*stage.tasks, *stage.forget) if not t.gone}
     for task in tasks.values():
         for row in DataFolder.open(task.folder).rows("train"):
             key = row_key(row)
@@ -280,7 +280,7 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
 
     Raises DataError naming line and id of what is no row of the run, or could be several.
     """
-    tasks = {t.recipe: t for stage in plan.stages for t in (*stage.tasks, *stage.forget)}
+    tasks = {t.recipe: t for stage in plan.stages for t in (*stage.tasks, *stage.forget) if not t.gone}
     by_id: dict[str, list[Row]] = {}
     for task in tasks.values():
         for row in DataFolder.open(task.folder).rows("train"):

@@ -29,6 +29,7 @@ from mcit.models.lineage import Lineage, advance, apply_lineage, read_lineage
 from mcit.models.pool import answers_digest
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
+from mcit.plan.gone import without_data
 from mcit.plan.preflight import make_encoder
 from mcit.plan.resources import roomy
 from mcit.plan.slices import slices_due
@@ -160,6 +161,8 @@ def run_sequence(
     """
     session = Session(plan, run, reporter)
     plan = session.plan
+    for line in on_first(run.ranks, lambda: without_data(plan.stages, run)):
+        reporter.line(line)
     belongs_to("base")
     if plan.config.eval.base:
         score(session, 0, reporter=reporter, stop=stop)
@@ -372,7 +375,7 @@ def due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
     """Tasks to score after so many stages, those of forget stages included; none for ``eval.tasks: none``."""
     if plan.config.eval.tasks == "none":
         return ()
-    forget = plan.forget_tasks if after == 0 else forget_due(plan, after)
+    forget = tuple(t for t in plan.forget_tasks if not t.gone) if after == 0 else forget_due(plan, after)
     return tuple({task.name: task for task in (*_due(plan, after), *forget, *slices_due(plan, after))}.values())
 
 

@@ -173,3 +173,19 @@ def test_a_harmless_picture_that_is_the_one_to_forget_is_refused():
 def test_data_beside_nothing_to_forget():
     with pytest.raises(PlanError, match=r"stages\[0\].decouple.*nothing to forget"):
         plan_of(stages=[{"recipe": "tiny/word-retain", "decouple": "tiny/word"}])
+
+
+def test_the_kit_on_a_pool_of_adapters_is_refused_before_weights_load(monkeypatch):
+    """In the plan of a run, and where a finished run is asked for it."""
+    from mcit.cli.eval import _kit
+
+    monkeypatch.setattr("mcit.models.load.load_base", lambda *args, **kwargs: pytest.fail("weights are loaded"))
+    pool = {"rank": 4, "alpha": 8, "also_train": [], "carry": "pool"}
+    top = {"defaults": {"adapter": pool}, "router": {"use": "oracle"}}
+    guard = {"name": "guard", "recipe": "tiny/word-retain", "forget": "tiny/word-forget", "epochs": 0}
+    stages = [{"recipe": "tiny/letter"}, {**guard, "methods": [{"use": "guard"}]}]
+    with pytest.raises(PlanError) as error:
+        plan_of(stages=stages, eval={"kit": {"membership": []}}, **top)
+    assert any(p.where == "eval.kit" and "pool of adapters" in p.what and p.fix for p in error.value.problems)
+    with pytest.raises(PlanError, match="pool of adapters"):
+        _kit(plan_of(stages=[{"recipe": "tiny/letter"}], **top), [], None)
