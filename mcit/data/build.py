@@ -129,6 +129,7 @@ def build(recipe: Recipe, *, data_dir: Path | str | None = None, announce: Calla
             built = _built(recipe, stem) or _moved(recipe, stem)
             if built is not None:
                 return built
+            _require_free(stem)
             for left in stem.parent.glob(f".{stem.name}.*.tmp"):  # of a killed build; we hold the lock
                 shutil.rmtree(left, ignore_errors=True)
             if announce:
@@ -185,11 +186,19 @@ def _work_folder(stem: Path) -> Iterator[Path]:
         raise
 
 
+def _require_free(folder: Path) -> None:
+    """Raise StateError for a folder that holds something: it was no data set, or it would have been used."""
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "holds files and no manifest.json, so it is no data set, or a damaged one"
+        raise StateError(what, where=str(folder), fix=DataManifest.fix)
+
+
 def _finish(stem: Path, work: Path, manifest: JsonDict) -> Path:
     """Give the folder its name: the recipe's own, or one that also says which pictures it means."""
     final = stem
     if pictures.outside(manifest["roots"]):
         final = stem.with_name(f"{stem.name}-{digest_of([manifest['digest'], manifest['roots']])[:12]}")
+    _require_free(final)
     rename_directory(work, final)
     return final
 

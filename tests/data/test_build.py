@@ -124,6 +124,23 @@ def test_a_damaged_list_of_pictures_is_named(tmp_path):
         assert error.value.where.endswith("pictures.jsonl") and error.value.fix
 
 
+@pytest.mark.parametrize("recipe", ["shipped", "pictures outside"])
+def test_a_folder_that_lost_its_manifest_is_named(tmp_path, recipe):
+    if recipe == "shipped":
+        recipe = load_recipe(find_recipe("tiny/letter"))
+    else:
+        recipe = load_recipe(recipe_file(tmp_path, train=rows(4)))
+    folder = build(recipe, data_dir=tmp_path / "d")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(StateError) as error:
+        build(recipe, data_dir=tmp_path / "d")
+    (problem,) = error.value.problems
+    assert problem.where == str(folder) and "no manifest.json" in problem.what and "remove the data folder" in problem.fix
+    assert not list((tmp_path / "d").glob(".*.tmp"))
+    shutil.rmtree(folder)
+    assert build(recipe, data_dir=tmp_path / "d") == folder
+
+
 def test_bad_rows_are_refused_all_together_or_dropped_as_allowed(tmp_path):
     train = [*rows(2), llava("x", answer=""), llava("y", "<image>", image="gone.png")]
     path = recipe_file(tmp_path / "s", train=train, allow_bad=1)
