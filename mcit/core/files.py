@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from mcit.core.errors import StateError
 
 _CHUNK = 1 << 20  # speed: bytes that are read at a time
 _WRITABLE = "a writable folder: --runs-dir for runs, MCIT_CACHE for data sets and models"
+_PIPED = 64 << 20
+"""Bytes that are read of what is no regular file."""
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}\.tmp")
 
 
@@ -156,6 +159,16 @@ def read_bytes(path: Path | str) -> bytes:
         raise StateError("file is missing", where=str(path), fix="restore it, or remove its folder") from None
     except OSError as error:
         raise StateError(f"cannot be read ({error.strerror})", where=str(path), fix="restore it") from None
+
+
+def read_given(path: Path | str) -> bytes:
+    """Content of a file that somebody names, a pipe's too. Raises OSError, also for a device that never ends."""
+    with open(path, "rb") as file:
+        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        data = file.read(-1 if regular else _PIPED + 1)
+    if not regular and len(data) > _PIPED:
+        raise OSError(errno.EFBIG, f"is no regular file and holds more than {_PIPED >> 20} MiB", str(path))
+    return data
 
 
 NOT_JSON = (ValueError, RecursionError)

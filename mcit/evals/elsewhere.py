@@ -14,7 +14,7 @@ from typing import Any
 
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
-from mcit.core.files import NOT_JSON, sha256_file
+from mcit.core.files import NOT_JSON, read_given, sha256_bytes
 from mcit.core.records import ScoreElsewhere
 from mcit.core.types import JsonDict, Row
 from mcit.data.folder import DataFolder
@@ -25,6 +25,7 @@ from mcit.runs.run import read_plan
 
 _IDS, _TEXTS = ("question_id", "id"), ("text", "prediction")
 _SHOWN = 20
+_GIVE = "give a file of answers in UTF-8"
 
 
 def score_elsewhere(run: Path, file: Path, *, task: str | None, limit: int | None) -> tuple[Path, JsonDict]:
@@ -37,14 +38,15 @@ def score_elsewhere(run: Path, file: Path, *, task: str | None, limit: int | Non
     plan = read_plan(layout)
     name = _task_of(plan, task)
     rows = _data_of(plan, name).rows("test")[:limit]
-    texts = _matched(read_answers(file), rows, where=str(file))
+    data = _bytes_of(file)
+    texts = _matched(_answers(data, file), rows, where=str(file))
     kind = plan["scorers"][name]
     lines = [
         {"id": row.id, "index": i, "question": row.question, "gold": gold_of(row), "text": texts[row.id]}
         | {"tokens": None, "truncated": None}
         for i, row in enumerate(rows)
     ]
-    made = {"elsewhere": {"file": file.name, "sha256": sha256_file(file)}, "task": name, "rows": limit}
+    made = {"elsewhere": {"file": file.name, "sha256": sha256_bytes(data)}, "task": name, "rows": limit}
     folder = layout.elsewhere(file.stem) / name
     write_predictions(folder, lines, made)
     scored = score_predictions(read_predictions(folder), scorer=kind["scorer"], style=kind["style"], extra=made)
@@ -54,10 +56,21 @@ def score_elsewhere(run: Path, file: Path, *, task: str | None, limit: int | Non
 
 def read_answers(file: Path) -> list[tuple[str, str]]:
     """Pairs of id and text. Raises DataError naming every line that is none."""
+    return _answers(_bytes_of(file), file)
+
+
+def _bytes_of(file: Path) -> bytes:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=str(file), fix="give a file of answers in UTF-8") from None
+        return read_given(file)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error})", where=str(file), fix=_GIVE) from None
+
+
+def _answers(data: bytes, file: Path) -> list[tuple[str, str]]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot be read ({error})", where=str(file), fix=_GIVE) from None
     whole = text.lstrip().startswith("[")
     try:
         lines = list(enumerate(json.loads(text), 1)) if whole else _lines(text)

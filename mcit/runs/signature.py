@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import ConfigError, Problem, StateError
-from mcit.core.files import canonical_json, read_bytes, sha256_bytes, sha256_file, write_bytes
+from mcit.core.files import canonical_json, read_bytes, read_given, sha256_bytes, sha256_file, write_bytes
 from mcit.core.optional import needed
 from mcit.core.records import StatementRecord
 from mcit.core.stored import read_sealed, seal
@@ -90,7 +90,7 @@ def _key(path: Path, load: str, kind: str, *, where: str, **given: Any) -> Any:
     fix = "openssl genpkey -algorithm ed25519 -out KEY; openssl pkey -in KEY -pubout -out PUBLIC"
     refused = needed("cryptography.exceptions", where=where).UnsupportedAlgorithm
     try:
-        key = read(path.read_bytes(), **given)
+        key = read(read_given(path), **given)
     except (OSError, ValueError, TypeError, refused) as error:
         raise ConfigError(f"{path} cannot be read as a key ({type(error).__name__})", where=where, fix=fix) from None
     if not isinstance(key, wanted):

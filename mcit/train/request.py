@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mcit.analytic.head import NAME, RowHead, prompt_states, row_key, unit_features
 from mcit.core.errors import ConfigError, DataError, Problem, StateError
-from mcit.core.files import canonical_json, read_json, sha256_bytes
+from mcit.core.files import NOT_JSON, canonical_json, read_given, read_json, sha256_bytes
 from mcit.core.interfaces import Reporter
 from mcit.core.records import RequestRecord
 from mcit.core.stored import read_sealed, seal
@@ -313,20 +313,20 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
 
 def _entries(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_given(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path), fix="name a text file of ids") from None
     try:
         whole = json.loads(text)
         if isinstance(whole, list):
             return whole
-    except json.JSONDecodeError:
+    except NOT_JSON:
         pass
     out: list[Any] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         try:
             found = json.loads(line)
-        except json.JSONDecodeError:
+        except NOT_JSON:
             found = line
         out.append(found if isinstance(found, (dict, str)) else line)
     return out

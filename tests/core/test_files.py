@@ -228,3 +228,17 @@ def test_killed_at_every_operation_each_file_is_whole_or_absent(tmp_path):
             if not operations.fired:
                 break
         assert n > 25
+
+
+def test_a_file_that_somebody_names_may_be_a_pipe_and_has_an_end(tmp_path):
+    (tmp_path / "a").write_bytes(b"text")
+    assert files.read_given(tmp_path / "a") == b"text"
+    read, write = os.pipe()
+    os.write(write, b"piped")
+    os.close(write)
+    assert files.read_given(f"/dev/fd/{read}") == b"piped"
+    os.close(read)
+    with pytest.raises(OSError, match="no regular file and holds more than 64 MiB"):
+        files.read_given("/dev/zero")
+    with pytest.raises(FileNotFoundError):
+        files.read_given(tmp_path / "none")

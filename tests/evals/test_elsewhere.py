@@ -1,6 +1,7 @@
 """Answers made outside a run, scored by its rules."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,8 @@ def test_other_files_are_refused(tmp_path, text, says):
         read_answers(tmp_path / "f.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_answers(tmp_path / "absent.jsonl")
+    with pytest.raises(DataError, match="no regular file"):
+        read_answers(Path("/dev/zero"))
 
 
 def test_the_task_must_be_one_of_the_run(run, tmp_path):

@@ -146,6 +146,8 @@ def test_the_router_answers_from_the_new_head(run):
         ("", "names no row"),
         ("[]", "names no row"),
         ("[1, 2]", ":2:2"),
+        ("[" * 3000, r"is no training row"),
+        ("9" * 5000, r"is no training row"),
     ],
 )
 def test_a_request_that_names_no_rows(run, tmp_path, text, says):
@@ -155,6 +157,8 @@ def test_a_request_that_names_no_rows(run, tmp_path, text, says):
         read_request(path, run[1])
     with pytest.raises(DataError, match="cannot be read"):
         read_request(tmp_path / "absent", run[1])
+    with pytest.raises(DataError, match="no regular file"):
+        read_request(Path("/dev/zero"), run[1])
 
 
 def test_ids_of_several_rows_need_their_task(run, tmp_path):
