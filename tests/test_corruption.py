@@ -3,12 +3,13 @@
 The table in docs/reliability.md is written from here: ``WRITE_DOCS=1 pytest -m exhaustive tests/test_corruption.py``.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,33 +23,73 @@ DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
 SHORT = ("defaults.max_steps=4", "eval.base=false", *faults.SMALL[1:])
 POOL = (
     "defaults.adapter={rank: 4, alpha: 8, also_train: [], carry: pool}",
-    "router={use: mcit_sample.nearest:Nearest}",
+    "defaults.methods=[]",
+    "router={use: analytic}",
     "probes=[{use: seen, every: 2, count: 2, share: null}]",
 )
+FORGETS = "{name: forgets, recipe: tiny/word-retain, forget: tiny/word-forget, methods: [{use: npo, per_step: 4}]}"
+GATE = "thresholds: [{metric: success, at_least: 1.0, unit: share}]"
 
 
-def given(config, tasks, *settings):
-    stages = ", ".join(f"{{recipe: tiny/{task}}}" for task in tasks)
-    return [config, *(part for item in (f"stages=[{stages}]", *SHORT, *settings) for part in ("--set", item))]
+def given(config, stages, *settings):
+    """Arguments of ``mcit run``; a stage is a task, or YAML in braces. ``BASE`` stands for the folder of all states."""
+    listed = ", ".join(stage if stage.startswith("{") else f"{{recipe: tiny/{stage}}}" for stage in stages)
+    return [config, *(part for item in (f"stages=[{listed}]", *SHORT, *settings) for part in ("--set", item))]
 
 
 RUNS = {
     "run": given("tiny-methods", ("letter", "yesno")),
     "branch": given("tiny-methods", ("letter", "word"), "name=branch"),
     "extension": given("tiny-methods", ("letter", "yesno", "word")),
-    "pool": given("tiny", ("letter", "yesno"), *POOL),
+    "pool": given("tiny", ("word-forget", "yesno"), *POOL),
     "profiled": [*given("tiny", ("letter",)), "--profile"],
     "served": given("tiny", ("letter",), "eval.backend=vllm", "eval.vllm={compare: 2}"),
+    "gated": given("tiny", ("letter", "{recipe: tiny/yesno, gate: BASE/gate.yaml}")),
+    "kit": given("tiny", ("word", FORGETS), "eval.kit={rows: 2, membership: [min_k]}"),
 }
 """Arguments of ``mcit run`` by what is run."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a command left that nothing disturbed."""
+
+    command: str = "run"
+    begin: str = ""
+    """The state before it; an empty folder if empty."""
+    what: str = ""
+    """Of which run; the state's own name if empty."""
+    code: int = 0
+
+
+STATES = {
+    "run": State(),
+    "branch": State(begin="run"),
+    "extension": State(begin="run"),
+    "pool": State(),
+    "profiled": State(),
+    "served": State(),
+    "combined": State("eval --combined", "run", "run"),
+    "elsewhere": State("eval --predictions", "combined", "run"),
+    "exported": State("export", "elsewhere", "run"),
+    "signed": State("audit --sign", "pool", "pool"),
+    "asked": State("forget", "signed", "pool"),
+    "gated": State(code=6),
+    "promoted": State("promote", "gated", "gated"),
+    "kit": State(),
+    "attacked": State("attack", "kit", "kit"),
+    "data": State("data build"),
+    "cache": State("plan"),
+}
 KILLED = {
     "between": ("run", r"mkdir runs/[^/]+/stages/\.02-[^/]+$", "before"),
     "stage": ("run", r"rename runs/[^/]+/stages/02-", "before"),
     "answers": ("run", r"fsync .*after-02/yesno/predictions\.p", "after"),
     "extending": ("extension", r"rename runs/[^/]+/extension$", "after"),
     "pool stage": ("pool", r"rename runs/[^/]+/stages/02-", "before"),
+    "replacing": ("asked", r"rename runs/[^/]+/replacing$", "after"),
 }
-"""States that a kill leaves: what was run, the last operation of this form, and whether it was done."""
+"""What a kill leaves: of which state, at the last operation of this form, and whether it was done."""
 
 
 def flipped(data):
@@ -79,17 +120,22 @@ class Case:
 
     kind: str
     where: str
-    """Pattern below the folder of the run."""
+    """Pattern below the folder of the run; of all, where it begins with ``/``."""
     command: str = "run"
     state: str = "run"
-    """What was run and not disturbed, or what a kill left of it."""
+    """What was not disturbed, or what a kill left of it."""
     run: str = "*"
     """Pattern of the run's folder."""
 
     @property
-    def what(self):
-        """What was run."""
-        return KILLED[self.state][0] if self.state in KILLED else self.state
+    def whole(self):
+        """The state that the command leads to."""
+        later = (name for name, one in STATES.items() if (one.begin, one.command) == (self.state, self.command))
+        return KILLED[self.state][0] if self.state in KILLED else next(later, self.state)
+
+    def files(self, home):
+        """Where it is."""
+        return list(home.glob(self.where[1:] if self.where.startswith("/") else f"runs/{self.run}/{self.where}"))
 
 
 CASES = [
@@ -127,9 +173,10 @@ CASES = [
     Case("evals/*/*/score.json", "evals/after-01/letter/score.json"),
     Case("evals/*/*/score.json", "evals/after-01/letter/score.json", "report"),
     *(Case(f"report/{name}", f"report/{name}") for name in ("report.md", "report.html", "report.json", "matrix.csv")),
-    Case("exports/*/export.json", "exports/02-*/export.json", "export"),
-    Case("exports/*/*.safetensors", "exports/02-*/adapter_model.safetensors", "export"),
-    Case("exports/*/adapter_config.json", "exports/02-*/adapter_config.json", "export"),
+    Case("exports/*/export.json", "exports/02-*/export.json", "export", "exported"),
+    Case("exports/*/*.safetensors", "exports/02-*/adapter_model.safetensors", "export", "exported"),
+    Case("exports/*/adapter_config.json", "exports/02-*/adapter_config.json", "export", "exported"),
+    Case("exports/*/README.md", "exports/02-*/README.md", "export", "exported"),
     Case("resolved.yaml", "resolved.yaml", "report --html"),
     Case("profile.json", "profile.json", state="profiled"),
     Case("stages/*.json of a branch", "stages/01-letter.json", state="branch", run="branch-*"),
@@ -146,101 +193,172 @@ CASES = [
     Case("a live checkpoint's probes.jsonl", "stages/.02-*/live/000004/probes.jsonl", state="pool stage"),
     Case("evals/*/*/backend.json", "evals/after-01/letter/backend.json", state="served"),
     Case("evals/*/*/backend.json", "evals/after-01/letter/backend.json", "eval --rescore", state="served"),
+    Case("evals/combined/*/combination.json", "evals/combined/*/combination.json", "eval --combined", "combined"),
+    Case("evals/elsewhere/*/*/score.json", "evals/elsewhere/*/letter/score.json", "eval --predictions", "elsewhere"),
+    Case("certificates/*/certificate.json", "certificates/0001/certificate.json", "audit --key", "asked"),
+    Case("certificates/*/certificate.json", "certificates/0001/certificate.json", "forget", "asked"),
+    Case("certificates/*/features.safetensors", "certificates/0001/features.safetensors", "audit --key", "asked"),
+    Case("certificates/statement.json", "certificates/statement.json", "audit --key", "asked"),
+    Case("certificates/statement.sig", "certificates/statement.sig", "audit --key", "asked"),
+    Case("replacing/manifest.json", "replacing/manifest.json", "forget", "replacing"),
+    Case("replacing/stages/*", "replacing/stages/02-*/router/tensors.safetensors", "forget", "replacing"),
+    Case("replacing/certificates/*", "replacing/certificates/0001/certificate.json", "forget", "replacing"),
+    Case("gates/*.json", "gates/02-yesno.json", state="gated"),
+    Case("gates/*.json", "gates/02-yesno.json", "promote", "gated"),
+    Case("aside/*/*/manifest.json", "aside/02-yesno/02-yesno/manifest.json", "promote", "gated"),
+    Case("aside/*/*/progress.json", "aside/02-yesno/02-yesno/progress.json", "promote", "gated"),
+    Case("aside/*/*/adapter/*.safetensors", "aside/02-*/02-*/adapter/adapter_model.safetensors", "promote", "gated"),
+    Case("aside/*/evals/*/score.json", "aside/02-yesno/evals/yesno/score.json", "promote", "gated"),
+    Case("kit/*/*/kit.json", "kit/after-02/02-forgets/kit.json", state="kit"),
+    Case("kit/*/*/kit.json", "kit/after-02/02-forgets/kit.json", "report", "kit"),
+    Case("attacks/*/*.json", "attacks/02-forgets/relearn.json", "report", "attacked"),
+    Case("a data set's manifest.json", "/data/*/manifest.json", "data build", "data"),
+    Case("a data set's rows", "/data/*/train.jsonl", "data build", "data"),
+    Case("a data set's index of rows", "/data/*/train.index.npy", "data build", "data"),
+    Case("a data set's picture", "/data/*/images/0/letter-00020.png", "data build", "data"),
+    Case("the cache's digests/files.sqlite", "/cache/digests/files.sqlite", "plan", "cache"),
+    Case("the cache's estimates/*.json", "/cache/estimates/*.json", "plan", "cache"),
 ]
 
 
 def argv(command, home, what="run"):
-    runs = home / "runs"
+    runs, beside = home / "runs", home.parent
     if command == "status":
         return ["status", "--runs-dir", str(runs)]
+    if command == "data build":
+        return ["data", "build", "tiny/letter-asd20", "--data-dir", str(home / "data")]
+    if command == "plan":
+        return ["plan", *RUNS["profiled"][:-1]]
     first = str(next(runs.glob("tiny*"), ""))
     if command == "run":
         more = {"branch": ["--from", first, "--stage", "1"], "extension": ["--extend", first]}.get(what, [])
-        return ["run", *RUNS[what], "--runs-dir", str(runs), *more]
+        own = [part.replace("BASE", str(beside)) for part in RUNS[what]]
+        return ["run", *own, "--runs-dir", str(runs), *more]
     root = str(next(runs.glob("branch*"))) if what == "branch" else first
-    return {
-        "report": ["report", root],
-        "report --html": ["report", root, "--html"],
-        "export": ["export", root, "--stage", "2"],
-        "eval --rescore": ["eval", root, "--rescore"],
+    verb, *more = {
+        "report": ["report"],
+        "report --html": ["report", "--html"],
+        "export": ["export", "--stage", "2"],
+        "eval --rescore": ["eval", "--rescore"],
+        "eval --combined": ["eval", "--combined", "linear"],
+        "eval --predictions": ["eval", "--predictions", str(beside / "answers.jsonl"), "--task", "letter"],
+        "audit --sign": ["audit", "--sign", str(beside / "key.pem")],
+        "audit --key": ["audit", "--key", str(beside / "public.pem")],
+        "forget": ["forget", "--rows", str(beside / "rows.json")],
+        "promote": ["promote", "--stage", "2", "--by", "somebody"],
+        "attack": ["attack", "--stage", "2", "--rows", "4", "--rank", "2", "--control", "none"],
     }[command]
+    return [verb, root, *more]
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory, cache):
-    """Folders by state: what was run whole, and what kills left of it."""
+    """Folders by state: what commands left, and what kills left of them."""
     os.environ["MCIT_CACHE"] = str(cache)
     faults.prepare()
     sys.modules["vllm"] = vllm
     base = tmp_path_factory.mktemp("states")
-    for what in RUNS:
-        begin = "run" if what in ("branch", "extension") else "empty"
-        done(base, what, begin)
-        for state, (of, pattern, how) in KILLED.items():
-            if of == what:
-                killed(base, what, begin, state, pattern, how)
-    shutil.copytree(base / "run", base / "exported")
-    assert faults.call(argv("export", base / "exported"), base / "log", root=base / "exported") == 0
+    (base / "gate.yaml").write_text(GATE)
+    (base / "rows.json").write_text(json.dumps(faults.FORGOTTEN))
+    (base / "key.pem").write_bytes(faults.private_key())
+    (base / "public.pem").write_bytes(public_key())
+    for name, state in STATES.items():
+        if name == "elsewhere":
+            (base / "answers.jsonl").write_text(answers(base / "run"))
+        done(base, name, state)
+        for kill, (of, pattern, how) in KILLED.items():
+            if of == name:
+                killed(base, kill, state, name, pattern, how)
     yield base
     del sys.modules["vllm"]
 
 
-def killed(base, what, begin, state, pattern, how):
+def public_key():
+    """The other half of the key to sign with (PEM)."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    public = load_pem_private_key(faults.private_key(), password=None).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def answers(home):
+    """A file of answers to the rows that a run was scored on."""
+    (path,) = home.glob("runs/*/evals/after-01/letter/predictions.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return "".join(json.dumps({"id": line["id"], "text": "A"}) + "\n" for line in lines)
+
+
+def killed(base, name, state, of, pattern, how):
     """Kill at the last operation of a form. What is written by the clock moves the numbers of operations: once more then."""
 
     def places(lines):
         return [n for n, line in enumerate(lines, 1) if re.match(pattern, line)]
 
-    wanted = places((base / f"{what}.txt").read_text().splitlines())
+    wanted = places((base / f"{of}.txt").read_text().splitlines())
     at = wanted[-1]
     for _ in range(5):
-        done(base, what, begin, state=state, fault=Fault(at, how))
-        hit = places((base / f"{state}.txt").read_text().splitlines())
+        done(base, name, replace(state, what=state.what or of), fault=Fault(at, how))
+        hit = places((base / f"{name}.txt").read_text().splitlines())
         if len(hit) == len(wanted) and hit[-1] == at:
             return
         at = hit[-1] if len(hit) == len(wanted) else at + 10
-        shutil.rmtree(base / state)
-    raise AssertionError(f"{state}: no call was killed at {pattern}")
+        shutil.rmtree(base / name)
+    raise AssertionError(f"{name}: no call was killed at {pattern}")
 
 
-def done(base, what, begin, *, state=None, fault=None):
-    """Run something in the folder that another left; the result is the folder of its state."""
+def done(base, name, state, *, fault=None):
+    """Run a command in the folder that another left; the result is the folder of its state."""
     home, log = base / "now", base / "log"
     log.unlink(missing_ok=True)
-    if begin == "empty":
-        (home / "runs").mkdir(parents=True)
+    if state.begin:
+        shutil.copytree(base / state.begin, home)
     else:
-        shutil.copytree(base / begin, home)
-    note = base / f"{state or what}.txt"
+        (home / "runs").mkdir(parents=True)
+    note = base / f"{name}.txt"
     note.unlink(missing_ok=True)
-    code = faults.call(argv("run", home, what), log, root=home, note=note, fault=fault)
-    assert code == (-signal.SIGKILL if fault else 0), log.read_text()
-    home.rename(base / (state or what))
+    code = called(state.command, home, state.what or name, log, note=note, fault=fault)
+    assert code == (-signal.SIGKILL if fault else state.code), log.read_text()
+    home.rename(base / name)
+
+
+def called(command, home, what, log, **given):
+    """Exit code of a command in a folder; ``plan`` has its cache there too."""
+    before = os.environ["MCIT_CACHE"]
+    os.environ["MCIT_CACHE"] = str(home / "cache") if command == "plan" else before
+    try:
+        return faults.call(argv(command, home, what), log, root=home, **given)
+    finally:
+        os.environ["MCIT_CACHE"] = before
 
 
 def outcome(case, damage, base):
     """What one damage to one file leads to, in a word."""
     home, log = base / "now", base / "case.log"
     shutil.rmtree(home, ignore_errors=True)
-    whole = "exported" if case.command == "export" else case.what
-    shutil.copytree(base / ("exported" if case.command == "export" else case.state), home)
-    (path,) = home.glob(f"runs/{case.run}/{case.where}")
+    shutil.copytree(base / case.state, home)
+    path = sorted(case.files(home))[0]
     if damage is None:
         path.unlink()
     else:
         assert damage(path.read_bytes()) != path.read_bytes()
         path.write_bytes(damage(path.read_bytes()))
     log.unlink(missing_ok=True)
-    code = faults.call(argv(case.command, home, case.what), log, root=home)
+    state = STATES[case.whole]
+    code = called(case.command, home, state.what or case.whole, log)
     text = log.read_text()
     if "Traceback" in text:
         return "traceback"
-    if code:
+    if code not in (0, state.code):
         return "named" if code == 5 and (named(path, text) or f"{path.parent}:" in text) else f"exit {code}"
     said = named(path, text) or (case.state in KILLED and said_in_ledger(path))
-    if not faults.compared(base / whole, home) and case.where != "ledger.jsonl":
+    different = [line for line in faults.compared(base / case.whole, home) if not line.endswith(MEMOS)]
+    if not different and case.where != "ledger.jsonl":
         return "healed, said" if said else "healed"
     return "said" if said else "silent"
+
+
+MEMOS = ("/files.sqlite",)
+"""Of the cache: what costs time alone."""
 
 
 def named(path, text):
@@ -251,6 +369,73 @@ def named(path, text):
 def said_in_ledger(path):
     root = next(folder for folder in path.parents if folder.parent.name == "runs")
     return str(path) in (root / "ledger.jsonl").read_text()
+
+
+# ---- is it all? ------------------------------------------------------------------------------------------------------
+SCORED = r"((?:generation|predictions|predictions\.part|rows|score|backend|combination)\.jsonl?)$"
+SAME = (
+    (r"^runs/[^/]+/", ""),
+    (r"^(stages/\.?)\d\d-[a-z0-9-]+?(\.draft|\.json)?(?=/|$)", r"\1*\2"),
+    (r"^(aside|candidates)/[^/]+/(?!evals)[^/]+/", r"\1/*/*/"),
+    (r"/live/\d+/", "/live/*/"),
+    (r"/methods/[^/]+/", "/methods/*/"),
+    (r"/rank-\d+\.", "/*."),
+    (r"^(certificates/stages|gates)/[^/]+\.json$", r"\1/*.json"),
+    (r"^(certificates|exports|attacks)/[^/]+/(?!.*/)(?!\*)", r"\1/*/"),
+    (r"^blobs/[^/]+\.", "blobs/*."),
+    (r"^report/\w+\.csv$", "report/*.csv"),
+    (r"^(kit/[^/]+)/[^/]+/", "kit/*/*/"),
+    (r"^(evals|attacks/[^/]+|aside/[^/]+|evals/combined|evals/elsewhere)/[^/]+/[^/]+/" + SCORED, r"evals/*/*/\2"),
+    (r"^cache/data/", "data/"),
+    (r"^(data|cache/\w+)/[^/]+(?=/|\.json$)", r"\1/*"),
+)
+"""Parts of a path that do not tell one kind of file from another."""
+WHY_NOT = {
+    r"lock|.*\.lock": "empty",
+    r"train\.log": "for people: nothing reads it",
+    r"kit/\*/\*/[^/]+/(generation\.json|predictions\.jsonl)": (
+        "what kit.json was made from; looked at by a measurement anew alone, which checks it as evals does"
+    ),
+    r"cache/models/.*": "a base: its checksum is part of a run's identity; what cannot be read is in the table below",
+}
+"""Kinds without a row: patterns, with the reason."""
+
+
+def kind_of(path):
+    """A path below the folder of a state without the names of runs, stages, tasks and steps."""
+    for pattern, instead in SAME:
+        path = re.sub(pattern, instead, path)
+    return path
+
+
+def is_listed(path, home):
+    """Whether a manifest further up lists a file: then a damage to it is found as in the rows that the folder has."""
+    for folder in path.relative_to(home).parents:
+        for name in ("manifest.json", "export.json"):
+            manifest = home / folder / name
+            if (
+                manifest.is_file()
+                and str(path.relative_to(home / folder)) in json.loads(manifest.read_bytes())["files"]
+            ):
+                return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_kind_of_file_has_a_row_or_a_reason(states):
+    """What commands write into runs, data sets, exports and the cache, a memory apart: it is in the table of wrong input."""
+    homes = [states / name for name in (*STATES, *KILLED)]
+    rows = {kind_of(p.relative_to(states / c.state).as_posix()) for c in CASES for p in c.files(states / c.state)}
+    without = {
+        kind_of(path.relative_to(home).as_posix())
+        for home in homes
+        for path in home.rglob("*")
+        if path.is_file() and not is_listed(path, home)
+    } - rows
+    reasons = {kind: [why for why in WHY_NOT if re.fullmatch(why, kind)] for kind in without}
+    assert [kind for kind, found in reasons.items() if not found] == []
+    assert {why for found in reasons.values() for why in found} == WHY_NOT.keys()
 
 
 def table(rows):
@@ -275,9 +460,9 @@ def test_every_damaged_file_is_named_healed_or_told(states):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_misspelt_key_leads_to_what_the_docs_say(states):
-    """One column of the table."""
+    """Every second cell of one column of the table."""
     column = list(DAMAGES).index("a key misspelt")
-    for case, words in zip(CASES, listed(), strict=True):
+    for case, words in list(zip(CASES, listed(), strict=True))[::2]:
         assert outcome(case, renamed, states) == words[column], case
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import print_json
 from mcit.core.types import JsonDict
+
+if TYPE_CHECKING:
+    from mcit.runs.run import Run
 
 
 def add_parser(verbs: Any) -> None:
@@ -27,10 +30,21 @@ def decision_parser(verbs: Any, verb: str, says: str) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check gate file, stage and the stages below, then move it to its place."""
-    from mcit.runs.gates import promote
+    """Check gate file, stage, its scores and the stages below, then move it to its place."""
+    from mcit.core.errors import StateError
+    from mcit.evals.score import SCORE, read_rows
+    from mcit.runs.gates import EVALS, promote
 
-    return decided(args, promote)
+    def promoted(run: Run, stage: int, *, by: str) -> JsonDict:
+        folders = run.stage_folders()
+        scored = run.layout.aside(folders[stage - 1]) / EVALS if 1 <= stage <= len(folders) else None
+        for task in sorted(scored.glob("[!.]*")) if scored else ():
+            if read_rows(task) is None:  # damaged or without: once the stage stands its certificate could not be issued
+                fix = "restore it from a copy, or reject the stage"
+                raise StateError("the score of the stage is gone", where=str(task / SCORE), fix=fix)
+        return promote(run, stage, by=by)
+
+    return decided(args, promoted)
 
 
 def decided(args: argparse.Namespace, decide: Callable[..., JsonDict]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcit.core.errors import McitError, Problem, StateError
 from mcit.core.files import sha256_file
-from mcit.core.records import CertificateRecord, ExportRecord, RequestRecord
+from mcit.core.records import CertificateRecord, ExportRecord, GateRecord, RequestRecord
 from mcit.core.stored import check_manifest, read_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.certificate import certificate, is_old
@@ -53,7 +53,7 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
         stages.check(lambda: iter([_pending(run)]))
     for folder in run.stage_folders():
         stages.check(lambda folder=folder: _stage(run, folder))  # type: ignore[misc]
-        if run.layout.gate(folder).is_file():
+        if run.layout.gate(folder).is_file() or logged_decision(chain.whole, folder):
             gates.check(lambda folder=folder: _gate(run, chain, folder))  # type: ignore[misc]
         if run.layout.certificate(folder).is_file() or _was_certified(chain, folder):
             certificates.check(lambda folder=folder: _certificate(run, chain, folder))  # type: ignore[misc]
@@ -84,7 +84,9 @@ def _stage(run: Run, folder: str) -> None:
 def _gate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
     record, path = read_gate(run.layout, folder), str(run.layout.gate(folder))
     logged = logged_decision(chain.whole, folder)
-    if record and logged != record["decision"]:
+    if record is None:
+        yield Problem(path, f"is gone, and the ledger says that the stage was decided on ({logged})", GateRecord.fix)
+    elif logged != record["decision"]:
         what = f"says {record['decision']}, and the ledger says {logged or 'nothing of it'}"
         yield Problem(path, what, "after a kill the next command on the run adds the line; else restore it from a copy")
 

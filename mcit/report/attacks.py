@@ -6,21 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcit.core.errors import StateError
 from mcit.core.records import AttackRecord
 from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict
 from mcit.runs.layout import RunLayout
+from mcit.runs.ledger import Ledger
 from mcit.runs.run import read_plan
 
+_AGAIN = "make the attack again: answers that it has are kept"
 HEAD = ("forgets", "attack", "rows", "Acc_f before", "forgotten", "attacked", "robustness", "controls")
 """Titles of the columns of `attack_rows`."""
 
 
 def read_attacks(run: Path) -> list[JsonDict]:
-    """Records of all attacks, by stage. Raises StateError for a damaged one."""
+    """Records of all attacks, by stage. Raises StateError for one that is damaged, or gone from its folder."""
     layout = RunLayout(run)
     stages = [stage["folder"] for stage in read_plan(layout)["stages"] if stage["forget"]]
     files = [path for stage in stages for path in sorted(layout.attacks(stage).glob("*.json"))]
+    for line in Ledger(layout.ledger).standing("attack"):
+        path = layout.attacks(str(line.get("stage"))) / f"{line.get('kind')}.json"
+        if path.parent.is_dir() and not path.is_file():
+            raise StateError("is gone, and the ledger says that the attack was made", where=str(path), fix=_AGAIN)
     return [read_sealed(path, AttackRecord) for path in files]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcit.core.errors import StateError
 from mcit.core.records import KitRecord
 from mcit.core.stored import read_sealed
 from mcit.core.types import JsonDict
@@ -15,6 +16,7 @@ from mcit.evals.membership import UNKNOWN, priv_leak
 from mcit.evals.memorisation import forget_quality, utility
 from mcit.evals.score import read_score
 from mcit.runs.layout import KIT, RunLayout
+from mcit.runs.ledger import Ledger
 from mcit.runs.run import read_plan
 
 COLUMNS = {
@@ -44,15 +46,18 @@ def read_kits(run: Path, *, mode: str) -> list[JsonDict]:
     """One entry per forget stage and number of stages trained (0: the base), then one for its gold run.
 
     Numbers are shares, AUCs and p-values from 0 to 1; PrivLeak is in points. None was not measured. Raises StateError for a
-    damaged record.
+    record that is damaged, or gone from its folder.
     """
     layout, out = RunLayout(run), []
     plan = read_plan(layout)
+    ledger = Ledger(layout.ledger)
+    done = {(line.get("after"), line.get("stage")) for line in ledger.standing("kit")}
+    golden = {line.get("stage") for line in ledger.standing("gold")}
     names = {0: "base", **{stage["index"]: stage["folder"] for stage in plan["stages"]}}
     for stage in (s for s in plan["stages"] if s["forget"]):
-        gold = _read(layout.gold(stage["folder"]))
+        gold = _read(layout.gold(stage["folder"]), measured=stage["folder"] in golden)
         for after, name in sorted(names.items()):
-            found = _read(layout.kit(after, stage["folder"]))
+            found = _read(layout.kit(after, stage["folder"]), measured=(after, stage["folder"]) in done)
             if found is not None:
                 accuracy = {task: _accuracy(layout.evals(after) / task, mode) for task in found["probability"]}
                 out.append({"stage": stage["folder"], "after": name, **_entry(found, gold, accuracy)})
@@ -61,7 +66,10 @@ def read_kits(run: Path, *, mode: str) -> list[JsonDict]:
     return out
 
 
-def _read(folder: Path) -> JsonDict | None:
+def _read(folder: Path, *, measured: bool = False) -> JsonDict | None:
+    if measured and folder.is_dir() and not (folder / KIT).is_file():
+        what = "is gone, and the ledger says that the stage was measured"
+        raise StateError(what, where=str(folder / KIT), fix="measure again: mcit eval RUN --kit")
     return read_sealed(folder / KIT, KitRecord) if (folder / KIT).is_file() else None
 
 

@@ -131,8 +131,11 @@ def settle(run: Run, folder: str) -> None:
 def recover(run: Run) -> None:
     """Finish what decisions began before a kill, their lines in the ledger included."""
     for folder in run.stage_folders() if (run.layout.root / "gates").is_dir() else []:
-        record = read_gate(run.layout, folder)
-        if record is not None and logged_decision(run.ledger.events(), folder) != record["decision"]:
+        record, logged = read_gate(run.layout, folder), logged_decision(run.ledger.events(), folder)
+        if record is None and logged is not None and not run.is_committed(folder):
+            what = f"is gone, and the ledger says that the stage was decided on ({logged}); it is trained again"
+            run.notes.append(f"{run.layout.gate(folder)}: {what}")
+        if record is not None and logged != record["decision"]:
             kind: Any = "gate" if record["by"] == "gate" else record["decision"]
             told = {"stage": folder, "verdict": record["verdict"], "decision": record["decision"], "by": record["by"]}
             run.ledger.append(kind, **told, recovered=True)
@@ -211,7 +214,11 @@ def _waiting(run: Run, stage: int, by: str) -> JsonDict:
     if not by.strip():
         raise ConfigError("a decision has a name", where="--by", fix="say who decides: --by NAME")
     folders = run.stage_folders()
-    record = read_gate(run.layout, folders[stage - 1]) if 1 <= stage <= len(folders) else None
+    known = 1 <= stage <= len(folders)
+    record = read_gate(run.layout, folders[stage - 1]) if known else None
+    if known and record is None and run.layout.aside(folders[stage - 1]).is_dir():
+        what = "is gone, and the stage that it set aside is there"
+        raise StateError(what, where=str(run.layout.gate(folders[stage - 1])), fix=GateRecord.fix)
     if record is None or record["decision"] != "aside":
         waiting = [
             k for k, f in enumerate(folders, start=1) if (read_gate(run.layout, f) or {}).get("decision") == "aside"

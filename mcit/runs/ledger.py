@@ -74,6 +74,12 @@ class Ledger:
         """All whole lines in order, or those of one kind; a missing file is empty."""
         return [line for line in self.read()[0] if event in (None, line["event"])]
 
+    def standing(self, event: Event) -> list[JsonDict]:
+        """Lines of one kind after the last rollback: what they tell of was not removed by one."""
+        events = self.events()
+        last = max((k for k, line in enumerate(events) if line["event"] == "rollback"), default=-1)
+        return [line for line in events[last + 1 :] if line["event"] == event]
+
     def read(self) -> tuple[list[JsonDict], list[int]]:
         """All whole lines in order, and the numbers (from 1) of damaged ones; a last line torn by a kill is in neither."""
         return read_sealed_lines(self.path, EventRecord)

@@ -17,10 +17,12 @@ DIFFERENT = {
     "stages/*/metrics.jsonl": "`seconds` of each step",
     "stages/*/probes.jsonl": "`seconds` of each measurement",
     "stages/*/manifest.json": "size and checksum of these three, and its own",
+    "aside/*/*/progress.json": "of a stage set aside, or in `candidates/`: as of a committed one, its other files too",
+    "gates/*.json": "when it was decided, checksums of manifests, and its own",
     "certificates/stages/*.json": "the run's id, times and `seconds`, checksums of manifests, and its own",
     "certificates/statement.json": "the run's id, its ledger's lines and certificates, and its own checksum",
     "certificates/statement.sig": "the signature over that",
-    "report/report.json": "`seconds` and `peak_bytes` of each stage, `seconds` and share of time of each probe; the profile",
+    "report/report.json": "`seconds`, `peak_bytes`, shares of time of stages and probes; the profile; as in `gates/`",
     "report/report.md": "the same",
     "report/report.html": "the same, and their sum in words",
 }
@@ -53,6 +55,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def comparable(name: str, data: bytes) -> bytes:
     """Bytes of a file without seconds and what follows from them; `name` is relative to the run."""
+    name = re.sub(r"^(candidates|aside)/([^/]+)/\2/", r"stages/\2/", name)
     if name.startswith("stages/") and name.endswith("/progress.json"):
         return plain({**json.loads(data), "seconds": 0, "peak_bytes": 0})
     if name.startswith("stages/") and name.endswith(("/metrics.jsonl", "/probes.jsonl")):
@@ -62,19 +65,21 @@ def comparable(name: str, data: bytes) -> bytes:
         return plain(
             {k: v if k not in ("progress.json", "metrics.jsonl", "probes.jsonl") else None for k, v in files.items()}
         )
-    if name.startswith("certificates/stages/"):
+    if name.startswith(("certificates/stages/", "gates/")):
         return plain(without_times(json.loads(data)))
     if name == "certificates/statement.json":
         return plain(sorted(json.loads(data)["certificates"]))
     if name == "certificates/statement.sig":
         return b""
     if name == "report/report.json":
-        return plain(timeless({**json.loads(data), "profile": None}))
+        found = json.loads(data)
+        gates = [without_times(gate) for gate in found.get("gates", [])]
+        return plain(timeless({**found, "gates": gates, "profile": None}))
     if name == "report/report.md":
-        text = re.sub(r"## Where time went\n.*?(?=^## )", "", data.decode(), flags=re.DOTALL | re.MULTILINE)
+        text = re.sub(r"## Where time went\n.*?(?=^## )", "", dateless(data), flags=re.DOTALL | re.MULTILINE)
         return "\n".join(timeless_rows(text.split("\n"))).encode()
     if name == "report/report.html":
-        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h|MiB)</td>', "<td>S</td>", data.decode())
+        text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h|MiB)</td>', "<td>S</td>", dateless(data))
         text = re.sub(r'"seconds": ?[\d.e-]+', '"seconds":0', text)  # the chart of times
         text = re.sub(r'<h2 class="section">(Where time went|What probes took)</h2>.*?(?=<h2)', "", text, flags=re.DOTALL)
         text = re.sub(r", at most [\d,]+ MiB of memory", "", text)
@@ -86,6 +91,11 @@ def without_times(value: Any) -> Any:
     """A certificate without what is another one in each run."""
     gone = {"run", "issued", "time", "seal", "manifest_sha256", "manifests_sha256", "stage_sha256", "before_sha256"}
     return {k: without_times(v) for k, v in value.items() if k not in gone} if isinstance(value, dict) else value
+
+
+def dateless(data: bytes) -> str:
+    """A report without when somebody decided on a gate."""
+    return re.sub(r" at \d{4}-\d\d-\d\dT[\d:.]+\+00:00", " at T", data.decode())
 
 
 def timeless(value: Any) -> Any:

@@ -1,6 +1,10 @@
+import pytest
+
+from mcit.core.errors import StateError
 from mcit.core.stored import write_sealed
 from mcit.report.attacks import attack_lines, read_attacks
 from mcit.report.tables import full_report, markdown
+from mcit.runs.ledger import Ledger
 from tests.fakes.run_dir import create
 
 RECORD = {
@@ -27,3 +31,16 @@ def test_read_shown_and_said(fake_run):
     assert "| 01-s1 | relearn | 20 | 65.00 | 26.00 | 30.00 | 0.90 | base 5.00 |" in page
     assert "unload: nothing to take off" in page
     assert "30.00 % attacked; robustness 0.90; controls base 5.00" in attack_lines([RECORD])[0]
+
+
+def test_a_record_that_is_gone_is_named(fake_run):
+    run = fake_run([["a"]]).shares(1, "a", 5)
+    run.plan["stages"][0]["forget"] = run.plan["forget_tasks"] = ["dog"]
+    create(run.root, run.plan)
+    Ledger(run.root / "ledger.jsonl").append("attack", stage="01-s1", kind="relearn")
+    folder = run.root / "attacks" / "01-s1"
+    assert read_attacks(run.root) == []  # somebody removed all of it
+    (folder / "relearn-20").mkdir(parents=True)
+    with pytest.raises(StateError) as error:
+        read_attacks(run.root)
+    assert error.value.problems[0].where == str(folder / "relearn.json") and "is gone" in error.value.what

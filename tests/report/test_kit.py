@@ -5,10 +5,12 @@ import io
 
 import pytest
 
+from mcit.core.errors import StateError
 from mcit.core.stored import write_sealed
 from mcit.evals.memorisation import forget_quality
 from mcit.report.kit import judge_table, kit_csv, kit_table, membership_table, read_kits
 from mcit.report.tables import full_report, markdown
+from mcit.runs.ledger import Ledger
 from tests.fakes.run_dir import create
 
 
@@ -68,3 +70,20 @@ def test_tables_leave_out_what_nobody_measured(run):
 def test_no_record_no_section(fake_run):
     run = fake_run([["a"]]).shares(1, "a", 5)
     assert read_kits(run.root, mode="strict") == [] and "What is left" not in markdown(full_report(run.root))
+
+
+def test_a_record_that_is_gone_is_named(run):
+    ledger = Ledger(run.root / "ledger.jsonl")
+    for name, told in (
+        ("after-02", lambda: ledger.append("kit", after=2, stage="02-s2")),
+        ("gold", lambda: ledger.append("gold", stage="02-s2", after=1)),
+    ):
+        kept = run.root / "kit" / name / "02-s2" / "kit.json"
+        data = kept.read_bytes()
+        kept.unlink()
+        read_kits(run.root, mode="strict")  # it is being measured
+        told()
+        with pytest.raises(StateError) as error:
+            read_kits(run.root, mode="strict")
+        assert error.value.problems[0].where == str(kept) and "is gone" in error.value.what
+        kept.write_bytes(data)

@@ -12,6 +12,15 @@ def test_events_come_back_in_order_and_by_kind(tmp_path):
     assert all(e["time"].endswith("+00:00") for e in ledger.events())
 
 
+def test_what_stands_was_not_rolled_back(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("kit", after=1)
+    assert [line["after"] for line in ledger.standing("kit")] == [1] and ledger.standing("gold") == []
+    ledger.append("rollback", removed=[])
+    ledger.append("kit", after=2)
+    assert [line["after"] for line in ledger.standing("kit")] == [2]
+
+
 def test_the_line_of_a_creation_alone_has_an_id_that_no_other_has(tmp_path):
     one, other = Ledger(tmp_path / "1.jsonl"), Ledger(tmp_path / "2.jsonl")
     for ledger in (one, other):

@@ -64,6 +64,11 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
             "## Where time went\n\na\n\n## b\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 2.00 | 0.1 |",
             "## Where time went\n\nc\n\n## b\n\n| stage | seconds | share of step time |\n|---|---|---|\n| 5 | 3.00 | 0.2 |",
         ),
+        "aside/01-a/01-a/progress.json": ('{"seconds": 1, "peak_bytes": 1}', '{"seconds": 9, "peak_bytes": 3}'),
+        "gates/01-a.json": (
+            '{"time": "then", "stage_sha256": "a", "verdict": "fail", "seal": "a"}',
+            '{"time": "now", "stage_sha256": "b", "verdict": "fail", "seal": "b"}',
+        ),
         "certificates/stages/01-a.json": (
             '{"id": "x", "index": 1, "issued": "then", "run": "a", "audit": {"manifest_sha256": "a", "seed": 1}}',
             '{"id": "x", "index": 1, "issued": "now", "run": "b", "audit": {"manifest_sha256": "b", "seed": 1}}',
@@ -95,6 +100,7 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
         "stages/01-a/metrics.jsonl": (' "loss"', ' "lass"'),
         "stages/01-a/probes.jsonl": ('"step": 2', '"step": 3'),
         "stages/01-a/manifest.json": ('"a": 1', '"a": 2'),
+        "gates/01-a.json": ("fail", "pass"),
         "certificates/stages/01-a.json": ('"seed": 1', '"seed": 2'),
         "certificates/statement.json": ("01-a", "02-b"),
         "report/report.json": ('"a": 1', '"a": 2'),

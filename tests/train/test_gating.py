@@ -9,6 +9,7 @@ from mcit.core.errors import ConfigError, GateStopped, StateError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
 from mcit.evals import evaluate
+from mcit.evals.audit import audit
 from mcit.plan.record import plan_json, resolved
 from mcit.report.tables import full_report, markdown
 from mcit.runs import gates
@@ -157,6 +158,31 @@ def test_decisions_that_are_refused(copied, capsys):
     kept.write_bytes(bytes(data))
     with pytest.raises(StateError, match="checksum differs from the manifest"):
         gates.promote(run, 2, by="x")
+
+
+def test_scores_of_a_stage_set_aside_are_looked_at_before_it_is_promoted(copied, capsys):
+    plan, run = copied
+    scored = run.layout.aside(SECOND) / "evals" / "yesno"
+    given = ["promote", str(run.layout.root), "--stage", "2", "--by", "bob"]
+    for name in ("score.json", "rows.json"):
+        data = (scored / name).read_bytes()
+        for new in (data[:-5], None):
+            (scored / name).write_bytes(new) if new else (scored / name).unlink()
+            assert main(given) == 5 and str(scored / name) in capsys.readouterr().err
+            assert gates.read_gate(run.layout, SECOND)["decision"] == "aside"
+        (scored / name).write_bytes(data)
+    assert main(given) == 0
+
+
+def test_a_record_that_is_gone_is_said(copied, capsys):
+    plan, run = copied
+    gate = run.layout.gate(SECOND)
+    gate.unlink()
+    assert main(["promote", str(run.layout.root), "--stage", "2", "--by", "bob"]) == 5
+    assert f"{gate}: is gone" in capsys.readouterr().err
+    assert [p.where for part in audit(run) for p in part.problems] == [str(gate)]
+    with run.locked():
+        assert [note for note in run.notes if note.startswith(f"{gate}: is gone") and "trained again" in note]
 
 
 def test_a_changed_gate_file_is_refused(copied):
