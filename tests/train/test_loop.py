@@ -8,6 +8,7 @@ import torch
 
 from mcit.core.errors import Interrupted, TrainingError
 from mcit.core.interfaces import Silent
+from mcit.core.profile import profiled
 from mcit.core.records import PlanRecord, ProgressRecord
 from mcit.core.seeds import seed_for
 from mcit.core.types import Progress
@@ -82,6 +83,18 @@ def test_stop_checkpoints_and_says_how_to_go_on(tmp_path):
     with pytest.raises(Interrupted, match="stopped after step 1 of 4") as error:
         train_stage(work, d, reporter=Silent(), stop=lambda: True)
     assert (tmp_path / "live" / "model.safetensors").is_file() and error.value.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    ("every", "profile", "read"), [(1, False, [1, 2, 3]), (2, False, [0, 2, 3]), (2, True, [1, 2, 3])]
+)
+def test_steps_whose_figures_wait_for_others(tmp_path, every, profile, read):
+    """Lines that are written when a step is through; a profile is told each step's tokens at once."""
+    work, _ = work_of(plan_of(defaults={"max_steps": 3}, checkpoint={"every": 0}))
+    work.log_every, d, found = every, draft(tmp_path), []
+    with profiled(profile):
+        train_stage(work, d, reporter=Silent(), stop=lambda: found.append(len(d.lines)))
+    assert found == read
 
 
 def test_killed_between_the_last_checkpoint_and_the_commit_nothing_of_the_progress_is_lost(tmp_path):
