@@ -205,6 +205,8 @@ class ProgressRecord(Record):
     """Trained parameters; a stage of an older mcit lacks this and the next."""
     peak_bytes: Count | None = None
     """Most memory of rank 0's process while the stage trained: of tensors on a GPU, of all of it on a CPU."""
+    drift: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Root mean square change of each adapted matrix in the stage."""
 
 
 class StageProfile(Record):

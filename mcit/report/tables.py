@@ -92,7 +92,7 @@ def costs(run: Path) -> list[JsonDict]:
     for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}
-        keys = ("steps", "tokens", "trained", "seconds", "peak_bytes", "loss", "ended", "logged")
+        keys = ("steps", "tokens", "trained", "seconds", "peak_bytes", "loss", "ended", "logged", "drift")
         kept = {key: found.get(key) for key in keys}
         out.append({"stage": stage["folder"], "committed": bool(found), **kept})
     return out

@@ -42,7 +42,7 @@ from mcit.train.kit import measure_kit
 from mcit.train.loop import train_stage
 from mcit.train.profiling import watched
 from mcit.train.routing import pooled
-from mcit.train.stage import Material, audit_lines, build_stage, write_stage
+from mcit.train.stage import Material, audit_lines, build_stage, drift, write_stage
 
 Logged = Callable[[str, int, int, Mapping[str, float]], None]
 """Gets a stage's folder, the steps of the stages below, a step of the stage and its metrics."""
@@ -262,8 +262,13 @@ def train(
         work.engine.discard()
         work.engine.finish()
         doing(f"writing stage {stage.folder}")
+
+        def write(folder: Path) -> None:
+            write_stage(folder, work, material)
+            progress.update(drift=drift(work, material))
+
         with timed("checkpoint"):
-            draft.commit(lambda folder: write_stage(folder, work, material), progress)
+            draft.commit(write, progress)
     session.candidate = stage.folder if stage.gate else ""
     session.trained(stage)
 

@@ -30,10 +30,11 @@ from mcit.engine.make import make_engine as default_engine
 from mcit.evals.generator import sharing
 from mcit.methods.compose import MethodSet
 from mcit.models import adapters
-from mcit.models.adapterfile import without_zeros, write_adapter
+from mcit.models.adapterfile import LoraPair, without_zeros, write_adapter
 from mcit.models.experts import experts_of
 from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Delta, Lineage, delta_digest, lineage_record
+from mcit.models.moved import moved
 from mcit.models.pool import members_of, write_members
 from mcit.models.quant import runs_bf16
 from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
@@ -314,6 +315,18 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
         routing.save(work.router, folder)
     record = lineage_record(lineage, kind=stage.adapter.kind, carry=stage.adapter.carry, digest=delta_digest(folder))
     write_json(folder / "lineage.json", record)
+
+
+def drift(work: StageWork, material: Material) -> dict[str, float]:
+    """How far the stage moved each adapted matrix, `mcit.models.moved.moved`; empty where it trained no adapter."""
+    if work.stage.adapter.kind == "none":
+        return {}
+    lineage = material.lineage
+    below = members_of(lineage).get(work.member) if work.router else None
+    if below is None and not _is_fresh(work.stage, lineage):
+        below = lineage.deltas[-1]
+    before: Mapping[str, LoraPair] = below.read().lora if below else {}  # what the adapter began as
+    return moved(adapters.read_live(material.model).lora, before)
 
 
 def audit_lines(model: nn.Module) -> list[str]:

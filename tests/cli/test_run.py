@@ -60,6 +60,8 @@ def test_it_ends_with_matrix_metrics_and_paths(finished):
     assert len(re.findall("projector +trained", log)) == 1  # alike in all stages: shown once
     report = json.loads((root / "report" / "report.json").read_text())
     assert set(report) >= {"tasks", "base", "constant", "matrix", "format_validity", "metrics"}
+    assert all(min(stage["drift"].values()) > 0 for stage in report["costs"])
+    assert 'id="chart-drift"' in (root / "report" / "report.html").read_text()
     assert [len(row) for row in report["matrix"]] == [1, 2, 3] or all(len(row) == 3 for row in report["matrix"])
 
 

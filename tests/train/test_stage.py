@@ -11,8 +11,9 @@ from mcit.engine import world
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, read_lineage
 from mcit.models.load import load_base
+from mcit.models.moved import moved
 from mcit.plan.preflight import make_encoder
-from mcit.train.stage import Material, agreed_choice, build_stage, write_stage
+from mcit.train.stage import Material, agreed_choice, build_stage, drift, write_stage
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.packs import question_settings
 
@@ -61,12 +62,17 @@ def test_a_kept_adapter_of_another_shape_is_refused(tmp_path):
 def test_a_kept_adapter_goes_on_training(tmp_path):
     adapter = {"rank": 4, "alpha": 8, "carry": "keep"}
     plan = plan_of(defaults={"adapter": adapter, "max_steps": 1})
-    run_plan(plan, tmp_path)
+    result = run_plan(plan, tmp_path)
     folders = [tmp_path / s.folder for s in plan.stages]
     first, second = read_lineage(folders, base="b", base_sha256=base_digest(plan.model_path)).deltas
     name = "model.language_model.layers.0.mlp.up_proj"
     a, b = first.read().lora[name], second.read().lora[name]
     assert 0 < (a.A_RI - b.A_RI).abs().max() < 0.1, "one step away from the kept values, not a fresh draw"
+    below = read_lineage(folders[:1], base="b", base_sha256=base_digest(plan.model_path))
+    work = SimpleNamespace(stage=plan.stages[1], router=None, member="")
+    found = drift(work, Material(plan, result["model"], None, below))
+    assert found == pytest.approx(moved(second.read().lora, first.read().lora)) and 0 < found[name]
+    assert found[name] < moved(second.read().lora, {})[name], "what the stage below moved is not counted again"
 
 
 def test_ranks_that_choose_differently_are_an_error(monkeypatch):

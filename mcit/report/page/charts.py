@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -207,15 +208,18 @@ def norms(lines: Sequence[JsonDict]) -> JsonDict | None:
 
 
 def drift(costs: Sequence[JsonDict]) -> JsonDict | None:
-    """Drift of the modules that moved furthest, as a bar per stage; None where no method measured it."""
+    """Drift of the modules that moved furthest, as a bar per stage: of adapted matrices, else what a method logged."""
+    adapted = any(cost["drift"] for cost in costs)
     values = [
         {"stage": cost["stage"], "module": name.removeprefix("drift/"), "drift": value}
         for cost in costs
-        for name, value in (cost["logged"] or {}).items()
-        if name.startswith("drift/") and value is not None
+        for name, value in ((cost["drift"] if adapted else cost["logged"]) or {}).items()
+        if (adapted or name.startswith("drift/")) and value is not None
     ]
     if not values:
         return None
+    begin = len(os.path.commonprefix([value["module"] for value in values]).rpartition(".")[0])
+    values = [{**value, "module": value["module"][begin:].lstrip(".")} for value in values]
     furthest: dict[str, float] = {}
     for value in values:
         furthest[value["module"]] = max(furthest.get(value["module"], 0.0), value["drift"])

@@ -58,10 +58,13 @@ def test_figures_are_drawn(three) -> None:
 def test_drift_and_time_by_stage():
     """Seconds of a step are of training and of each probe; drift is what methods logged under that name, and no other."""
     costs = [
-        {"stage": "a", "steps": 10, "seconds": 5.0, "logged": {"drift/up": 0.5, "drift/down": None, "x": 1.0}},
-        {"stage": "b", "steps": None, "seconds": None, "logged": None},
+        {"stage": "a", "steps": 10, "seconds": 5.0, "logged": {"drift/up": 0.5, "drift/down": None, "x": 1.0}, "drift": {}},
+        {"stage": "b", "steps": None, "seconds": None, "logged": None, "drift": None},
     ]
     assert charts.drift(costs)["data"]["values"] == [{"stage": "a", "module": "up", "drift": 0.5}]
+    adapted = [{**costs[0], "drift": {"model.layers.0.up": 0.1, "model.layers.1.up": 0.2}}, costs[1]]
+    values = charts.drift(adapted)["data"]["values"]
+    assert [(v["module"], v["drift"]) for v in values] == [("0.up", 0.1), ("1.up", 0.2)]  # one measure in one chart
     found = charts.time(costs, [{"stage": "a", "probe": "stability", "seconds": 2.0}])["data"]["values"]
     assert [(v["part"], v["seconds"]) for v in found] == [("training", 0.5), ("probe stability", 0.2)]
     assert charts.drift(costs[1:]) is None and charts.time(costs[1:], []) is None
