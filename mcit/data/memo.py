@@ -116,9 +116,13 @@ class Memo:
         known, values = self.store.get(key), self.store.get(("values", pictures))
         if known is not None and (values is not None or pictures is None):
             return replace(known.sample, row=row, pixels={**known.sample.pixels, **(values or {})})
-        made = make(row)
-        if not self._tried and pictures is not None:
-            self._try(made, row, make)
+        self._local.making = row, pictures
+        try:
+            made = make(row)
+            if not self._tried and pictures is not None:
+                self._try(made, row, make)
+        finally:
+            self._local.making = None
         if not self.note:
             self._keep(key, made, pictures)
         return made
@@ -149,7 +153,8 @@ class Memo:
         return process() if row is None else self._once("processed", row, process, _bytes)
 
     def _once(self, kind: str, row: Row, make: Callable[[], _T], size: Callable[[_T], int]) -> _T:
-        pictures = None if self.note else pictures_key(row)
+        making, known = getattr(self._local, "making", None) or (None, None)  # the row that this thread makes
+        pictures = None if self.note else known if making is row else pictures_key(row)
         found = None if pictures is None else self.store.get((kind, pictures))
         if found is not None:
             out: _T = _apart(found)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BLOCKS = (1024, 512, 256, 128, 64)
-"""Positions of a product."""
+_BLOCKS = (512, 256, 128, 64)
+"""Positions of a product: what it reads and writes should stay in the processor's caches."""
 _UNIT = 8
 """What is left is filled up to a multiple of this; fewer positions than this go the usual way."""
 _CPUS = Path("/proc/cpuinfo")
@@ -43,16 +43,20 @@ def product(x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``x W^T + b``, (P, O), without a gradient of its own; the usual product where nothing is gained or it cannot be."""
     if not _takes(x_PI, W_OI):
         return functional.linear(x_PI, W_OI, bias_O)
-    positions = len(x_PI)
-    parts, at = [], 0
-    for size in _BLOCKS:
-        for _ in range((positions - at) // size):
-            parts.append(_onednn(x_PI[at : at + size], W_OI, bias_O))
-            at += size
-    if left := positions - at:
-        filled_PI = functional.pad(x_PI[at:], (0, 0, 0, -left % _UNIT))
-        parts.append(_onednn(filled_PI, W_OI, bias_O)[:left])
+    parts = []
+    for size, part_PI in zip(sizes := blocks(len(x_PI)), x_PI.split(sizes), strict=True):
+        filled_PI = functional.pad(part_PI, (0, 0, 0, -size % _UNIT)) if size % _UNIT else part_PI
+        parts.append(_onednn(filled_PI, W_OI, bias_O)[:size])
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def blocks(positions: int) -> list[int]:
+    """How many positions go through a product at once, in order."""
+    sizes, left = [], positions
+    for size in _BLOCKS:
+        sizes += [size] * (left // size)
+        left %= size
+    return [*sizes, left] if left else sizes
 
 
 def _onednn(x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None) -> Tensor:

@@ -47,7 +47,7 @@ class _LoraLinear(torch.autograd.Function):
         if for_A:
             dA_RI = dlow_PR.T @ x_PI
         if for_B:
-            dB_OR = (dy_PO.T @ low_PR).mul_(ctx.scale)
+            dB_OR = (low_PR.T @ dy_PO).mul_(ctx.scale).T.contiguous()  # the wide matrix on the right: twice the rate
         return dx_PI, None, None, dA_RI, dB_OR, None
 
 
@@ -72,7 +72,7 @@ def _plain(layer: Linear) -> bool:
 
 
 def _forward(layer: Linear, own: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    name = _short_way(layer, x) if not args and not kwargs else None
+    name = short_way(layer, x) if not args and not kwargs else None
     if name is None:
         return own(x, *args, **kwargs)
     base, a, b = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
@@ -82,7 +82,7 @@ def _forward(layer: Linear, own: Callable[..., Tensor], x: Tensor, *args: Any, *
     return out.view(*x.shape[:-1], -1)
 
 
-def _short_way(layer: Linear, x: Tensor) -> str | None:
+def short_way(layer: Linear, x: Tensor) -> str | None:
     """The one active adapter, where everything is fp32, the base frozen, and nothing is dropped, merged or switched off."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):

@@ -23,6 +23,7 @@ from mcit.core.schema import EvalConfig
 from mcit.core.types import Batch, JsonDict, Row, Sample
 from mcit.data.collate import collate
 from mcit.engine.forward import run_model
+from mcit.engine.gated import gated
 from mcit.engine.linears import quick
 from mcit.engine.pack import Pack, pack_rows
 from mcit.evals.decode import Edit, best, decode, why_not
@@ -303,7 +304,7 @@ def greedy(
     model.generation_config = plain
     model.eval()
     try:
-        with torch.no_grad(), quick(model):
+        with torch.no_grad(), quick(model), gated(model):
             yield Generator(model, encoder, config=plain, state=state, tokens=tokens, share=share, told=told)
     finally:
         model.generation_config = own

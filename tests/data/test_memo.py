@@ -10,7 +10,7 @@ from PIL import Image
 
 from mcit.core.errors import DataError
 from mcit.core.types import Encoding
-from mcit.data import images
+from mcit.data import images, memo
 from mcit.data.encode import Encoder
 from mcit.data.memo import _ENTRY, Memo, Store
 from tests.fakes.processors import make_processor
@@ -98,6 +98,17 @@ def test_rows_of_a_picture_decode_it_once_and_come_again_for_nothing(tmp_path, w
         same(prompt, made.plain.prompt(one))
     assert again[0].pixels["pixel_values"] is again[1].pixels["pixel_values"]  # once for all rows of a picture
     assert not made.encoder.notes
+
+
+def test_picture_files_are_looked_at_once_a_row(tmp_path, monkeypatch):
+    looked, own = [], memo.pictures_key
+    monkeypatch.setattr(memo, "pictures_key", lambda asked: looked.append(asked.id) or own(asked))
+    made, name = Counted(), picture(tmp_path)
+    rows = [row("<image>\nWhat?", "this", id=id, images=(name,), root=tmp_path) for id in "ab"]
+    for one in rows:
+        made.encoder.encode(one)
+        made.encoder.prompt(one)
+    assert looked == ["a", "a", "b", "b"]
 
 
 def test_a_row_is_what_it_says_and_not_its_name(tmp_path):
