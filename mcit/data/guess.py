@@ -29,7 +29,7 @@ _SPLITS = {
     "train": ("train", "training"),
 }
 _ENDINGS = (".json", ".jsonl", ".parquet", ".arrow")
-_BOX = re.compile(r"\[?\s*(?:\d*\.?\d+\s*,\s*){3}\d*\.?\d+\s*\]?")
+_BOX = re.compile(r"\[?\s*{n}(?:\s*,\s*{n}){{3}}\s*\]?".format(n=r"(?:\d+(?:\.\d+)?|\.\d+)"))
 STYLES = {  # style: scorer, new tokens
     "yes_no": ("exact", 16),
     "letter": ("choice", 16),

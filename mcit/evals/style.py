@@ -28,7 +28,7 @@ from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError
 from mcit.evals.parse import offered_letters
 
-_BOX = re.compile(r"^(\[)?\s*{n}(?:\s*,\s*{n}){{3}}\s*(?(1)\])$".format(n=r"[-+]?(?:\d+\.?\d*|\.\d+)"))
+_BOX = re.compile(r"^(\[)?\s*{n}(?:\s*,\s*{n}){{3}}\s*(?(1)\])$".format(n=r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"))
 _INNER_STOP = re.compile(r"[.!?]\s+\S")
 _VERBS = frozenset({"is", "are", "was", "were", "has", "have"})
 _ALIASES = {"yn": "yes_no", "mcq": "letter", "short": "phrase", "brief": "text", "detail": "text", "": "text"}

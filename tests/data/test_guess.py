@@ -1,11 +1,12 @@
 """Guesses about files, each named with what it rests on."""
 
 import json
+import time
 
 import pytest
 
 from mcit.core.errors import DataError
-from mcit.data.guess import sources_below
+from mcit.data.guess import _style, sources_below
 from tests.fakes.rows import llava, picture
 
 
@@ -108,3 +109,9 @@ def test_nothing_to_guess(tmp_path):
     with pytest.raises(DataError, match="no file with rows was found .*bad.json") as caught:
         sources_below(tmp_path)
     assert caught.value.fix
+
+
+def test_a_long_run_of_digits_costs_no_time():
+    begin = time.process_time()
+    assert _style(["0" * 60_000])[0] == "word" and _style(["1, .5, 0.25, 00"])[0] == "box"
+    assert time.process_time() - begin < 3

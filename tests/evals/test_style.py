@@ -1,5 +1,7 @@
 """Form of an answer, whatever it says."""
 
+import time
+
 import pytest
 
 from mcit.core.errors import ConfigError
@@ -59,3 +61,12 @@ def test_diversified_styles_and_unknown_ones() -> None:
     assert format_valid("a long text with many words.", "")
     with pytest.raises(ConfigError, match="no answer style"):
         format_valid("x", "leter")
+
+
+@pytest.mark.parametrize("text", ["0" * 60_000, "1." + "0" * 60_000, "0" * 30_000 + ", 1"])
+def test_a_long_run_of_digits_costs_no_time(text):
+    """A model may loop on one digit, and answers made elsewhere have any length: the time does not grow with the square."""
+    begin = time.process_time()
+    assert not format_valid(text, "box")
+    assert all(isinstance(format_valid(text, style), bool) for style in STYLES)
+    assert time.process_time() - begin < 3
