@@ -5,7 +5,8 @@ of rows follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learnin
 Hooks: streams (rows of earlier tasks), loss_term (their token loss), on_stage_end (chooses what to keep).
 State: "kept", a list of [task, row ids] per finished stage; with `age_weighted` "aged", what decides who makes room.
 
-The replayed rows come on top of the task's rows of a step; their loss is a mean over their own answer tokens, times `weight`.
+The replayed rows come on top of the task's rows of a step; their loss is a mean over their own answer tokens, times `weight`,
+and is added to the task's (one mean over all rows of a step, as others take it, would weigh the two by their counts).
 Rows are drawn uniformly without replacement by a generator seeded with the stage's seed.
 """
 

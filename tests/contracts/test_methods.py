@@ -17,6 +17,7 @@ from mcit.methods.compose import MethodSet
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.method_plans import (
     NAMES,
+    NEUTRAL,
     claims_of,
     cls_of,
     kept_settings,
@@ -124,20 +125,22 @@ def test_4_order_of_listing_does_not_matter(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_5_weight_zero_equals_not_listed(name, straight, bare, tmp_path):
-    if "weight" not in cls_of(name).Config.model_fields:
+def test_5_weight_zero_or_the_neutral_setting_equals_not_listed(name, straight, bare, tmp_path):
+    neutral = {"weight": 0.0} if "weight" in cls_of(name).Config.model_fields else NEUTRAL.get(name)
+    if neutral is None:
         claims = claims_of(name)
         says = claims.slots or claims.streams or any(need.startswith("stream:") for need in claims.needs)
         assert says, "a method without a weight must hold a slot or have a stream that says what it does instead"
         return
-    off = tensors_of(run_plan(plan_with(name, changes={name: {"weight": 0.0}}), tmp_path / "off"))
+    off = tensors_of(run_plan(plan_with(name, changes={name: neutral}), tmp_path / "off"))
     without = bare(stage_settings(name))
 
     def deltas(files):
         return {s: {f: h for f, h in t.items() if "methods/" not in f} for s, t in files.items()}
 
     assert deltas(off) == deltas(without)
-    assert deltas(straight(name)[2]) != deltas(without), "the shipped settings have no effect in two stages"
+    if "weight" in neutral:
+        assert deltas(straight(name)[2]) != deltas(without), "the shipped settings have no effect in two stages"
 
 
 @pytest.mark.parametrize("name", NAMES)

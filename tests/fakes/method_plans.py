@@ -51,6 +51,14 @@ SMALL = {
     "ssd": {"alpha": 1.2},  # no weight matters ten times as much for half of the rows
 }
 """Settings of benches by method."""
+NEUTRAL = {
+    "agem": {"per_step": 0},
+    "ema": {"decay": 0.0},
+    "fpf": {"steps": 0},
+    "lcia": {"factor": 1e-30, "fallback": 0.0},  # the old average has no share, by the rule and where it gives none
+    "refresh": {"delta": 0.0},
+}
+"""Settings that change nothing, of methods without a weight; that of `mos`, which needs a router, is in its own tests."""
 AROUND = frozenset({"sam", "random_smoothing", "gradient_penalty", "curvature", "retain_kl", "optimistic_forget"})
 """Methods that go around a forget objective, or have no gradient without one: tried around npo."""
 OUTSIDE = [f"mcit_sample.{name}" for name in ("two_views:TwoViews", "hardest:Hardest", "quiet_layer:QuietLayer")]

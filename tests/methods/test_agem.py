@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from mcit.methods.agem import AGEM, STREAM
-from tests.fakes.bench import plan_of, run_plan, tensors_of
-from tests.fakes.method_plans import plan_with
+from tests.fakes.bench import plan_of
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import context, rows
 from tests.train.test_loop import Draft, Silent, train_stage, work_of
@@ -58,15 +57,6 @@ def test_the_memory_is_the_rows_of_finished_stages():
     again = AGEM(AGEM.Config(per_step=0))
     again.load_state_dict(method.state_dict())
     assert again.state_dict() == method.state_dict() and again.streams(context(rows=rows("a", 4)).data) == {}
-
-
-def test_comparing_with_no_row_is_sequential_training(tmp_path):
-    def weights(plan, folder):
-        made = tensors_of(run_plan(plan, folder))
-        return {stage: {f: h for f, h in files.items() if "methods/" not in f} for stage, files in made.items()}
-
-    off = plan_with("agem", changes={"agem": {"per_step": 0}})
-    assert weights(off, tmp_path / "off") == weights(plan_of(), tmp_path / "without")
 
 
 def test_a_gradient_against_the_memory_no_longer_is(tmp_path):

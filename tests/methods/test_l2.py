@@ -34,6 +34,14 @@ def test_plain_tensor_by_hand():
     assert method.weight_penalty(tensor_unit, {"weight": torch.tensor([2.0, -1.0])}, context()).item() == 10.0
 
 
+def test_the_distance_of_three_numbers_by_hand():
+    """(1, 2, -1) from (0.5, 2.5, -1): squares sum to 0.5, half of it at weight 1; 0 where the stage begins."""
+    method = anchored(1.0, p=torch.tensor([0.5, 2.5, -1.0]))
+    tensor_unit = WeightUnit("p", "tensor", {"weight": "p"}, (3,))
+    assert method.weight_penalty(tensor_unit, {"weight": torch.tensor([1.0, 2, -1])}, context()).item() == 0.25
+    assert method.weight_penalty(tensor_unit, {"weight": torch.tensor([0.5, 2.5, -1])}, context()).item() == 0.0
+
+
 def test_no_anchor_or_no_weight_is_nothing():
     assert anchored(1.0).weight_penalty(unit(), {"A": A, "B": B}, context()) is None
     assert anchored(0.0, m__lora_A=A, m__lora_B=B).weight_penalty(unit(), {"A": A, "B": B}, context()) is None

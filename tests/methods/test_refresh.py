@@ -7,7 +7,6 @@ import torch
 
 from mcit.core.errors import PlanError
 from mcit.methods.refresh import Refresh
-from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.method_plans import plan_with
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import context, output, rows, unit
@@ -114,17 +113,6 @@ def test_importances_of_a_stage_by_hand():
     nothing.on_stage_end(ctx)
     assert nothing.tensors.names("fisher") == [] and nothing.state_bytes({"w": (2, 3)}, stages=1) == 0
     assert method.state_bytes({"w": (2, 3)}, stages=1) == 24
-
-
-def test_delta_zero_is_sequential_training(tmp_path):
-    keep = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "keep"}
-
-    def weights(plan, folder):
-        made = tensors_of(run_plan(plan, folder))
-        return {stage: {f: h for f, h in files.items() if "methods/" not in f} for stage, files in made.items()}
-
-    off = plan_with("refresh", changes={"refresh": {"delta": 0.0}}, adapter=keep)
-    assert weights(off, tmp_path / "off") == weights(plan_of(defaults={"adapter": keep}), tmp_path / "without")
 
 
 def test_importances_by_name_need_names_that_stay():

@@ -1,4 +1,6 @@
 import json
+import math
+from collections import Counter
 
 import pytest
 import torch
@@ -42,6 +44,25 @@ def test_loss_by_hand():
     term = method.loss_term(output(torch.zeros(2, 4), [0, 1]), batch("replay"), context())
     assert term.sum.item() == pytest.approx(1.3862943611) and term.per == "tokens"
     assert method.loss_term(output(torch.zeros(2, 4), [0, 1]), batch("task"), context()) is None
+
+
+def test_replayed_rows_are_added_with_a_mean_of_their_own():
+    """Task mean 1, replayed mean 3: 4 at weight 1, whatever their counts; 8 and 2 rows in one mean would make 1.4."""
+    logits = torch.tensor([[0.0, math.log(math.exp(3) - 1)]] * 2)
+    term = Replay(Replay.Config()).loss_term(output(logits, [0, 0]), batch("replay"), context())
+    replayed = term.sum.item() / 2
+    assert 1.0 + replayed == pytest.approx(4.0) and (8 * 1.0 + 2 * replayed) / 10 == pytest.approx(1.4)
+
+
+def test_every_row_is_kept_with_the_same_chance():
+    """200 of 1,000 rows: 0.2 each, early and late ones alike."""
+    times = Counter()
+    for seed in range(20):
+        method = Replay(Replay.Config(keep=200))
+        method.on_stage_end(context(rows=rows("a", 1000), seed=seed))
+        times.update(method.state_dict()["kept"][0][1])
+    tenths = [sum(times[f"a{k}"] for k in range(start, start + 100)) / 2_000 for start in range(0, 1000, 100)]
+    assert sum(tenths) / 10 == pytest.approx(0.2) and all(abs(share - 0.2) < 0.04 for share in tenths)
 
 
 def test_a_lost_row_is_named():

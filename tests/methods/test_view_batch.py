@@ -32,6 +32,13 @@ def test_every_row_comes_v_times_in_each_block_of_v_epochs_always_adjacent(count
     assert [r for e in made[:4] for r, _ in e] != [r for e in made[4:] for r, _ in e]
 
 
+@pytest.mark.parametrize(("count", "released"), [(50_000, 49_920), (200, 0)])
+def test_no_row_is_left_out(count, released):
+    """The released code reads whole multiples of 256 rows per epoch: 49,920 of 50,000, none of 200."""
+    assert count // 256 * 256 == released
+    assert {r for epoch in range(4) for r, _ in method(views=4).order("task", epoch, count, 1)} == set(range(count))
+
+
 def test_recall_interval_by_hand():
     """32 rows a step, 312 steps an epoch: 9,984 samples between visits; with 4 views 39,936 from block to block."""
     n = 32 * 312
@@ -110,6 +117,14 @@ def test_divergence_by_hand():
     out, given = four_views([[1.0, 0], [0, 1], [3, 1], [3, 1]])
     term = method(views=2).loss_term(out, given, ctx())
     assert term.per == "tokens" and term.sum.item() == pytest.approx(2 * 0.462117, abs=1e-5)
+
+
+def test_the_released_code_also_divides_by_the_classes():
+    """Its mean over a row of two classes is 0.231059, half of the divergence."""
+    teacher, student = torch.tensor([[1.0, 0]]), torch.tensor([[0.0, 1]])
+    released = torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").mean().item()
+    assert released == pytest.approx(0.231059, abs=1e-6)
+    assert distillation_kl(student, teacher).item() == pytest.approx(2 * released)
 
 
 def test_the_first_view_is_a_teacher_without_gradient():

@@ -13,6 +13,20 @@ def test_by_hand():
     assert distillation_kl(teacher, teacher).item() == 0.0
 
 
+def test_softened_outputs_by_hand():
+    """Teacher (2, 0), student (0, 0), T = 2: (0.731059, 0.268941) against halves; cross-entropy 0.693147, KL 0.110944, which
+    T^2 makes 0.443776. Cross-entropy and KL differ by the teacher's entropy alone."""
+    teacher, student = torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2)
+    soft = torch.softmax(teacher / 2, -1)
+    assert soft.tolist()[0] == pytest.approx([0.731059, 0.268941], abs=1e-6)
+    crossed = -(soft * torch.log_softmax(student / 2, -1)).sum().item()
+    divergence = distillation_kl(student, teacher, 2.0).item() / 4
+    assert crossed == pytest.approx(0.693147, abs=1e-6) and divergence == pytest.approx(0.110944, abs=1e-6)
+    assert crossed - divergence == pytest.approx(-(soft * soft.log()).sum().item(), abs=1e-6)
+    powers = torch.softmax(teacher, -1) ** 0.5
+    assert torch.allclose(powers / powers.sum(), soft), "mammoth's roots of probabilities are the same"
+
+
 def test_temperature_keeps_the_gradient_scale():
     """For small logits T^2 KL(z/T) does not depend on T to leading order; without T^2 it would fall 100-fold."""
     student, teacher = torch.tensor([[0.02, -0.01, 0.0]]), torch.tensor([[0.0, 0.01, -0.02]])
