@@ -1,12 +1,14 @@
 """Training rows per second against TRL's SFTTrainer and a plain transformers Trainer, and against the same code with packs off.
 
     pip install -e ".[bench]"
-    python scripts/bench/train.py [--json FILE] [--only questions-64 …] [--rounds 5] [--steps 4] [--threads 2] [--memory]
+    python scripts/bench/train.py [--json FILE] [--only questions-64 …] [--rounds 5] [--steps 4] [--limit 170] [--threads 2]
+                                  [--memory]
 
 Every side trains the same LoRA pairs (every linear of the language model, equal values at the start) with AdamW on the same
 rows in the same order. The losses of the first ten steps are compared before anything is timed; a relative difference above
 1e-4 ends the run. Then the sides take turns, `rounds` times `steps` steps each after one that does not count; a round's figure
-is its median step, a case's the median of its rounds, with the smallest and the largest. Data are read, decoded and tokenised
+is its median step, a case's the median of its rounds, with the smallest and the largest. Where a case would take longer than
+`limit` seconds, building its sides left out, its rounds have fewer steps, one at least. Data are read, decoded and tokenised
 inside the steps on every side, without worker processes (TRL decodes pictures once, when its data set is made). Cases:
 
   questions-64, questions-576   five questions per picture, 64 or 576 picture tokens, a LLaVA of 16 M parameters
@@ -397,6 +399,12 @@ def compared(sides: dict[str, Any]) -> float:
     return worst
 
 
+def fitting(limit: float, spent: float, rounds: int, steps: int) -> int:
+    """Steps of a round, `steps` at most, that keep a case within `limit` seconds after `spent` on the steps compared."""
+    each = spent / CHECKED
+    return max(1, min(steps, int((limit - spent) / (rounds * each)) - 1))
+
+
 def matmul_rate(clock: Callable[[], float]) -> float:
     """FLOP/s of a product of two fp32 matrices of 1536 rows and columns: the best of twelve of each library."""
     import torch
@@ -417,14 +425,16 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         clock = time.process_time if args.clock == "cpu" else time.perf_counter
         sides = prepared(case, args, Path(name))
+        start = time.perf_counter()
         difference = compared(sides)
+        steps = fitting(args.limit, time.perf_counter() - start, args.rounds, args.steps)
         rounds: dict[str, list[float]] = {side: [] for side in sides}
         rates = []
         for number in range(args.rounds):
             names = list(sides)
             for side in names[number % len(names) :] + names[: number % len(names)]:
                 seconds = []
-                for k in range(args.steps + 1):
+                for k in range(steps + 1):
                     start = clock()
                     sides[side].step()
                     if k >= 1:
@@ -443,6 +453,8 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     used = [flops / seconds / rate for seconds, rate in zip(rounds["mcit"], rates, strict=True)]
     found = {
         "case": case.name,
+        "rounds": args.rounds,
+        "steps_per_round": steps,
         "loss_difference": difference,
         "rows_per_second": {side: spread([case.batch / s for s in seconds]) for side, seconds in rounds.items()},
         "times": {side: spread(values) for side, values in ratios.items()},
@@ -463,7 +475,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def show(found: dict[str, Any]) -> None:
     """A case in a few lines."""
-    print(f"{found['case']}: losses of {CHECKED} steps differ by {found['loss_difference']:.1e} at most")
+    print(
+        f"{found['case']}: losses of {CHECKED} steps differ by {found['loss_difference']:.1e} at most; "
+        f"{found['rounds']} rounds of {found['steps_per_round']} steps"
+    )
     for side, rate in found["rows_per_second"].items():
         more = found["times"].get(side)
         ratio = f"  mcit is {more['median']:.2f} times as fast ({more['min']:.2f} to {more['max']:.2f})" if more else ""
@@ -503,6 +518,9 @@ def main() -> int:
     parser.add_argument("--sides", nargs="*", default=["trl", "trainer"], help="what to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument(
+        "--limit", type=float, default=170.0, help="seconds of a case, from which on rounds are shorter"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, on a busy machine"

@@ -42,6 +42,13 @@ def test_spread(bench):
     assert bench.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
+def test_rounds_are_shorter_where_a_case_would_take_too_long(bench):
+    assert bench.fitting(170.0, 30.0, 5, 4) == 4  # 3 s a step of all sides: 30 + 5 * 5 * 3 s
+    assert bench.fitting(170.0, 76.0, 5, 4) == 1  # 7.6 s: 76 + 5 * 2 * 7.6 s
+    assert bench.fitting(170.0, 50.0, 5, 4) == 3  # 5 s: 50 + 5 * 4 * 5 s
+    assert bench.fitting(170.0, 400.0, 5, 4) == 1
+
+
 @pytest.mark.slow
 def test_a_plain_trainer_takes_the_same_steps(tmp_path):
     """One case at its smallest: losses of ten steps agree, and packs are at least as fast."""
@@ -50,4 +57,5 @@ def test_a_plain_trainer_takes_the_same_steps(tmp_path):
     subprocess.run(command, capture_output=True, text=True, check=True)
     (found,) = json.loads((tmp_path / "out.json").read_text())["cases"]
     assert found["loss_difference"] < 1e-5 and set(found["rows_per_second"]) == {"mcit", "trainer"}
+    assert (found["rounds"], found["steps_per_round"]) == (1, 1)
     assert found["flops_per_step"] > 1e9 and 0 < found["utilisation"]["median"] < 1.2
