@@ -456,6 +456,8 @@ class Plan:
     """Every data set that some stage forgets, in order; scored beside the matrix, never in it."""
     slice_tasks: tuple[TaskSpec, ...] = ()
     """Every data set of a slice that is no task of the matrix; scored before or after its stage alone."""
+    roomy: bool = False
+    """Whether it trains in host memory that surely suffices: then no batch is rehearsed."""
 
     def up_to(self, index: int) -> tuple[Stage, ...]:
         """The first stages, that of this number included; a plan without rejected stages has gaps in its numbers."""

@@ -140,9 +140,10 @@ def make_plan(
     runs_dir: Path | None = None,
     known: Mapping[str, Recorded] | None = None,
 ) -> Plan:
-    """Resolve and check everything. Raises ConfigError, DataError or PlanError with every problem found.
+    """Resolve and check everything; with `runs_dir` memory and disk of this machine too.
 
     `known` are data sets of requests to forget that a run recorded; those that were deleted are not read.
+    Raises ConfigError, DataError or PlanError with every problem found.
     """
     from mcit.models.load import materialize
 
@@ -175,11 +176,19 @@ def make_plan(
         forget_tasks=forget,
         slice_tasks=slice_tasks(stages),
     )
-    findings = check_plan(plan, runs_dir=runs_dir)
+    findings = _passed(check_plan(plan))
+    if runs_dir is not None:
+        found, roomy = check_machine(plan, runs_dir)
+        findings, plan = findings + _passed(found), replace(plan, roomy=roomy)
+    return replace(plan, notes=tuple(str(p) for p in findings))
+
+
+def _passed(findings: list[Problem]) -> list[Problem]:
+    """Notes alone. Raises PlanError for problems."""
     bad = [p for p in findings if p.level == "problem"]
     if bad:
         raise PlanError.of(bad)
-    return replace(plan, notes=tuple(str(p) for p in findings))
+    return findings
 
 
 def method_specs(config: RunConfig) -> tuple[list[list[MethodSpec]], list[Problem]]:
@@ -278,8 +287,8 @@ def _mixed_rows(specs: list[MethodSpec], data: StageData) -> int:
 
 
 # ---- 3. checks on the resolved plan ----------------------------------------------------------------------------------
-def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
-    """Composition, encoding of sampled rows, trainable shapes; with `runs_dir` memory and disk of this machine too."""
+def check_plan(plan: Plan) -> list[Problem]:
+    """Composition, encoding of sampled rows, trainable shapes."""
     from mcit.methods.check import check_stage
     from mcit.plan.forgetting import forget_problems
     from mcit.plan.precision import precision_problems
@@ -312,15 +321,18 @@ def check_plan(plan: Plan, *, runs_dir: Path | None = None) -> list[Problem]:
     problems += shapes
     if not shapes and narrowed(plan):
         problems += selection_problems(plan, skeleton(plan))
-    if runs_dir is not None and not any(p.level == "problem" for p in problems):
-        from mcit.engine.launch import launch_of
-        from mcit.plan.resources import estimate, resource_problems
-
-        doing("estimating memory and disk")
-        place = launch_of(os.environ)
-        found = estimate(plan, nproc=place.size if place else 1)
-        problems += resource_problems(plan, found, runs_dir)
     return problems
+
+
+def check_machine(plan: Plan, runs_dir: Path) -> tuple[list[Problem], bool]:
+    """Memory and disk of this machine; and whether its memory surely suffices (see `Plan.roomy`)."""
+    from mcit.engine.launch import launch_of
+    from mcit.plan.resources import estimate, resource_problems, roomy
+
+    doing("estimating memory and disk")
+    place = launch_of(os.environ)
+    found = estimate(plan, nproc=place.size if place else 1)
+    return resource_problems(plan, found, runs_dir), roomy(plan, found)
 
 
 def _warmup_notes(stage: Stage, where: str) -> list[Problem]:

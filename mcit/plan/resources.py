@@ -348,11 +348,10 @@ def memory_problems(plan: Plan, found: RunEstimate, here: Machine) -> list[Probl
     return problems
 
 
-def roomy(plan: Plan, *, nproc: int) -> bool:
+def roomy(plan: Plan, found: RunEstimate) -> bool:
     """Whether the run trains in host memory and what it needs, as traced, is at most half of what the machine has."""
-    here, found = machine(plan.config.engine), estimate(plan, nproc=nproc)
+    half = Machine(machine(plan.config.engine).host // 2, None)
     traced = all(stage.shape.activations.traced for stage in found.stages)
-    half = Machine(here.host // 2, None)
     return traced and not uses_cuda(plan.config.engine) and not memory_problems(plan, found, half)
 
 

@@ -31,7 +31,6 @@ from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import forget_due
 from mcit.plan.gone import without_data
 from mcit.plan.preflight import make_encoder
-from mcit.plan.resources import roomy
 from mcit.plan.slices import slices_due
 from mcit.runs.gates import frozen_gate, rejected, require_open, stage_in
 from mcit.runs.layout import COMBINATION
@@ -75,8 +74,8 @@ class Session:
 
     @functools.cached_property
     def roomy(self) -> bool:
-        """Whether memory surely suffices, as the first rank finds; asked by all ranks at a time."""
-        return on_first(self.run.ranks, lambda: roomy(self.plan, nproc=self.run.ranks.size()))
+        """`Plan.roomy`, as the first rank finds; asked by all ranks at a time."""
+        return on_first(self.run.ranks, lambda: self.plan.roomy)
 
     def lineage(self, stages: int) -> Lineage:
         """Lineage of the first `stages` stages. Raises StateError for a damaged or foreign stage."""

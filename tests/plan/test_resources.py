@@ -234,18 +234,20 @@ def test_ranks_of_other_machines_do_not_count_here(monkeypatch):
     assert "on 2 process(es)" in problem.what
 
 
-def test_memory_surely_suffices_where_twice_what_is_needed_is_there(monkeypatch):
+def test_memory_surely_suffices_where_twice_what_is_needed_is_there(monkeypatch, tmp_path):
     """On a CPU alone, and where activations were traced; the loop then rehearses nothing."""
     plan = plan_of(engine={"micro_batch": 4, "workers": 0, "device": "cpu"})
-    plain = estimate(plan).worst.rows[0]
+    found = estimate(plan)
+    plain = found.worst.rows[0]
     needed = plain.device + plain.host
     for memory, enough in ((2 * needed + 2, True), (2 * needed - 2, False)):
         monkeypatch.setattr(resources, "machine", lambda engine, m=memory: Machine(m, None))
-        assert roomy(plan, nproc=1) is enough
+        assert roomy(plan, found) is enough
     monkeypatch.setattr(resources, "machine", lambda engine: Machine(4 * needed, None))
-    assert roomy(plan, nproc=1)
+    assert roomy(plan, found)
+    assert make_plan(plan.config, runs_dir=tmp_path).roomy and not plan.roomy  # a plan for no machine does not know
     monkeypatch.setattr(resources, "uses_cuda", lambda engine: True)
-    assert not roomy(plan, nproc=1)
+    assert not roomy(plan, found)
 
 
 @pytest.mark.slow
