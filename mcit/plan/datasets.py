@@ -64,7 +64,9 @@ class Tasks:
         return there
 
     def less(self, tasks: tuple[TaskSpec, ...], left_out: tuple[TaskSpec, ...], where: str) -> tuple[TaskSpec, ...]:
-        """Tasks without the training rows that are rows of `left_out` too."""
+        """Tasks without the training rows that are rows of `left_out` too; all rows are read where that names any."""
+        if not left_out:
+            return tasks
         return tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
 
     def _less(self, task: TaskSpec, left_out: tuple[TaskSpec, ...], where: str) -> TaskSpec | None:

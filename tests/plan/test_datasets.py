@@ -4,6 +4,7 @@ import pytest
 
 from mcit.core.errors import DataError
 from mcit.core.types import MethodSpec
+from mcit.data.rowfile import StoredRows
 from mcit.methods.base import Method
 from mcit.plan import datasets
 from mcit.plan.plan import make_plan, parse_run
@@ -23,6 +24,21 @@ def test_each_recipe_is_built_once_and_shared():
     assert not problems
     assert stages[0].tasks[0] == stages[1].beside["forget"][0]
     assert stages[0].beside["forget"] == stages[1].beside["holdout"] == ()
+
+
+def test_rows_are_compared_only_where_some_are_left_out(monkeypatch):
+    """Before, every plan parsed every training row: 20 s of a core for 665,000."""
+    config = config_of({"recipe": "tiny/letter"}, {"recipe": "tiny/yesno"})
+    datasets.build_tasks(config, announce=None)
+
+    def read(self):
+        raise AssertionError("all rows are read")
+
+    monkeypatch.setattr(StoredRows, "__iter__", read)
+    stages, problems = datasets.build_tasks(config, announce=None)
+    assert not problems and [task.name for stage in stages for task in stage.tasks] == ["letter", "yesno"]
+    with pytest.raises(AssertionError, match="all rows are read"):
+        datasets.build_tasks(config.model_copy(update={"without": ["tiny/word"]}), announce=None)
 
 
 def test_two_recipes_of_one_task_name_are_refused(tmp_path):
