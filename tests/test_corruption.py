@@ -162,6 +162,7 @@ CASES = [
     Case("… methods/*/state.json", "stages/.02-*/live/000004/methods/gere/state.json", state="stage"),
     Case("… metrics.jsonl", "stages/.02-*/live/000004/metrics.jsonl", state="stage"),
     Case("metrics.jsonl of a stage under way", "stages/.02-*/metrics.jsonl", state="stage"),
+    Case("whole/manifest.json of a stage under way", "stages/.02-*/whole/manifest.json", state="stage"),
     Case("blobs/*.json", "blobs/gere-*.json", state="between"),
     Case("blobs/*.safetensors", "blobs/gere-*.safetensors", state="between"),
     Case("evals/*/*/predictions.part.jsonl", "evals/after-02/yesno/predictions.part.jsonl", state="answers"),
