@@ -9,10 +9,11 @@ State: none.
 
 Differs from the released code, which drops up to 255 rows of an epoch, ignores the run's seed and takes neighbours of one
 class for views of one row: here every row comes V times in V epochs, by the stage's seed, and views are told by row. The
-divergence is a mean over the answer tokens of the views that are taught. V = 4 is the paper's best. With fewer epochs than
-V it is refused: rows would be left out. Views change the picture by brightness and contrast unless `changes` says more;
-what falsifies an answer is refused: flips, crops and turns where answers are boxes, flips and turns where text is read; a
-flip spares rows whose words tell left from right.
+divergence is a mean over the answer tokens of the views that are taught (there over classes, too). V = 4 is the paper's
+best. With fewer epochs than V it is refused: rows would be left out. Views change the picture by brightness and contrast
+unless `changes` says more; what falsifies an answer is refused: flips, crops and turns where answers are boxes, these and
+blur where text is read. Flips and crops spare rows whose words tell left from right, greying and colour shifts those whose
+words name colours.
 """
 
 import random
@@ -33,7 +34,10 @@ from mcit.methods.formulas.divergence import distillation_kl
 Change = Literal["brightness", "contrast", "colour", "grey", "blur", "crop", "rotate", "flip"]
 FALSIFIES = {"box": {"crop", "rotate", "flip"}, "reading": {"rotate", "flip", "crop", "blur"}}
 """Changes that make answers wrong, by what the answers are."""
-_SIDES = re.compile(r"\b(left|right|west|east|clockwise|mirror\w*)\b", re.IGNORECASE)
+_SIDES = r"\b(left|right|west|east|clockwise|mirror\w*)\b"
+_COLOURS = r"\b(colou?r\w*|red|green|blue|yellow|orange|purple|pink|brown|black|white|gr[ae]y)\b"
+SPARED = {"flip": _SIDES, "crop": _SIDES, "grey": _COLOURS, "colour": _COLOURS}
+"""Words of a row, question or answer, that keep a change from its pictures."""
 _READING = re.compile(r"ocr|text|read|doc|chart|word|letter", re.IGNORECASE)
 
 
@@ -92,7 +96,7 @@ class ViewBatch(Method):
         """The row with one change of its pictures, drawn by seed, row and view."""
         draw = random.Random(f"{seed}/{row.id}/{view}")
         words = " ".join(turn.text for turn in row.turns)
-        allowed = [change for change in self.config.changes if change != "flip" or not _SIDES.search(words)]
+        allowed = [c for c in self.config.changes if c not in SPARED or not re.search(SPARED[c], words, re.IGNORECASE)]
         if not allowed or not row.images:
             return row
         change = PictureChange(kind := draw.choice(allowed), _values(kind, draw))

@@ -63,10 +63,16 @@ def test_a_view_is_one_change_of_the_picture_by_seed_row_and_view():
     assert method().on_row(text_only, 1, 5) == text_only
 
 
-def test_a_flip_spares_rows_that_tell_left_from_right():
-    flips = method(changes=["flip"])
-    assert flips.on_row(row(), 1, 5).encoding.changes[0].kind == "flip"
-    assert flips.on_row(row("Is the cat on the LEFT?"), 1, 5).encoding.changes == ()
+@pytest.mark.parametrize(
+    ("change", "spares"),
+    [("flip", "the LEFT"), ("crop", "the right"), ("grey", "a red mat"), ("colour", "a mat of this colour")],
+)
+def test_changes_spare_rows_whose_words_they_would_falsify(change, spares):
+    """Left and right keep a flip and a crop away, colours a change of colour; each change takes the other row."""
+    both = {text: method(changes=[change]).on_row(row(f"Is it on {text}?"), 1, 5) for text in ("the left", "a red mat")}
+    assert method(changes=[change]).on_row(row(f"Is it on {spares}?"), 1, 5).encoding.changes == ()
+    assert method(changes=[change]).on_row(row(), 1, 5).encoding.changes[0].kind == change
+    assert sorted(len(made.encoding.changes) for made in both.values()) == [0, 1]
 
 
 @pytest.mark.parametrize(
