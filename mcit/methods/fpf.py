@@ -11,9 +11,10 @@ of the run so far; tensors "start" by parameter name.
 
 Modules are LoRA pairs and whole tensors; their drift over the stage is logged as ``drift/<module>``. The modules chosen are
 those of largest drift that hold at most `share` of the trained numbers (ours; the paper picks kinds of layers of its
-networks). Fine-tuning starts a fresh AdamW; all other tensors keep their bits. The memory holds rows of every stage so far,
-the present one included, and they are learned by their token loss (the paper's other form, by stored logits, is left out). With `every: 0` this is FPF: at the end of each stage, since any stage may be the last; k-FPF with
-k = 4 over 1,000 steps is ``every: 250``.
+networks). Fine-tuning starts a fresh AdamW; all other tensors keep their bits. The memory holds rows of every stage so
+far, the present one included, and they are learned by their token loss (the paper's other form, by stored logits, is
+left out). With `every: 0` this is FPF: at the end of each stage, since any stage may be the last; k-FPF with k = 4 over
+1,000 steps is ``every: 250``.
 """
 
 from __future__ import annotations
