@@ -71,7 +71,11 @@ def method_page(name: str, cls: type[Method]) -> str:
         cost(cls),
         "## Settings",
         _plain("\n".join(table)),
-        *(["## Preset", f"`{{use: {name}}}`", f"```yaml\n{preset.read_text().rstrip()}\n```"] if preset.is_file() else []),
+        *(
+            ["## Preset", f"`{{use: {name}}}`", f"```yaml\n{preset.read_text().rstrip()}\n```"]
+            if preset.is_file()
+            else []
+        ),
         "## Measured",
         "What was tried with it, and with what result, is in one place: [methods](../methods.md#measured-so-far).",
     ]
@@ -85,7 +89,9 @@ def cost(cls: type[Method]) -> str:
     except Exception:  # a setting without a default
         passes = 1.0
     parts = [
-        f"{passes:g} forward and backward passes per row of a step." if passes != 1.0 else "No pass beside the step's own."
+        f"{passes:g} forward and backward passes per row of a step."
+        if passes != 1.0
+        else "No pass beside the step's own."
     ]
     if cls.weight_penalty is not Method.weight_penalty:
         parts.append("A penalty over weights, once per step, one unit at a time.")

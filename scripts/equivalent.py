@@ -9,9 +9,7 @@ EQUIVALENT = {
         "the fifth is an inode's number, far below a time in nanoseconds"
     ),
     'mcit/runs/replace.py: new[f"{folder}/{MANIFEST}"] = (canonical_json(seal(manifest), indent=1) + "\\n").encode()'
-    " | 1  ->  2": (
-        "a manifest reads the same however wide its lines begin"
-    ),
+    " | 1  ->  2": ("a manifest reads the same however wide its lines begin"),
     'mcit/train/blobs.py: key = f"{name}-{digest_of(fingerprint)[:12]}" | 12  ->  13': (
         "a file's name; the fingerprint in it decides"
     ),

@@ -253,7 +253,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     every = [e for entries in found.values() for e in entries]
-    about = f"{len(every)} runs, {os.cpu_count()}-core CPU machine with other work; accuracies in percent; mean over seeds"
+    about = (
+        f"{len(every)} runs, {os.cpu_count()}-core CPU machine with other work; accuracies in percent; mean over seeds"
+    )
     then = [spread([e[key] for e in every]) for key in ("before", "retained_before")]
     before = f"Before the stage: Acc_f {then[0]}, retained {then[1]}"
     control = [c for e in every for c in e["controls"]]

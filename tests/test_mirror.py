@@ -7,7 +7,8 @@ import mcit
 ROOT = Path(mcit.__file__).parent
 TESTS = Path(__file__).parent
 ELSEWHERE = {
-    f"cli/{verb}.py" for verb in ("audit", "chat", "doctor", "eval", "export", "forget", "plan", "promote", "reject", "resume")
+    f"cli/{verb}.py"
+    for verb in ("audit", "chat", "doctor", "eval", "export", "forget", "plan", "promote", "reject", "resume")
 }
 """Thin verbs, tested as a user starts them in test_main.py, test_run.py, tests/export and tests/train."""
 PROTOCOLS = {"core/interfaces.py", "engine/base.py"}

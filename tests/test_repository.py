@@ -57,7 +57,9 @@ def test_the_image_is_built_from_files_and_extras_that_there_are():
     assert re.findall(r"^COPY (\S+)", build, re.MULTILINE) == ["."] and "-c constraints.txt" in after
     (shown,) = re.findall(r"mcit run (configs/\S+)", build)
     assert (ROOT / shown).is_file() and (ROOT / "constraints.txt").is_file()
-    assert "-v '^torch==' /opt/src/constraints.txt" in build and "-c /opt/constraints.txt" in build  # as its comment says
+    assert (
+        "-v '^torch==' /opt/src/constraints.txt" in build and "-c /opt/constraints.txt" in build
+    )  # as its comment says
     assert json.loads(re.search(r"^CMD (.+)$", build, re.MULTILINE)[1])[0] in VERBS
 
 

@@ -20,7 +20,9 @@ def add_parser(verbs: Any) -> None:
     """Register the verb."""
     parser = verbs.add_parser("audit", help="check ledger, stages, certificates, data and exports of a run; sign it")
     parser.add_argument("run", metavar="RUN", help="folder of the run")
-    parser.add_argument("--sign", metavar="KEY", help="sign what was found in order with this private key (PEM, Ed25519)")
+    parser.add_argument(
+        "--sign", metavar="KEY", help="sign what was found in order with this private key (PEM, Ed25519)"
+    )
     parser.add_argument("--key", metavar="PUBLIC", help="also check the signature with this public key (PEM, Ed25519)")
     parser.add_argument("--no-data", action="store_true", help="leave out data sets, which may lie on another machine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -12,7 +12,9 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("compare", help="what differs between two runs, and what that did to the scores")
     parser.add_argument("first", metavar="A", help="folder of a run")
     parser.add_argument("second", metavar="B", help="folder of another one, told against A")
-    parser.add_argument("--mode", choices=("strict", "fixed"), help="scorer mode (default: the one each run was set to)")
+    parser.add_argument(
+        "--mode", choices=("strict", "fixed"), help="scorer mode (default: the one each run was set to)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(verb="compare")
 

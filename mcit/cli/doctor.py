@@ -162,7 +162,9 @@ def bench(args: argparse.Namespace) -> int:
             print(f"note: {note}")
         print(bench.line(found))
         if not alike:
-            print(f"FAILED: first losses differ by {found['loss_difference']:.1e}, {found['loss_allowed']:g} is allowed")
+            print(
+                f"FAILED: first losses differ by {found['loss_difference']:.1e}, {found['loss_allowed']:g} is allowed"
+            )
     return 0 if alike else FAILED
 
 

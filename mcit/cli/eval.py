@@ -45,9 +45,14 @@ def add_parser(verbs: Any) -> None:
         "--predictions", metavar="FILE", help="score answers made elsewhere (JSON or JSONL) to the rows of one --task"
     )
     parser.add_argument(
-        "--kit", nargs="*", metavar="KEY=VALUE", help="measure forget stages with the forgetting kit (eval.kit's settings)"
+        "--kit",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="measure forget stages with the forgetting kit (eval.kit's settings)",
     )
-    parser.add_argument("--gold", metavar="RUN", help="a run of mcit gold: measure the forget stages under its model too")
+    parser.add_argument(
+        "--gold", metavar="RUN", help="a run of mcit gold: measure the forget stages under its model too"
+    )
     combine_arguments(parser, "--combined")
     nproc_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -112,7 +112,9 @@ def show(plan: Plan, content: dict[str, Any], found: RunEstimate, refused: str) 
     console = Console()
     console.print(f"{plan.config.name} ({plan.digest[:8]}), base {plan.model_path.name}", highlight=False)
     packs = {"packs": "no" if refused else "yes"}
-    facts = [{**_facts(stage, needs.shape.trained), **packs} for stage, needs in zip(plan.stages, found.stages, strict=True)]
+    facts = [
+        {**_facts(stage, needs.shape.trained), **packs} for stage, needs in zip(plan.stages, found.stages, strict=True)
+    ]
     common = [name for name in facts[0] if all(f[name] == facts[0][name] for f in facts)]
     console.print(f"every stage: {', '.join(f'{name} {facts[0][name]}' for name in common)}", highlight=False)
     table = Table(box=None, pad_edge=False)

@@ -71,7 +71,9 @@ def _paired(rows: Sequence[Row], given: Sequence[Row], key: str, make: Any) -> l
             problems += error.problems
     if problems:
         more = len(problems) - _NAMED
-        rest = [Problem(f"stage's {key}", f"{more} more rows cannot be paired", "as for those named")] if more > 0 else []
+        rest = (
+            [Problem(f"stage's {key}", f"{more} more rows cannot be paired", "as for those named")] if more > 0 else []
+        )
         raise DataError.of([*problems[:_NAMED], *rest])
     return out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -127,9 +127,9 @@ class _File:
             raise StateError("is shorter than its index says", where=str(self._path), fix=_FIX)
         return data
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit `os` may be gone before the rows are
         if self._handle >= 0:
-            os.close(self._handle)
+            close(self._handle)
 
 
 _FIX = "remove the data folder: it is built again from the recipe"

@@ -117,7 +117,9 @@ class StageStreams:
             if best is None or batch.input_ids_BT.numel() > best.input_ids_BT.numel():
                 best = batch
         if best is None:
-            raise DataError("the stage has no stream", where="streams", fix="give the stage a recipe with training rows")
+            raise DataError(
+                "the stage has no stream", where="streams", fix="give the stage a recipe with training rows"
+            )
         return best
 
     def probe(self) -> Batch | None:

@@ -101,7 +101,9 @@ class Restriction:
         for k, length in enumerate(self._lengths):
             spans = {min(len(words), n) for n in range(length - self._window, length + self._window + 1) if n > 0} - {0}
             ends = [self._embed(" ".join(words[-n:])) for n in spans]
-            best += [max(float(torch.cosine_similarity(end, self._phrase_PD[k], dim=0)) for end in ends)] if ends else []
+            best += (
+                [max(float(torch.cosine_similarity(end, self._phrase_PD[k], dim=0)) for end in ends)] if ends else []
+            )
         return max(best)
 
     def _embed(self, text: str) -> Tensor:

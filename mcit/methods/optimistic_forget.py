@@ -86,7 +86,9 @@ class OptimisticForget(Method):
     def _rows(self, target: Mapping[str, Any], data: DataContext) -> list[Row]:
         """Rows of a request; none once its data were deleted."""
         (stage,) = (s for s in data.stages if s.index == target["stage"])
-        return list(data.forget_rows(stage)) if all(not t.gone and Path(t.folder).is_dir() for t in stage.forget) else []
+        return (
+            list(data.forget_rows(stage)) if all(not t.gone and Path(t.folder).is_dir() for t in stage.forget) else []
+        )
 
     def _bound(self) -> float:
         return self._uniform if self.config.bound == "uniform" else float(self.config.bound)

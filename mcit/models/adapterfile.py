@@ -156,7 +156,10 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
         elif name.endswith(_ROUTER) and config["peft_type"] == MIXTURE:
             routers[name.removesuffix(_ROUTER)] = tensor
         elif ".lora_" in name:
-            what, fix = f"tensor '{key}' is of a kind of LoRA that is not supported", "give an adapter of plain LoRA or rsLoRA"
+            what, fix = (
+                f"tensor '{key}' is of a kind of LoRA that is not supported",
+                "give an adapter of plain LoRA or rsLoRA",
+            )
             raise StateError(what, where=str(folder / WEIGHTS), fix=fix)
         else:
             full[name if live else live_name(name, known=known)] = tensor

@@ -71,7 +71,6 @@ class Encoded:
         digests = list(sha256_files(pictures))
         return None if None in digests else {**self._base, "rows": said.hexdigest(), "pictures": digest_of(digests)}
 
-
     def get(self, identity: JsonDict | None) -> list[SampleSize] | None:
         """Sizes of the training rows where all rows are known to encode, else None."""
         found = None if identity is None else ENTRIES.get(identity)

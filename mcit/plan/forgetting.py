@@ -124,7 +124,11 @@ def _held_out(stage: Stage, plan: Plan) -> list[Problem]:
     return [
         Problem(f"{where}: {row.where}", f"is held out and {how} ({other.where})", "leave it out of one of the two")
         for row, other, how in both[:_NAMED]
-    ] + ([Problem(where, f"{len(both) - _NAMED} more rows are held out and used", _AS_NAMED)] if len(both) > _NAMED else [])
+    ] + (
+        [Problem(where, f"{len(both) - _NAMED} more rows are held out and used", _AS_NAMED)]
+        if len(both) > _NAMED
+        else []
+    )
 
 
 def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
@@ -168,9 +172,13 @@ def kit_problems(plan: Plan, config: KitConfig) -> list[Problem]:
     stages = [stage for stage in plan.stages if stage.forget]
     if stages and all(map(gone, stages)):
         fix = "restore them, or leave out the kit"
-        problems.append(Problem("eval.kit", "the data of every request were deleted: there is nothing to measure", fix, "note"))
+        problems.append(
+            Problem("eval.kit", "the data of every request were deleted: there is nothing to measure", fix, "note")
+        )
     if not stages:
-        problems.append(Problem("eval.kit", "no stage forgets anything", "remove it, or name recipes in a stage's forget"))
+        problems.append(
+            Problem("eval.kit", "no stage forgets anything", "remove it, or name recipes in a stage's forget")
+        )
     if plan.router is not None:
         fix = "remove eval.kit: forgetting is measured with one set of weights"
         problems.append(Problem("eval.kit", "the run keeps a pool of adapters, chosen per row", fix))

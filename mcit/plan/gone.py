@@ -62,7 +62,9 @@ def gone(stage: Stage) -> list[str]:
 def unmeasured(stage: Stage) -> str:
     """What a stage whose data were deleted goes without; empty where nothing was deleted."""
     deleted = ", ".join(gone(stage))
-    return f"the data of {deleted} were deleted: no score, kit or attack of this request from here on" if deleted else ""
+    return (
+        f"the data of {deleted} were deleted: no score, kit or attack of this request from here on" if deleted else ""
+    )
 
 
 def without_data(stages: Iterable[Stage], run: Run) -> list[str]:

@@ -87,7 +87,9 @@ def check_rows(plan: Plan) -> list[Problem]:
     return _row_problems(plan, todo, encoded) if todo else _count_problems(plan)
 
 
-def _row_problems(plan: Plan, todo: Sequence[tuple[TaskSpec, Splits, JsonDict | None]], encoded: Encoded) -> list[Problem]:
+def _row_problems(
+    plan: Plan, todo: Sequence[tuple[TaskSpec, Splits, JsonDict | None]], encoded: Encoded
+) -> list[Problem]:
     """Encode rows of some tasks; where nothing is wrong with any, that is kept."""
     encoder = make_encoder(plan)
     where = "base.chat_template" if plan.config.base.chat_template else f"base.model: {plan.model_path}"
@@ -168,7 +170,9 @@ def skeleton(plan: Plan) -> Any:
 
 def shared_skeleton(plan: Plan) -> Any:
     """The same, made once for all that only read it."""
-    stamps = tuple((seen.st_size, seen.st_mtime_ns, seen.st_ino) for _, seen in _seen({"": plan.model_path / "config.json"}))
+    stamps = tuple(
+        (seen.st_size, seen.st_mtime_ns, seen.st_ino) for _, seen in _seen({"": plan.model_path / "config.json"})
+    )
     return _skeleton(plan.model_path, stamps, plan.config.base.trust_remote_code)
 
 

@@ -85,10 +85,14 @@ def score_words(tasks: Sequence[JsonDict], metrics: Sequence[JsonDict], names: S
 
 def caution(found: Sequence[Difference]) -> list[str]:
     """What the numbers cannot say."""
-    out = ["Intervals: 95 %, over questions, the same ones resampled in both runs. They do not hold the spread of seeds."]
+    out = [
+        "Intervals: 95 %, over questions, the same ones resampled in both runs. They do not hold the spread of seeds."
+    ]
     causes = [item for item in found if item.kind not in ("layout", "hardware", "versions")]
     if len(causes) > 1:
-        out.append(f"{len(causes)} things differ beside versions and machine: the scores cannot say which of them did it.")
+        out.append(
+            f"{len(causes)} things differ beside versions and machine: the scores cannot say which of them did it."
+        )
     return out
 
 
@@ -123,7 +127,9 @@ def render(found: JsonDict) -> list[Any]:
         scores.add_row(line["task"], *_cells(line, 1))
     for line in found["metrics"]:
         if any(score is not None for score in line["scores"]):
-            scores.add_row(_SHORT.get(line["metric"], line["metric"].upper()), *_cells(line, _DIGITS.get(line["metric"], 1)))
+            scores.add_row(
+                _SHORT.get(line["metric"], line["metric"].upper()), *_cells(line, _DIGITS.get(line["metric"], 1))
+            )
     if not found["differences"]:
         return [scores]
     differ = Table(title="what differs", title_justify="left")

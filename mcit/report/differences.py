@@ -54,7 +54,9 @@ def _sequence(first: JsonDict, second: JsonDict) -> list[Difference]:
 def _codes(first: JsonDict, second: JsonDict) -> list[JsonDict]:
     """Of mcit and of what both runs use: what one of them uses alone differs by its setting, which is told already."""
     both = first["sources"].keys() & second["sources"].keys()
-    return [{"mcit": plan["code"], **{name: plan["sources"][name] for name in sorted(both)}} for plan in (first, second)]
+    return [
+        {"mcit": plan["code"], **{name: plan["sources"][name] for name in sorted(both)}} for plan in (first, second)
+    ]
 
 
 def _by_name(plan: JsonDict, config: JsonDict) -> dict[str, JsonDict]:

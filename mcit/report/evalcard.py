@@ -27,7 +27,9 @@ def run_rows(report: JsonDict, show: Any) -> list[list[str]]:
     """One row per number of the whole run; what was not measured is left out."""
     found: list[tuple[str, Any]] = [(text, report["metrics"][name]) for name, text in _METRICS.items()]
     last = [value for value in (report["format_validity"] or [[]])[-1] if value is not None]
-    found.append(("answers in another form at the end, mean over tasks, %", 100 - sum(last) / len(last) if last else None))
+    found.append(
+        ("answers in another form at the end, mean over tasks, %", 100 - sum(last) / len(last) if last else None)
+    )
     rows = [[text, show(value)] for text, value in found if value is not None]
     stability = (report.get("probes") or {}).get("stability")
     if stability:

@@ -33,9 +33,11 @@ def paired(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[Js
 def paired_metrics(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
     """Each metric of two runs with the second's difference from the first; no interval where tasks or questions differ."""
     same = _questions(measured[0]) == _questions(measured[1])
-    samples = [
-        metric_samples(found, report["scorer_mode"]) for report, found in zip(reports, measured, strict=True)
-    ] if same else []
+    samples = (
+        [metric_samples(found, report["scorer_mode"]) for report, found in zip(reports, measured, strict=True)]
+        if same
+        else []
+    )
     out = []
     for name in METRICS:
         a, b = (report["metrics"][name] for report in reports)

@@ -146,7 +146,9 @@ def markdown(report: JsonDict) -> str:
         *_accumulation_parts(report),
         *_sections(sections.forgetting(report), sections.kit(report), sections.attacks(report)),
         *_probe_parts(report),
-        *_sections(sections.answers(report), sections.canaries(report), sections.texts(report), sections.probes(report)),
+        *_sections(
+            sections.answers(report), sections.canaries(report), sections.texts(report), sections.probes(report)
+        ),
         *_sections(sections.card(report), sections.profile(report)),
         "## Cost",
         "Peak memory: of one process while the stage trained; of tensors on a GPU, of the whole process on a CPU.",

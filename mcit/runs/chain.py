@@ -56,7 +56,9 @@ def read_chain(path: Path) -> Chain:
             problems.append(Problem(f"{path}:{max(k, 1)}", what, _FIX))
     if rest:
         what = "has no end: a kill tore it, or it was changed"
-        problems.append(Problem(f"{path}:{len(lines) + 1}", what, "after a kill the next command on the run cuts it off"))
+        problems.append(
+            Problem(f"{path}:{len(lines) + 1}", what, "after a kill the next command on the run cuts it off")
+        )
     return Chain(lines, events, problems)
 
 

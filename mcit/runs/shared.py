@@ -61,7 +61,9 @@ def check_order(layout: RunLayout, folders: Sequence[str]) -> None:
         first = there.index(False)
         later = folders[there.index(True, first)]
         name = layout.reference(folders[first]).name
-        fix = f"restore it, or its reference {name}, from a copy, or run the same command again: it is then trained again"
+        fix = (
+            f"restore it, or its reference {name}, from a copy, or run the same command again: it is then trained again"
+        )
         raise StateError(f"is gone, and {later} was trained on it", where=str(layout.stage(folders[first])), fix=fix)
 
 

@@ -62,7 +62,9 @@ def check_signature(run: Run, chain: Chain, *, key: Path | None) -> Iterator[Pro
         try:
             public.verify(read_bytes(path.with_suffix(".sig")), read_bytes(path))
         except invalid:
-            yield Problem(str(path.with_suffix(".sig")), "is not the signature of this key over the statement", _RESTORE)
+            yield Problem(
+                str(path.with_suffix(".sig")), "is not the signature of this key over the statement", _RESTORE
+            )
     if found["run"] != chain.run:
         yield Problem(str(path), "is the statement of another run", _RESTORE)
         return

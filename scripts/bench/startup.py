@@ -49,7 +49,9 @@ def first_step(config: str, runs: str) -> None:
     def stepped(*given: Any) -> None:
         step(*given)
         marks.append((time.perf_counter(), time.process_time()))
-        print(json.dumps([[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(marks)]), flush=True)
+        print(
+            json.dumps([[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(marks)]), flush=True
+        )
         os._exit(0)
 
     loop.run_step = stepped  # type: ignore[assignment]

@@ -81,7 +81,9 @@ def comparable(name: str, data: bytes) -> bytes:
     if name == "report/report.html":
         text = re.sub(r'<td data-sort="[\d.]+">[^<]* (s|min|h|MiB)</td>', "<td>S</td>", dateless(data))
         text = re.sub(r'"seconds": ?[\d.e-]+', '"seconds":0', text)  # the chart of times
-        text = re.sub(r'<h2 class="section">(Where time went|What probes took)</h2>.*?(?=<h2)', "", text, flags=re.DOTALL)
+        text = re.sub(
+            r'<h2 class="section">(Where time went|What probes took)</h2>.*?(?=<h2)', "", text, flags=re.DOTALL
+        )
         text = re.sub(r", at most [\d,]+ MiB of memory", "", text)
         return re.sub(r"Training took [^:<]+:", "Training took S:", text).encode()
     return data

@@ -100,7 +100,9 @@ def test_the_digest_of_a_source_covers_what_it_imports_from_its_package(tmp_path
     (home / "below").mkdir(parents=True)
     for folder in (home, home / "below"):
         (folder / "__init__.py").write_text("")
-    (home / "part.py").write_text("import json\nfrom digested_package.below.formulas import f\n\n\nclass Part:\n    pass\n")
+    (home / "part.py").write_text(
+        "import json\nfrom digested_package.below.formulas import f\n\n\nclass Part:\n    pass\n"
+    )
     (home / "below" / "formulas.py").write_text("from digested_package.below import sums\n\nf = sums.f\n")
     (home / "below" / "sums.py").write_text("def f():\n    return 1\n")
     (home / "other.py").write_text("x = 1\n")

@@ -14,7 +14,9 @@ def checked(capsys, path):
     """Exit code and report of ``mcit data check --json``."""
     code = main(["data", "check", str(path), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert all(p["where"] and p["what"] and p["fix"] for key in ("fatal", "bad", "summary", "warnings") for p in found[key])
+    assert all(
+        p["where"] and p["what"] and p["fix"] for key in ("fatal", "bad", "summary", "warnings") for p in found[key]
+    )
     return code, found
 
 
@@ -27,7 +29,11 @@ def test_an_archive_with_missing_pictures(tmp_path, capsys, monkeypatch):
     code, found = checked(capsys, "coin/gqa")
     assert code == 4 and len(found["bad"]) == 5 and found["counts"] == {"train": 3, "validation": 0, "test": 3}
     (said,) = found["summary"]
-    assert said["where"] == "task gqa" and "5 of 8 rows lack a picture" in said["what"] and "./GQA/images 5" in said["what"]
+    assert (
+        said["where"] == "task gqa"
+        and "5 of 8 rows lack a picture" in said["what"]
+        and "./GQA/images 5" in said["what"]
+    )
     assert "GQA/images/000000.jpg does not exist" in found["bad"][0]["what"]
     assert checked(capsys, "coin/vqav2")[0] == 0
 
@@ -35,12 +41,18 @@ def test_an_archive_with_missing_pictures(tmp_path, capsys, monkeypatch):
 def test_the_files_of_the_splits_swapped_or_twice(tmp_path, capsys):
     path = recipe_file(tmp_path, train=rows(6), test=rows(6))
     code, found = checked(capsys, path)
-    assert code == 4 and "6 of 6 rows ask what the test asks: is one file the other split's?" in found["summary"][0]["what"]
+    assert (
+        code == 4
+        and "6 of 6 rows ask what the test asks: is one file the other split's?" in found["summary"][0]["what"]
+    )
     assert len(found["bad"]) == 6 and found["counts"]["test"] == 6
 
 
 FOREIGN = {
-    "COCO": ('{"images": [{"id": 1}],\n "annotations": [], "categories": []}', "its keys are images, annotations, categories"),
+    "COCO": (
+        '{"images": [{"id": 1}],\n "annotations": [], "categories": []}',
+        "its keys are images, annotations, categories",
+    ),
     "VQA": ('{"dataset_type": "val",\n "data": [{"question_id": 1}]}', "its keys are dataset_type, data"),
     "GQA": ('{"question": "Is it red?", "imageId": "1", "fullAnswer": "Yes"}', "its keys are 'question', 'imageId'"),
     "ShareGPT": (
@@ -55,7 +67,11 @@ def test_annotations_of_another_benchmark(tmp_path, capsys, name):
     path = recipe_file(tmp_path, train=[])
     (tmp_path / "train.json").write_text(FOREIGN[name][0])
     code, found = checked(capsys, path)
-    assert code == 4 and FOREIGN[name][1] in found["bad"][0]["what"] and found["bad"][0]["where"].startswith("train.json:1")
+    assert (
+        code == 4
+        and FOREIGN[name][1] in found["bad"][0]["what"]
+        and found["bad"][0]["where"].startswith("train.json:1")
+    )
 
 
 def test_answers_of_another_task(tmp_path, capsys):
@@ -68,11 +84,14 @@ def test_question_ids_that_repeat(tmp_path, capsys):
     test = [{"question_id": k % 2, "text": f"q{k}", "answer": "a"} for k in range(3)]
     code, found = checked(capsys, recipe_file(tmp_path, train=rows(2), test=test))
     assert code == 4 and [p["where"] for p in found["bad"]] == ["test.json:4:0"]
-    assert "id '0' is already used at test.json:2" in found["bad"][0]["what"] and "ids: number" in found["bad"][0]["fix"]
+    assert (
+        "id '0' is already used at test.json:2" in found["bad"][0]["what"] and "ids: number" in found["bad"][0]["fix"]
+    )
 
 
 @pytest.mark.parametrize(
-    "answer", ["[0.2, 0.1, 1.2, 0.5]", "[0.5, 0.1, 0.2, 0.9]", "[0.1, 0.9, 0.2, 0.2]", "[-0.1, 0, 1, 1]", "[10, 20, 30, 40]"]
+    "answer",
+    ["[0.2, 0.1, 1.2, 0.5]", "[0.5, 0.1, 0.2, 0.9]", "[0.1, 0.9, 0.2, 0.2]", "[-0.1, 0, 1, 1]", "[10, 20, 30, 40]"],
 )
 def test_boxes_outside_or_reversed(tmp_path, capsys, answer):
     code, found = checked(capsys, recipe_file(tmp_path, train=[*rows(1), llava("b", "q", answer, style="box")]))

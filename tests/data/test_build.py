@@ -135,7 +135,9 @@ def test_a_folder_that_lost_its_manifest_is_named(tmp_path, recipe):
     with pytest.raises(StateError) as error:
         build(recipe, data_dir=tmp_path / "d")
     (problem,) = error.value.problems
-    assert problem.where == str(folder) and "no manifest.json" in problem.what and "remove the data folder" in problem.fix
+    assert (
+        problem.where == str(folder) and "no manifest.json" in problem.what and "remove the data folder" in problem.fix
+    )
     assert not list((tmp_path / "d").glob(".*.tmp"))
     shutil.rmtree(folder)
     assert build(recipe, data_dir=tmp_path / "d") == folder

@@ -107,5 +107,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, out.
     assert grown < 30 and size > 200, done.stderr
 
 
+def test_rows_that_outlive_the_modules_close_their_file(tmp_path):
+    """At exit Python empties modules, `os` among them, before the last rows go."""
+    stored(tmp_path / "a.jsonl", some(1))
+    code = "import os, sys; from mcit.data.rowfile import _File; os.rows = _File(sys.argv[1]); os.rows.read(0, 1)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_index_is_small():
     assert INDEX.itemsize == 20

@@ -39,7 +39,9 @@ def weights(engine):
 @pytest.mark.parametrize("images", [True, False])
 def test_between_two_reads_the_host_never_waits(images):
     """Forward, backward, clipping and update of a LLaVA on a device that counts; the reads themselves are one wait."""
-    smooth = OPTIM.model_copy(update={"eps": 1e-2})  # else Adam's first steps go by the sign of a gradient, however small
+    smooth = OPTIM.model_copy(
+        update={"eps": 1e-2}
+    )  # else Adam's first steps go by the sign of a gradient, however small
     model, plain = tiny_model(), tiny_model()
     batches = [toy_batch(plain, seed=seed, images=images) for seed in range(3)]
     reference = engine_of(plain, optim=smooth)

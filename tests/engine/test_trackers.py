@@ -63,7 +63,9 @@ class Recorder:
 @pytest.mark.parametrize("name", ["WandB", "MLflow", "Trackio"])
 def test_the_others_get_both_axes_config_and_matrix(name, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(f"accelerate.tracking.{name}Tracker", lambda *a, **k: made.append(Recorder(*a, **k)) or made[-1])
+    monkeypatch.setattr(
+        f"accelerate.tracking.{name}Tracker", lambda *a, **k: made.append(Recorder(*a, **k)) or made[-1]
+    )
     frame = type("Frame", (), {"DataFrame": staticmethod(lambda data, columns: (data, columns))})
     table = type("Module", (), {"Table": staticmethod(lambda dataframe: dataframe)})
     monkeypatch.setitem(sys.modules, "pandas", frame)
@@ -77,7 +79,9 @@ def test_the_others_get_both_axes_config_and_matrix(name, tmp_path, monkeypatch)
     (tracker,) = made
     assert said == [] and tracker.calls[0] == ("start",) and tracker.calls[-1] == ("finish",)
     assert tracker.main_process_only is False and "mcit" in tracker.made[0]
-    flat = {key: (value, dict(rest)["step"]) for _, values, *rest in _calls(tracker, "log") for key, value in values.items()}
+    flat = {
+        key: (value, dict(rest)["step"]) for _, values, *rest in _calls(tracker, "log") for key, value in values.items()
+    }
     assert flat["loss"] == (0.5, 4) and flat["02-b/loss"] == (0.5, 1 if name == "MLflow" else 4)
     accuracy = "accuracy.{}" if name == "MLflow" else "accuracy/{}"
     assert flat[accuracy.format("a")] == (50.0, 4) and accuracy.format("b") not in flat
@@ -87,7 +91,10 @@ def test_the_others_get_both_axes_config_and_matrix(name, tmp_path, monkeypatch)
         assert (tmp_path / "mlflow" / "matrix.csv").read_text() == "after,a,b\nbase,1.00,–\n02-b,50.00,–\n"
     else:
         assert flat["02-b/step"] == (1, 4) and tracker.made[1]["name"] == "r-1" and tracker.made[1]["resume"] == "allow"
-        assert _calls(tracker, "store_init_configuration")[0][1] == {"config": {"stages[0].name": "a"}, "environment": {}}
+        assert _calls(tracker, "store_init_configuration")[0][1] == {
+            "config": {"stages[0].name": "a"},
+            "environment": {},
+        }
     if name == "WandB":
         assert ("define_metric", "02-b/*", ("step_metric", "02-b/step")) in tracker.calls
         assert _calls(tracker, "log_table")[0][1:3] == ("matrix", ("columns", HEAD))

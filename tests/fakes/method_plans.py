@@ -46,7 +46,10 @@ VARIANTS = {
 SMALL = {
     "agem": {"per_step": 1},  # the mean of more rows of the memory never goes against these tasks
     "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
-    "optimistic_forget": {"bound": 20.0, "requeue": 1.0},  # never there, so that the second stage goes on with the first's
+    "optimistic_forget": {
+        "bound": 20.0,
+        "requeue": 1.0,
+    },  # never there, so that the second stage goes on with the first's
     "optimistic_replay": {"threshold": 20.0, "patience": 1},  # every row is satisfied at once
     "undial": {"alpha": 1.0},  # alone its first gradients are small differences of large ones
     "ssd": {"alpha": 1.2},  # no weight matters ten times as much for half of the rows

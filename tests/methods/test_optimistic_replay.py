@@ -137,7 +137,9 @@ def test_what_was_evicted_stays_so_in_a_later_stage():
 
 def test_none_is_drawn_twice_before_all_came():
     drawn = some(random.Random(1), [4, 5, 6], 7)
-    assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [4, 5, 6] and len(drawn) == 7 and some(random.Random(1), [], 0) == []
+    assert (
+        sorted(drawn[:3]) == sorted(drawn[3:6]) == [4, 5, 6] and len(drawn) == 7 and some(random.Random(1), [], 0) == []
+    )
 
 
 def test_settings():

@@ -33,7 +33,10 @@ def plan():
     kept = {"name": made.config.name, "forget_data": forget_data(made)}
     run = SimpleNamespace(plan=lambda: kept, committed=lambda: ["01-letter", "02-forget"])
     known = recorded([run], name=made.config.name)["tiny/word-forget"]
-    assert known.stages == 2 and replace(known.task, gone=False, folder=made.forget_tasks[0].folder) == made.forget_tasks[0]
+    assert (
+        known.stages == 2
+        and replace(known.task, gone=False, folder=made.forget_tasks[0].folder) == made.forget_tasks[0]
+    )
     stage = replace(made.stages[1], forget=(known.task,))
     return replace(made, stages=(made.stages[0], stage, made.stages[2]), forget_tasks=(known.task,))
 
@@ -89,7 +92,9 @@ def test_a_run_whose_request_was_deleted_is_extended_resumed_scored_and_exported
     assert run(config["stages"]) == 0
     (root,) = (tmp_path / "runs").glob("asked-*")
     before = {p: p.read_bytes() for k in ("01", "02") for p in root.rglob(f"*{k}*/**/*") if p.is_file()}
-    assert (root / "kit" / "after-02" / "02-forget" / "kit.json").is_file() and (root / "evals" / "after-02" / "task").is_dir()
+    assert (root / "kit" / "after-02" / "02-forget" / "kit.json").is_file() and (
+        root / "evals" / "after-02" / "task"
+    ).is_dir()
     shutil.rmtree(data / "images")
     for path in (data / "train.json", data / "test.json"):
         path.unlink()

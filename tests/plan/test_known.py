@@ -51,4 +51,3 @@ def test_a_rough_count_is_not_kept(made):
     kept, calls, *_ = made
     rough = FOUND[0], Activations(1, 2, traced=False, why="values were asked for")
     assert kept(found=rough) == rough and kept(found=rough) == rough and len(calls) == 2
-

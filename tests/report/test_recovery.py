@@ -23,13 +23,22 @@ def restored(fake_run):
 def test_recovery_by_hand(restored):
     """(5 - 1) / (9 - 1) and (7 - 1) / (9 - 1)."""
     (entry,) = read_recovery(restored.root, FALSE, mode="strict")
-    assert [entry[k] for k in ("stage", "task", "corrupted_in", "clean", "corrupted")] == ["03-s3", "true", "02-s2", 90, 10]
+    assert [entry[k] for k in ("stage", "task", "corrupted_in", "clean", "corrupted")] == [
+        "03-s3",
+        "true",
+        "02-s2",
+        90,
+        10,
+    ]
     values = {folder: (now["accuracy"], now["recovery"][0]) for folder, now in entry["after"].items()}
     assert values == {"03-s3": (50, pytest.approx(0.5)), "04-s4": (70, pytest.approx(0.75))}
     low, high = entry["after"]["03-s3"]["recovery"][1:]
     assert 0 < low < 0.5 < high <= 1
     (line,) = recovery_lines([entry])
-    assert line.startswith("Recovery of true, which 02-s2 took from 90.0 to 10.0 %: 0.50 [") and "after 04-s4 (70.0 %)" in line
+    assert (
+        line.startswith("Recovery of true, which 02-s2 took from 90.0 to 10.0 %: 0.50 [")
+        and "after 04-s4 (70.0 %)" in line
+    )
 
 
 def test_only_of_relabelled_rows_that_a_stage_was_trained_on(restored, fake_run):

@@ -74,7 +74,9 @@ def test_restore_gives_back_state_cursors_and_extra_and_cuts_metrics(tmp_path):
     assert [line["step"] for line in json_lines(run.layout.draft("01-a") / "metrics.jsonl")] == [1, 2]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data.replace(b"0.5", b"0.6"), lambda data: data[:20], lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data.replace(b"0.5", b"0.6"), lambda data: data[:20], lambda data: b""]
+)
 def test_metrics_of_a_stage_under_way_come_from_its_checkpoint(tmp_path, damage):
     """Whatever became of the file in the draft: the committed one is that of a stage that was never stopped."""
     run, straight = opened(tmp_path / "stopped"), opened(tmp_path / "straight")

@@ -122,7 +122,12 @@ def test_a_kill_at_any_moment_leaves_the_first_stages_and_going_on_ends_in_the_s
 def test_what_the_kit_and_attacks_found_of_later_stages_goes_too(tmp_path):
     run = finished(tmp_path)
     folder = run.stage_folders()[2]
-    for path in (run.layout.kit(2, folder), run.layout.kit(3, folder), run.layout.gold(folder), run.layout.attacks(folder)):
+    for path in (
+        run.layout.kit(2, folder),
+        run.layout.kit(3, folder),
+        run.layout.gold(folder),
+        run.layout.attacks(folder),
+    ):
         write_json(path / "kit.json", {})
     rollback(run, 2)
     left = there(run)

@@ -14,7 +14,9 @@ from scripts import config_reference as reference
 
 def test_both_files_are_as_they_would_be_written():
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run python scripts/config_reference.py"
-    assert reference.SCHEMA.read_text(encoding="utf-8") == reference.json_schema(), "run python scripts/config_reference.py"
+    assert reference.SCHEMA.read_text(encoding="utf-8") == reference.json_schema(), (
+        "run python scripts/config_reference.py"
+    )
 
 
 def test_every_key_has_a_docstring_and_a_row():

@@ -9,7 +9,9 @@ METHODS = methods()
 
 def test_every_method_with_a_preset_or_a_contract_has_a_page():
     assert {"reglora", "replay", "hft", "gere", "ewc"} <= set(METHODS)
-    assert {f"methods/{name}.md" for name in METHODS} | {f"reference/{m}.md" for m in REFERENCE.values()} == set(pages())
+    assert {f"methods/{name}.md" for name in METHODS} | {f"reference/{m}.md" for m in REFERENCE.values()} == set(
+        pages()
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

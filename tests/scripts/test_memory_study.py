@@ -23,8 +23,10 @@ class Words:
 
 def test_a_dialogue_is_the_seed_s_and_each_of_its_facts_is_said_once():
     said, facts = study.dialogue(["pear", "shoe"], ASIDES, turns=200, seed=1)
-    assert (said, facts) == study.dialogue(["pear", "shoe"], ASIDES, turns=200, seed=1) != study.dialogue(
-        ["pear", "shoe"], ASIDES, turns=200, seed=2
+    assert (
+        (said, facts)
+        == study.dialogue(["pear", "shoe"], ASIDES, turns=200, seed=1)
+        != study.dialogue(["pear", "shoe"], ASIDES, turns=200, seed=2)
     )
     assert len(said) == 200 and 90 < len(facts) < 150 and len({fact.name for fact in facts}) == len(facts)
     assert all(said[fact.turn] == (fact.question, fact.said) for fact in facts)

@@ -72,7 +72,9 @@ class Strings(Probe):
         row, some = data.stage_rows()[0], []
         for k in range(1200):
             text = " ".join(draw.choice("red blue cat dog sun moon up down one two".split()) for _ in range(8))
-            some.append(replace(row, id=str(k), images=(), turns=(Turn("assistant", text),), encoding=Encoding(raw=True)))
+            some.append(
+                replace(row, id=str(k), images=(), turns=(Turn("assistant", text),), encoding=Encoding(raw=True))
+            )
         return {"some": some}
 
     def measure(self, rows, ctx):

@@ -59,7 +59,9 @@ def render(
         loader=PackageLoader("mcit.report.page", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     env.filters["num"] = lambda value, digits=1: "–" if value is None else f"{value:z,.{digits}f}"
-    env.filters["span"] = lambda pair, digits=1: "" if pair is None else f"{pair[0]:z.{digits}f} to {pair[1]:z.{digits}f}"
+    env.filters["span"] = lambda pair, digits=1: (
+        "" if pair is None else f"{pair[0]:z.{digits}f} to {pair[1]:z.{digits}f}"
+    )
     env.filters["split"] = _value_and_interval
     env.filters["duration"] = lambda value: "–" if value is None else words.duration(value)
     pages = [_page(run, report, found) for run, report, found in zip(runs, reports, measured, strict=True)]
@@ -76,7 +78,9 @@ def render(
 
 def _metrics_of(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
     """Each metric that some run has: its title, and by run value, interval and difference from the first run."""
-    against = [paired_metrics([reports[0], report], [measured[0], one]) for report, one in zip(reports, measured, strict=True)]
+    against = [
+        paired_metrics([reports[0], report], [measured[0], one]) for report, one in zip(reports, measured, strict=True)
+    ]
     return [
         {
             "title": title,

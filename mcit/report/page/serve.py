@@ -79,6 +79,8 @@ def server(run: Path, port: int) -> ThreadingHTTPServer:
         found = ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         what = f"cannot be listened on: {getattr(error, 'strerror', None) or error}"
-        raise ConfigError(what, where=f"--port {port}", fix="give another one; --port 0 takes any that is free") from None
+        raise ConfigError(
+            what, where=f"--port {port}", fix="give another one; --port 0 takes any that is free"
+        ) from None
     found.daemon_threads = True
     return found

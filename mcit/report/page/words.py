@@ -86,10 +86,14 @@ def quote(report: JsonDict) -> str:
     value, span = report["metrics"]["mfn"], report["intervals"]["metrics"].get("mfn")
     if value is None:
         return "There is no final score to quote: not every task was scored after the last stage."
-    within = f" (95 % interval {span[0]:.1f} to {span[1]:.1f} over questions, without the spread of seeds)" if span else ""
+    within = (
+        f" (95 % interval {span[0]:.1f} to {span[1]:.1f} over questions, without the spread of seeds)" if span else ""
+    )
     loss = report["metrics"]["forgetting"]
     beside = f"; forgetting {loss:.1f}" if loss is not None else ""
-    return f"Quote MFN {value:.1f}, the mean over tasks at the end{within}{beside}; scorer mode {report['scorer_mode']}."
+    return (
+        f"Quote MFN {value:.1f}, the mean over tasks at the end{within}{beside}; scorer mode {report['scorer_mode']}."
+    )
 
 
 def cost(report: JsonDict) -> str:

@@ -58,7 +58,13 @@ def test_figures_are_drawn(three) -> None:
 def test_drift_and_time_by_stage():
     """Seconds of a step are of training and of each probe; drift is what methods logged under that name, and no other."""
     costs = [
-        {"stage": "a", "steps": 10, "seconds": 5.0, "logged": {"drift/up": 0.5, "drift/down": None, "x": 1.0}, "drift": {}},
+        {
+            "stage": "a",
+            "steps": 10,
+            "seconds": 5.0,
+            "logged": {"drift/up": 0.5, "drift/down": None, "x": 1.0},
+            "drift": {},
+        },
         {"stage": "b", "steps": None, "seconds": None, "logged": None, "drift": None},
     ]
     assert charts.drift(costs)["data"]["values"] == [{"stage": "a", "module": "up", "drift": 0.5}]
