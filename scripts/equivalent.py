@@ -5,7 +5,7 @@ EQUIVALENT = {
         "where a piece would begin at byte 1, the one that begins at byte 0 holds it"
     ),
     "mcit/core/hashes.py: _SETTLED_S = 2.0 | 2.0  ->  3.0": "a longer wait keeps fewer hashes, which costs time alone",
-    "mcit/core/hashes.py: settled = [s for s in stamps if max(s[2:4]) < limit and _stamp(Path(s[0])) == s] | 4  ->  5": (
+    "mcit/core/hashes.py: settled = [s for s in stamps if max(s[2:4]) < limit and _stamp(s[0]) == s] | 4  ->  5": (
         "the fifth is an inode's number, far below a time in nanoseconds"
     ),
     'mcit/runs/replace.py: new[f"{folder}/{MANIFEST}"] = (canonical_json(seal(manifest), indent=1) + "\\n").encode()'
