@@ -23,8 +23,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mcit.core.config import Field
+from mcit.core.errors import Problem
 from mcit.core.interfaces import StageContext, StepContext
-from mcit.core.types import Claims, JsonDict, Row
+from mcit.core.types import Claims, JsonDict, Plan, Row, Stage
 from mcit.methods.base import Method
 from mcit.methods.formulas.drift import due, mean_drift, most_moved
 from mcit.methods.formulas.memory import MemoryConfig, RowMemory
@@ -54,6 +55,10 @@ class FPF(Method):
         super().__init__(config)
         self._memory = RowMemory(config, keep=config.keep, draw=self.name)
         self._steps = 0
+
+    def check(self, stage: Stage, plan: Plan) -> list[Problem]:
+        """A note where more rows would be kept than a stage has."""
+        return self._memory.check(stage, plan)
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:
         """An fp32 copy of every trained tensor."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcit.core.config import Field
+from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, StageContext, StepContext
-from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, StreamSpec
+from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, Stage, StreamSpec
 from mcit.methods.base import Method
 from mcit.methods.formulas.memory import MemoryConfig, RowMemory
 
@@ -40,6 +41,10 @@ class Replay(Method):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._memory = RowMemory(config, keep=config.keep, draw=self.name)
+
+    def check(self, stage: Stage, plan: Plan) -> list[Problem]:
+        """A note where more rows would be kept than a stage has."""
+        return self._memory.check(stage, plan)
 
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
         """One stream over all kept rows; none in the first stage."""

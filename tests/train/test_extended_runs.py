@@ -184,6 +184,10 @@ def test_a_combination_is_scored_beside_the_matrix(extended, capsys):
     times = {p: p.stat().st_mtime_ns for p in run.layout.combinations.rglob("predictions.jsonl")}
     assert main(["eval", root, "--combined", "ties", "--stages", "1,3", "--density", "0.6"]) == 0
     assert main(["eval", root, "--rescore"]) == 0
+    for kind, more in (("linear", ()), ("dare", ("--density", "0.6"))):
+        assert main(["eval", root, "--combined", kind, "--stages", "1,3", *more]) == 0
+    named = {one["name"].partition("-")[0]: one["scores"] for one in full_report(run.layout.root)["combined"]}
+    assert set(named) == {"ties", "linear", "dare"} and all(None not in scores for scores in named.values())
     assert len(times) == 3 and all(p.stat().st_mtime_ns == t for p, t in times.items())
     capsys.readouterr()
     assert main(["eval", root, "--combined", "ties", "--after", "1"]) == 2

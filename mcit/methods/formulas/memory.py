@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 
 from mcit.core.ageing import age_weight, lightest
 from mcit.core.config import Field, MethodConfig
-from mcit.core.errors import StateError
+from mcit.core.errors import Problem, StateError
 from mcit.core.interfaces import DataContext, StepContext
-from mcit.core.types import JsonDict, Row
+from mcit.core.types import JsonDict, Plan, Row, Stage
 
 Kept = list[tuple[str, list[str]]]
 """Task and ids of the rows that are kept of it."""
@@ -51,6 +51,14 @@ class RowMemory:
 
     def __bool__(self) -> bool:
         return bool(self._kept)
+
+    def check(self, stage: Stage, plan: Plan) -> list[Problem]:
+        """A note where more rows would be kept than there are, at the first stage of which that is so."""
+        short = [s.index for s in plan.stages if 0 < s.rows < self._keep]
+        if self._config.policy != "uniform" or stage.index not in short[:1]:
+            return []
+        what = f"is {self._keep}, and this stage has {stage.rows} training rows: all of them are kept"
+        return [Problem("keep", what, "use a smaller number, if not meant", "note")]
 
     def add(self, ctx: StepContext) -> None:
         """Take in rows of the stage that just ended; rows of a task that comes again take the place of its earlier ones.

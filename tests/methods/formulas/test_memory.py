@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,18 @@ def test_a_memory_remembers_and_recalls():
     assert remember([], context(rows=first), count=4, draw="y") != kept[:1], "each user draws its own"
     with pytest.raises(StateError, match="kept row 'a9' is no longer in task a"):
         recall([("a", ["a9"])], context(rows=rows("a", 9)).data, where="m")
+
+
+def test_more_than_a_stage_has_is_noted_once():
+    stages = [SimpleNamespace(index=k, rows=count) for k, count in enumerate((0, 30, 9, 9), 1)]
+    plan = SimpleNamespace(stages=stages)
+
+    def noted(**settings):
+        memory = RowMemory(MemoryConfig(**settings), keep=10, draw="x")
+        return [(s.index, p.level, p.what) for s in stages for p in memory.check(s, plan)]
+
+    assert noted() == [(3, "note", "is 10, and this stage has 9 training rows: all of them are kept")]
+    assert noted(policy="age_weighted") == [], "its budget is of all stages together"
 
 
 def aged_memory(keep=6, tau=20.0):
