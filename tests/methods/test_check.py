@@ -91,13 +91,14 @@ def check(*names, adapter=None, epochs=1, order=(), base=None, forget=()):
     config, _ = parse(RunConfig, {"name": "x", "base": base or {}, "stages": [{"recipe": "r"}]})
     stage = Stage(1, "s", (), specs, adapter or AdapterConfig(), OptimConfig(), epochs, 1, 8, 0, tuple(order), forget)
     plan = Plan(config, (stage,), (), None, "d")
-    return check_stage(stage, plan, where="stages[0]"), stage
+    return [p for p in check_stage(stage, plan, where="stages[0]") if p.level == "problem"], stage
 
 
 def test_methods_that_go_together_have_no_problem():
     problems, stage = check("l2", "replay")
     assert problems == []
     assert hook_table(stage) == {
+        "check": ["replay"],
         "streams": ["replay"],
         "on_stage_start": ["l2"],
         "loss_term": ["replay"],
