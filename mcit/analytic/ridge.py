@@ -50,9 +50,8 @@ class Ridge:
         left_DD = self.gram_DD - x_ND.T @ x_ND
         least = _LEAST * max(float(self.gram_DD.diagonal().max()), self.gamma)
         eye_DD = torch.eye(len(left_DD), dtype=left_DD.dtype, device=left_DD.device)
-        if torch.linalg.cholesky_ex(
-            left_DD + least * eye_DD
-        ).info:  # an eigenvalue below -least; costs less than to know it
+        # it fails where an eigenvalue lies below -least; that costs less than to know the eigenvalue
+        if torch.linalg.cholesky_ex(left_DD + least * eye_DD).info:
             value = float(torch.linalg.eigvalsh(left_DD)[0])
             what = f"rows to forget were never learned: what is left would have the eigenvalue {value:.3g}"
             raise StateError(what, where="ridge", fix="ask for rows that were learned, with the targets they had")

@@ -167,6 +167,8 @@ def _event(event: JsonDict) -> str:
 
 
 def _value(value: Any, short: Callable[[Any], str]) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else short(value)
 
 

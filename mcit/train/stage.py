@@ -34,7 +34,6 @@ from mcit.models.adapterfile import LoraPair, without_zeros, write_adapter
 from mcit.models.experts import experts_of
 from mcit.models.frozen import check_frozen, frozen_checksums
 from mcit.models.lineage import Delta, Lineage, delta_digest, lineage_record
-from mcit.models.moved import moved
 from mcit.models.pool import members_of, write_members
 from mcit.models.quant import runs_bf16
 from mcit.models.units import audit, block_units, dtype_problems, group_of, weight_units
@@ -46,6 +45,7 @@ from mcit.train.blobs import Blobs
 from mcit.train.context import Context
 from mcit.train.gating import monitor_of
 from mcit.train.loop import StageWork, validation
+from mcit.train.moved import moved
 from mcit.train.probing import Probing
 
 
@@ -318,7 +318,7 @@ def write_stage(folder: Path, work: StageWork, material: Material) -> None:
 
 
 def drift(work: StageWork, material: Material) -> dict[str, float]:
-    """How far the stage moved each adapted matrix, `mcit.models.moved.moved`; empty where it trained no adapter."""
+    """How far the stage moved each adapted matrix, `mcit.train.moved.moved`; empty where it trained no adapter."""
     if work.stage.adapter.kind == "none":
         return {}
     lineage = material.lineage

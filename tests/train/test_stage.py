@@ -11,8 +11,8 @@ from mcit.engine import world
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, read_lineage
 from mcit.models.load import load_base
-from mcit.models.moved import moved
 from mcit.plan.preflight import make_encoder
+from mcit.train.moved import moved
 from mcit.train.stage import Material, agreed_choice, build_stage, drift, write_stage
 from tests.fakes.bench import plan_of, run_plan, tensors_of
 from tests.fakes.packs import question_settings

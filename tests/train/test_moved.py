@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcit.models.adapterfile import LoraPair
-from mcit.models.moved import moved
+from mcit.train.moved import moved
 
 
 def drawn(seed, rank, router=None):
