@@ -11,9 +11,9 @@ Differs from the released code, which drops up to 255 rows of an epoch, ignores 
 class for views of one row: here every row comes V times in V epochs, by the stage's seed, and views are told by row. The
 divergence is a mean over the answer tokens of the views that are taught (there over classes, too). V = 4 is the paper's
 best. With fewer epochs than V it is refused: rows would be left out. Views change the picture by brightness and contrast
-unless `changes` says more; what falsifies an answer is refused: flips, crops and turns where answers are boxes, these and
-blur where text is read. Flips and crops spare rows whose words tell left from right, greying and colour shifts those whose
-words name colours.
+unless `changes`, or `task_changes` for one task of several, says more; what falsifies an answer is refused task by task:
+flips, crops and turns where answers are boxes, these and blur where text is read. Flips and crops spare rows whose words
+tell left from right, greying and colour shifts those whose words name colours.
 """
 
 import random
@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from mcit.core.config import Field, MethodConfig
+from mcit.core.config import Field, MethodConfig, suggestion
 from mcit.core.errors import Problem
 from mcit.core.interfaces import StepContext
 from mcit.core.types import Batch, Claims, Draw, LossSum, ModelOutput, PictureChange, Plan, Row, Stage
@@ -55,6 +55,9 @@ class ViewBatch(Method):
         """Views of a row in a batch (V); 4 in the paper."""
         changes: list[Change] = Field(["brightness", "contrast"], min_length=1)
         """What strong views may do to a picture; one of them each."""
+        task_changes: dict[str, list[Change]] = {}
+        """The same for single tasks of the stage, by name; an empty list leaves their pictures alone. Other tasks have
+        `changes`."""
         reading: list[str] = []
         """Tasks whose answers are read off the picture, besides those whose name or scorer says so."""
         from_epoch: int = Field(0, ge=0)
@@ -73,16 +76,23 @@ class ViewBatch(Method):
                 f"{self.config.views} views of every row take {self.config.views} epochs; the stage has {stage.epochs}"
             )
             problems.append(Problem("views", what, f"set epochs: {self.config.views} or more, or fewer views"))
+        own = self.config.task_changes
+        for name in sorted(own.keys() - {task.name for task in stage.tasks}):
+            fix = suggestion(name, [task.name for task in stage.tasks])
+            problems.append(Problem(f"task_changes.{name}", "the stage has no task of this name", fix))
         for task in stage.tasks:
             reads = task.name in self.config.reading or _READING.search(f"{task.name} {task.scorer} {task.style}")
             kind = "box" if task.style == "box" or "grounding" in task.scorer else "reading" if reads else ""
-            wrong = sorted(FALSIFIES.get(kind, set()) & set(self.config.changes))
+            wrong = sorted(FALSIFIES.get(kind, set()) & set(self._changes(task.name)))
             if wrong:
-                fix = f"leave {' and '.join(wrong)} out of changes in this stage"
-                problems.append(
-                    Problem("changes", f"{', '.join(wrong)} falsifies answers of task '{task.name}' ({kind})", fix)
-                )
+                where, names = f"task_changes.{task.name}" if task.name in own else "changes", ", ".join(wrong)
+                fix = f"leave {' and '.join(wrong)} out of {where}"
+                fix += "" if task.name in own else f", or give the task its own: task_changes: {{{task.name}: […]}}"
+                problems.append(Problem(where, f"{names} falsifies answers of task '{task.name}' ({kind})", fix))
         return problems
+
+    def _changes(self, task: str) -> list[Change]:
+        return self.config.task_changes.get(task, self.config.changes)
 
     def order(self, stream: str, epoch: int, count: int, seed: int) -> Sequence[Draw]:
         """Epochs e V to e V + V - 1 read one shuffled sequence of rows, each V times in a row."""
@@ -96,7 +106,8 @@ class ViewBatch(Method):
         """The row with one change of its pictures, drawn by seed, row and view."""
         draw = random.Random(f"{seed}/{row.id}/{view}")
         words = " ".join(turn.text for turn in row.turns)
-        allowed = [c for c in self.config.changes if c not in SPARED or not re.search(SPARED[c], words, re.IGNORECASE)]
+        given = self._changes(row.task)
+        allowed = [c for c in given if c not in SPARED or not re.search(SPARED[c], words, re.IGNORECASE)]
         if not allowed or not row.images:
             return row
         change = PictureChange(kind := draw.choice(allowed), _values(kind, draw))

@@ -47,9 +47,9 @@ def case(name: str, make: Make, code: int, **settings: Any) -> None:
 
 
 # ---- values of a config ----------------------------------------------------------------------------------------------
-def changed(name: str, *settings: str, code: int = 2) -> None:
-    """The shipped config ``tiny`` with other values."""
-    case(name, lambda _: ["plan", "tiny", *(part for s in settings for part in ("--set", s))], code)
+def changed(name: str, *settings: str, config: str = "tiny", code: int = 2) -> None:
+    """A shipped config with other values."""
+    case(name, lambda _: ["plan", config, *(part for s in settings for part in ("--set", s))], code)
 
 
 for name, setting in {
@@ -142,6 +142,16 @@ for name, setting in {
 }.items():
     changed(name, setting)
 changed("forgetting kit without a stage that forgets", "eval.kit={}", code=3)
+changed(
+    "forgetting kit on a pool of adapters",
+    "defaults.adapter={rank: 8, carry: pool, also_train: []}",
+    "router={use: oracle}",
+    "stages.1.methods=[{use: guard}]",
+    "stages.1.epochs=0",
+    "eval.kit={membership: []}",
+    config="tiny-forget",
+    code=3,
+)
 case("gold run of a config that forgets nothing", lambda _: ["gold", "tiny"], 2)
 case("gold run without a recipe that nothing forgets", lambda _: ["gold", "tiny-forget", "--without", "tiny/word"], 2)
 changed("two stages of one name", "stages.0.name=same", "stages.1.name=same")
@@ -159,6 +169,14 @@ for name, settings in {
     ],
     "mirrored pictures of a task that is read": [
         "defaults.methods=[{name: view_batch, views: 2, changes: [flip], reading: [word]}]",
+        "defaults.epochs=2",
+    ],
+    "mirrored pictures, for a task that is read alone": [
+        "stages.2.methods=[{name: view_batch, views: 2, task_changes: {word: [flip]}, reading: [word]}]",
+        "defaults.epochs=2",
+    ],
+    "changes of pictures for a task of another stage": [
+        "stages.2.methods=[{name: view_batch, views: 2, task_changes: {letter: [contrast]}}]",
         "defaults.epochs=2",
     ],
 }.items():

@@ -96,6 +96,42 @@ def test_changes_that_falsify_answers_are_refused(task, changes, wrong):
         assert problems[0].what.startswith(wrong) and problems[0].fix
 
 
+def test_each_task_of_a_stage_has_its_own_changes():
+    """A task that is not named has those of all; an empty list leaves its pictures alone."""
+    made = method(task_changes={"animals": ["flip"], "plates": []})
+
+    def kinds(task):
+        shown = [made.on_row(replace(row(), task=task), view, 5) for view in range(1, 9)]
+        return {change.kind for one in shown for change in one.encoding.changes}
+
+    assert kinds("animals") == {"flip"} and kinds("plates") == set() and kinds("other") == {"brightness", "contrast"}
+
+
+TWO = SimpleNamespace(
+    epochs=4,
+    tasks=[
+        SimpleNamespace(name="animals", scorer="choice", style="phrase"),
+        SimpleNamespace(name="textvqa", scorer="vqa", style="word"),
+    ],
+)
+
+
+def test_what_falsifies_is_told_task_by_task():
+    """A flip of pictures of animals stands beside a task that is read; named for that task it is refused there."""
+    assert method(task_changes={"animals": ["flip"]}).check(TWO, None) == []
+    assert method(changes=["flip"], task_changes={"textvqa": ["contrast"]}).check(TWO, None) == []
+    (problem,) = method(task_changes={"textvqa": ["flip", "contrast"]}).check(TWO, None)
+    assert problem.where == "task_changes.textvqa" and problem.fix == "leave flip out of task_changes.textvqa"
+    assert problem.what == "flip falsifies answers of task 'textvqa' (reading)"
+    (problem,) = method(changes=["flip"]).check(TWO, None)
+    assert problem.where == "changes" and "task_changes: {textvqa: […]}" in problem.fix
+
+
+def test_a_task_that_the_stage_does_not_have_is_refused():
+    (problem,) = method(task_changes={"animal": ["flip"]}).check(TWO, None)
+    assert problem.where == "task_changes.animal" and problem.fix == "did you mean 'animals'?"
+
+
 def test_fewer_epochs_than_views_are_refused():
     stage = SimpleNamespace(epochs=3, tasks=[])
     (problem,) = method().check(stage, None)
@@ -159,3 +195,4 @@ def test_epochs_without_divergence_and_factor_zero():
 def test_settings():
     assert ViewBatch.Config() == shipped_config(ViewBatch)
     assert refused(ViewBatch, views=1) == ["views"] and refused(ViewBatch, changes=["swirl"]) == ["changes[0]"]
+    assert refused(ViewBatch, task_changes={"t": ["flip", "swirl"]}) == ["task_changes.t[1]"]
