@@ -45,9 +45,12 @@ def run(args: argparse.Namespace) -> int:
         if not args.no_data:
             parts.append(data_part(found))
         problems = [problem for part in parts for problem in part.problems]
+        notes = [note for part in parts for note in part.notes]
         if not args.json:
             for part in parts:
                 print(f"{part.name}: {part.checked} checked, {len(part.problems) or 'nothing'} wrong")
+                for note in part.notes:
+                    print(f"  note: {note.head}")
         if problems:
             raise StateError.of(problems)
         if args.sign:
@@ -55,14 +58,16 @@ def run(args: argparse.Namespace) -> int:
                 signed = sign(found, Path(args.sign))
     if args.json:
         checked = {part.name: part.checked for part in parts}
-        print_json({"run": str(found.layout.root), "checked": checked, **({"signed": signed} if signed else {})})
+        out = {"run": str(found.layout.root), "checked": checked, **({"signed": signed} if signed else {})}
+        print_json({**out, "notes": [{"where": note.where, "what": note.what} for note in notes]})
     elif signed:
         print(f"signed: {found.layout.certificates / 'statement.json'}, {signed['lines']} lines of the ledger")
     return 0
 
 
 def data_part(found: Run) -> Part:
-    """Data sets of every stage: each file of them, and the recipe's digest as the run knows it."""
+    """Data sets of every stage: each file of them, and the recipe's digest as the run knows it. Those that were deleted after
+    the stage that forgets them was committed are named, not checked; any other that is gone is a problem."""
     from mcit.cli.common import plan_of_run
     from mcit.evals.audit import Part
 
@@ -70,12 +75,16 @@ def data_part(found: Run) -> Part:
     try:
         from mcit.data.folder import DataFolder
         from mcit.plan.datasets import readable
+        from mcit.plan.gone import gone
 
-        known = found.identity()
-        tasks = readable(plan_of_run(found))
+        known, plan = found.identity(), plan_of_run(found)
     except McitError as error:
         return Part("data", 0, list(error.problems))
-    for task in tasks:
+    for name in dict.fromkeys(name for stage in plan.stages for name in gone(stage)):
+        after = ", ".join(stage.folder for stage in plan.stages if name in gone(stage))
+        what = f"not checked: the data of this request were deleted after its stage, {after}, was committed"
+        part.notes.append(Problem(name, what, level="note"))
+    for task in readable(plan):
 
         def check(name: str = task.recipe, folder: Path = Path(task.folder)) -> Any:
             digest = DataFolder.open(folder).digest

@@ -28,6 +28,8 @@ class Part:
     name: str
     checked: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    """What could not be checked, and why that is in order."""
 
     def check(self, work: Callable[[], Iterator[Problem] | None]) -> None:
         """Count one thing and note what is wrong with it."""

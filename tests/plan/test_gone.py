@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from mcit.cli.audit import data_part
 from mcit.cli.main import main
 from mcit.core.errors import StateError
 from mcit.core.schema import KitConfig
@@ -69,6 +70,23 @@ def test_a_stage_that_is_still_to_be_trained_needs_its_data(plan):
     assert error.value.where == "tiny/word-forget"
 
 
+def test_an_audit_names_what_it_could_not_check(plan, monkeypatch):
+    """The deleted set with the stage that forgot it, after the others were checked; gone without a request it is a problem."""
+    monkeypatch.setattr("mcit.cli.common.plan_of_run", lambda run: plan)
+    run = SimpleNamespace(identity=lambda: {f"recipe {t.recipe}": t.digest for t in plan.tasks})
+    part = data_part(run)
+    (note,) = part.notes
+    assert (note.where, note.level, part.checked, part.problems) == ("tiny/word-forget", "note", 3, [])
+    assert "deleted after its stage, 02-forget, was committed" in note.what
+
+    def unplanned(run):
+        raise StateError("x", where="tiny/letter", fix="restore it")
+
+    monkeypatch.setattr("mcit.cli.common.plan_of_run", unplanned)
+    part = data_part(run)
+    assert part.notes == [] and [p.where for p in part.problems] == ["tiny/letter"]
+
+
 @pytest.mark.slow
 def test_a_run_whose_request_was_deleted_is_extended_resumed_scored_and_exported(tmp_path, monkeypatch, capsys):
     """Rows, pictures and what was built of them are deleted after the stage; then the recipe too."""
@@ -109,6 +127,12 @@ def test_a_run_whose_request_was_deleted_is_extended_resumed_scored_and_exported
     (entry,) = json.loads((root / "report" / "report.json").read_text())["forget"]
     assert entry["after"] is not None and entry["later"] == {"03-yesno": None}
 
+    capsys.readouterr()
+    assert main(["audit", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("note:") == 1 and f"note: {recipe}: not checked" in said and "its stage, 02-forget," in said
+    assert main(["audit", str(root), "--json"]) == 0
+    assert [note["where"] for note in json.loads(capsys.readouterr().out)["notes"]] == [str(recipe)]
     weights = next((root / "stages" / "03-yesno").rglob("*.safetensors")).read_bytes()
     recipe.unlink()
     assert main(["rollback", str(root), "--to-stage", "2", "--yes"]) == 0
