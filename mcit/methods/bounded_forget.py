@@ -143,6 +143,5 @@ class BoundedForget(Method):
         return {"spare": self._spare, "bounds": self._bounds}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take them back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k not in self.state_dict()})
+        """Take them back."""
         self._spare, self._bounds = list(state["spare"]), dict(state["bounds"])

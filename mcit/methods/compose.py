@@ -9,12 +9,10 @@ from urllib.parse import quote
 
 from torch import Tensor
 
-from mcit.core.errors import DataError, PlanError, StateError, TrainingError
-from mcit.core.files import write_json
+from mcit.core.errors import DataError, PlanError, TrainingError
 from mcit.core.interfaces import DataContext, Gradients, NamesContext, StageContext, StepContext, StepPasses
 from mcit.core.lookup import class_of
-from mcit.core.records import MethodState
-from mcit.core.stored import read_record
+from mcit.core.statefile import load_state, save_state
 from mcit.core.types import (
     SHARED,
     WRITES,
@@ -48,7 +46,7 @@ class MethodSet:
             method = make(spec)
             home = (inherited or {}).get(state_folder(method.name))
             if home is not None:
-                _load(method, home)
+                load_state(method, home)
             built.append(method)
         return cls(built, gradient_order=stage.gradient_order)
 
@@ -214,16 +212,12 @@ class MethodSet:
     def save(self, folder: Path) -> None:
         """``<method>/state.json`` and ``<method>/tensors.safetensors`` below `folder`."""
         for method in self.methods:
-            home = folder / state_folder(method.name)
-            home.mkdir(parents=True, exist_ok=True)
-            state = {"state_version": method.state_version, "state": method.state_dict()}
-            write_json(home / "state.json", state)
-            method.tensors.save(home / "tensors.safetensors")
+            save_state(method, folder / state_folder(method.name))
 
     def load(self, folder: Path) -> None:
-        """Restore every method. Raises StateError for missing state or another state version."""
+        """Restore every method. Raises StateError for missing state, another state version or keys that it does not know."""
         for method in self.methods:
-            _load(method, folder / state_folder(method.name))
+            load_state(method, folder / state_folder(method.name))
 
 
 def make(spec: MethodSpec) -> Method:
@@ -249,18 +243,6 @@ def make(spec: MethodSpec) -> Method:
 def state_folder(name: str) -> str:
     """Folder of a method's state; that of ``module:Class`` cannot be the folder of a file in mcit/methods."""
     return quote(name, safe="")
-
-
-def _load(method: Method, home: Path) -> None:
-    record = read_record(home / "state.json", MethodState)
-    if record["state_version"] != method.state_version:
-        raise StateError(
-            f"state has version {record['state_version']}, this code writes {method.state_version}",
-            where=str(home),
-            fix="use the mcit version the stage was trained with, or start a new run",
-        )
-    method.load_state_dict(record["state"])
-    method.tensors.load(home / "tensors.safetensors")
 
 
 def _normalised(term: LossSum, batch: Batch, counts: Counts) -> Tensor:

@@ -136,6 +136,5 @@ class GeRe(Method):
         return {"states": self._states, "weight": self._weight.last}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take both back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k not in ("states", "weight")})
+        """Take both back."""
         self._states, self._weight.last = state["states"], state["weight"]

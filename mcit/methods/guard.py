@@ -132,7 +132,5 @@ class Guard(Method):
         return {**about, **({"head": self._head} if self._head else {})}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take it back. Raises StateError for keys it does not know."""
-        known = ("detector", "layer", "mean", "phrases", "head")
-        super().load_state_dict({k: v for k, v in state.items() if k not in known})
+        """Take it back."""
         self._phrases, self._head = list(state.get("phrases", [])), state.get("head")

@@ -95,6 +95,5 @@ class IAU(Method):
         return {"norm": self._norm}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take it back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k != "norm"})
+        """Take it back."""
         self._norm = state["norm"]

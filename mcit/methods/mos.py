@@ -113,8 +113,7 @@ class MOS(Method):
         return {"stages": self._stages}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take it back. Raises StateError for keys it does not know."""
-        super().load_state_dict({key: value for key, value in state.items() if key != "stages"})
+        """Take it back."""
         self._stages = {str(name): int(count) for name, count in state["stages"].items()}
 
 

@@ -58,6 +58,5 @@ class NPO(Objective):
         return {"reference": self.reference}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take it back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k != "reference"})
+        """Take it back."""
         self.reference = dict(state["reference"])

@@ -154,6 +154,5 @@ class OptimisticForget(Method):
         return {"targets": self._targets, "met": self._met}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take them back. Raises StateError for keys it does not know."""
-        super().load_state_dict({key: value for key, value in state.items() if key not in self.state_dict()})
+        """Take them back."""
         self._targets, self._met = [dict(target) for target in state["targets"]], int(state["met"])

@@ -107,7 +107,7 @@ class OptimisticReplay(Replay):
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take it back."""
-        super().load_state_dict({key: value for key, value in state.items() if key != "satisfied"})
+        super().load_state_dict(state)
         self._satisfied = dict(state["satisfied"])
 
 

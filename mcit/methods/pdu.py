@@ -85,6 +85,5 @@ class PDU(Objective):
         return {"dual": self._dual, "budget": self._budget}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take them back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k not in self.state_dict()})
+        """Take them back."""
         self._dual, self._budget = float(state["dual"]), float(state["budget"])

@@ -129,6 +129,5 @@ class Refusal(Method):
         return {"spare": self._spare}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take them back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k != "spare"})
+        """Take them back."""
         self._spare = list(state["spare"])

@@ -88,6 +88,5 @@ class WeightAverage(Method):
         return {"count": self._count}
 
     def load_state_dict(self, state: JsonDict) -> None:
-        """Take it back. Raises StateError for keys it does not know."""
-        super().load_state_dict({k: v for k, v in state.items() if k != "count"})
+        """Take it back."""
         self._count = int(state["count"])

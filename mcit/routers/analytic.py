@@ -91,5 +91,4 @@ class Analytic(Router):
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take it back; the tensors are read when they are asked for."""
-        super().load_state_dict({k: v for k, v in state.items() if k != "head"})
         self._state, self._head = dict(state["head"]), None

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mcit.core.errors import StateError
-from mcit.core.files import write_json
 from mcit.core.records import MethodState
+from mcit.core.statefile import load_state, save_state
 from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors
 from mcit.core.types import Plan, RouterSpec, Row
@@ -37,22 +37,13 @@ def build(spec: RouterSpec, lineage: Lineage) -> Router:
     """A router with the state that the stages below left. Raises StateError for another version's."""
     router = make(spec)
     if lineage.deltas:
-        home = lineage.deltas[-1].folder / ROUTER
-        record = read_record(home / "state.json", MethodState)
-        if record["state_version"] != router.state_version:
-            what = f"state has version {record['state_version']}, this code writes {router.state_version}"
-            raise StateError(what, where=str(home), fix="use the version the stage was trained with")
-        router.load_state_dict(record["state"])
-        router.tensors.load(home / "tensors.safetensors")
+        load_state(router, lineage.deltas[-1].folder / ROUTER)
     return router
 
 
 def save(router: Router, folder: Path) -> None:
     """Write ``router/state.json`` and ``router/tensors.safetensors`` below `folder`."""
-    home = folder / ROUTER
-    home.mkdir(parents=True)
-    write_json(home / "state.json", {"state_version": router.state_version, "state": router.state_dict()})
-    router.tensors.save(home / "tensors.safetensors")
+    save_state(router, folder / ROUTER)
 
 
 class LivePool:

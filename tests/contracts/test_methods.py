@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 import mcit
 from mcit.core.config import load_yaml, parse
+from mcit.core.errors import StateError
+from mcit.core.files import write_json
 from mcit.core.paths import shipped
 from mcit.core.tensorstore import HostTensors
 from mcit.methods.base import HOOKS, Method
@@ -159,6 +162,18 @@ def test_6_state_is_json_and_tensors_only(name, straight, tmp_path):
     for attribute, value in vars(method).items():
         assert not isinstance(value, torch.Tensor), f"{attribute} is a tensor outside the TensorStore"
     assert isinstance(method.tensors, HostTensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_6_a_state_with_a_key_that_the_method_does_not_know_is_refused(name, straight, tmp_path):
+    """Another version wrote it: it would be lost at the next save. The file and the key are named."""
+    plan, folder, _, _ = straight(name)
+    home = shutil.copytree(folder / plan.stages[1].folder / "methods" / name, tmp_path / name)
+    record = json.loads((home / "state.json").read_text())
+    write_json(home / "state.json", {**record, "state": {**record["state"], "more": 1}})
+    with pytest.raises(StateError, match="unknown keys: more") as error:
+        MethodSet.build(plan.stages[1], {name: home})
+    assert error.value.where == str(home / "state.json") and error.value.fix
 
 
 @pytest.mark.parametrize("name", NAMES)

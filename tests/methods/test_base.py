@@ -1,6 +1,5 @@
 import pytest
 
-from mcit.core.errors import StateError
 from mcit.core.files import write_json
 from mcit.core.tensorstore import HostTensors
 from mcit.methods.base import HOOKS, Method
@@ -19,12 +18,6 @@ def test_only_overridden_hooks_count():
     cls = type("X", (Method,), {"name": "x", "after_step": lambda self, ctx: None})
     method = cls(cls.Config())
     assert [h for h in HOOKS if method.overrides(h)] == ["after_step"]
-
-
-def test_unknown_state_is_refused():
-    cls = type("X", (Method,), {"name": "x"})
-    with pytest.raises(StateError, match="unknown state"):
-        cls(cls.Config()).load_state_dict({"a": 1})
 
 
 def test_a_method_that_says_nothing_adds_nothing():

@@ -93,8 +93,8 @@ class RowMemory:
 
     def state(self) -> JsonDict:
         """Ids by task, and with ``age_weighted`` the stage and relevance of each row."""
-        aged = {"aged": [list(row) for row in self._aged]} if self._config.policy == "age_weighted" else {}
-        return {"kept": [[task, ids] for task, ids in self._kept], **aged}
+        aged = self._aged if self._config.policy == "age_weighted" else []
+        return {"kept": [[task, ids] for task, ids in self._kept], "aged": [list(row) for row in aged]}
 
     def load(self, state: JsonDict) -> None:
         """Take back what `state` gave."""

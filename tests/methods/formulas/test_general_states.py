@@ -54,5 +54,3 @@ def test_states_of_another_base_or_pool_are_refused():
         with pytest.raises(StateError, match=key) as caught:
             again._blob(other)
         assert all(text in str(caught.value) for text in shown)
-    with pytest.raises(StateError, match="unknown state"):
-        GeRe(GeRe.Config()).load_state_dict({**known, "more": 1})

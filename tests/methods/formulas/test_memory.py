@@ -80,7 +80,7 @@ def test_state_of_an_age_weighted_memory_comes_back_exactly():
         one.add(context(index=3, seed=3, rows=rows("c", 9)))
     assert loaded.state() == memory.state()
     uniform = RowMemory(MemoryConfig(), keep=4, draw="x")
-    assert uniform.state() == {"kept": []} and not uniform
+    assert uniform.state() == {"kept": [], "aged": []} and not uniform
 
 
 @pytest.mark.parametrize("policy", ["uniform", "age_weighted"])
