@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line break, marks that turn the direction of text, halves of surrogate pairs."""
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S*|\d+")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\S)\S*/\S*|/\S*|\d+")
+"""Names, paths and numbers. A word is searched for a slash from its beginning alone: what is quoted may be very long."""
 _ALIKE = 3
 """Problems of one kind that are shown in full."""
 

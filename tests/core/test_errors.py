@@ -1,3 +1,5 @@
+import time
+
 from mcit.core.errors import (
     ConfigError,
     DataError,
@@ -44,3 +46,12 @@ def test_problems_alike_are_told_together():
     many = shown([Problem(f"w{chr(97 + k)}", "x" * (k + 1), "") for k in range(26)])
     assert len(many) == 21 and many[-1] == "26 problems of 26 kind(s)"
     assert shown([]) == []
+
+
+def test_what_is_wrong_may_quote_a_very_long_text():
+    """Each letter of a word was asked whether a slash follows in it: half a minute for 200,000 of them."""
+    began = time.process_time()
+    (line,) = shown([Problem("f:1", "x" * 200_000 + "'y")])
+    assert time.process_time() - began < 2 and len(line) == 200_007
+    paths = [Problem("f:1", f"no '{k}/a b' at x/{k}.png or {k}", "") for k in range(9)]
+    assert len(shown(paths)) == 5, "they differ in names, paths and numbers alone"

@@ -12,11 +12,12 @@ from mcit.core.types import Row
 from mcit.data.asd.cues import without_cue
 from mcit.data.placeholder import PLACEHOLDER
 
-_EDGE = rf"(?:\s*{re.escape(PLACEHOLDER)}\s*)*"
-_FRAME = re.compile(rf"^({_EDGE})(.*?)({_EDGE})$", re.DOTALL)
+_EDGE = re.compile(rf"(?:\s*+{re.escape(PLACEHOLDER)}\s*+)*+")
+_BEHIND = re.compile(rf"(?:\s*+{re.escape(PLACEHOLDER[::-1])}\s*+)*+")
+"""Placeholders at the beginning of a text, and of one that is turned around. Nothing is tried twice: rows may be hostile."""
 _MARK = re.compile(r"(?:(?<=\s)|^)\(?([A-H])[.)]\s+")
 _LETTER = re.compile(r"^\(?([A-H])\)?(?:[.)](?:\s.*)?)?$", re.DOTALL)
-_BOX = re.compile(r"^\[\s*{n}(?:\s*,\s*{n}){{3}}\s*\]$".format(n=r"(?:\d+\.?\d*|\.\d+)"))
+_BOX = re.compile(r"^\[\s*{n}(?:\s*,\s*{n}){{3}}\s*\]$".format(n=r"(?:\d+(?:\.\d*)?|\.\d+)"))
 
 
 class UnusableRow(Exception):
@@ -75,27 +76,34 @@ def is_box(text: str) -> bool:
 def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
     """The text without its options ``A. … B. …`` (one per line or in a row), and the options; None if there are none."""
     marks = list(_MARK.finditer(text))
-    firsts = [k for k, mark in enumerate(marks) if mark.group(1) == "A"]
-    for first in reversed(firsts):
-        run = [marks[first]]
-        for mark in marks[first + 1 :]:
-            if mark.group(1) == "ABCDEFGH"[len(run) % 8]:
-                run.append(mark)
-        if len(run) < 2:
-            continue
-        ends = [mark.start() for mark in run[1:]]
-        last = text[run[-1].end() :].split("\n", 1)
-        options = [text[mark.end() : end].strip() for mark, end in zip(run[:-1], ends, strict=True)]
-        options.append(last[0].strip())
-        rest = last[1].strip() if len(last) > 1 else ""
-        stem = "\n".join(part for part in (text[: run[0].start()].rstrip(), rest) if part)
-        return (stem, tuple(options)) if all(options) else None
-    return None
+    letters = "".join(mark.group(1) for mark in marks)
+    first = letters.rfind("A", 0, max(letters.rfind("B"), 0))
+    if first < 0:
+        return None
+    run = [marks[first]]
+    for mark in marks[first + 1 :]:
+        if mark.group(1) == "ABCDEFGH"[len(run) % 8]:
+            run.append(mark)
+    ends = [mark.start() for mark in run[1:]]
+    last = text[run[-1].end() :].split("\n", 1)
+    options = [text[mark.end() : end].strip() for mark, end in zip(run[:-1], ends, strict=True)]
+    options.append(last[0].strip())
+    rest = last[1].strip() if len(last) > 1 else ""
+    stem = "\n".join(part for part in (text[: run[0].start()].rstrip(), rest) if part)
+    return (stem, tuple(options)) if all(options) else None
+
+
+def framed(text: str) -> tuple[str, str, str]:
+    """Placeholders with the blanks around them in front of a text, the text, and those behind it."""
+    front = _EDGE.match(text)
+    start = front.end() if front else 0
+    back = _BEHIND.match(text[start:][::-1])
+    end = len(text) - (back.end() if back else 0)
+    return text[:start], text[start:end], text[end:]
 
 
 def _exchange(text: str, gold: str, meta: Mapping[str, Any], native: str, cues: Sequence[str]) -> Exchange:
-    found = _FRAME.match(text)
-    before, middle, after = found.groups() if found else ("", text, "")
+    before, middle, after = framed(text)
     if PLACEHOLDER in middle:
         raise UnusableRow("a picture stands inside the question")
     question = without_cue(middle, cues)

@@ -1,9 +1,11 @@
 """Questions taken apart and what cannot be."""
 
+import time
+
 import pytest
 
 from mcit.core.types import Encoding, Row, Turn
-from mcit.data.asd.exchange import UnusableRow, exchanges_of, is_box, source_of, split_options
+from mcit.data.asd.exchange import UnusableRow, exchanges_of, framed, is_box, source_of, split_options
 from mcit.data.sources.demo import KIND_PROMPT
 from tests.fakes.rows import row
 
@@ -85,5 +87,40 @@ def test_source_follows_questions_answers_and_pictures():
     assert source_of(row("q", "a", id="other", root="/x", style="word")) == sources[0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + " " * 200_000 + "b",
+        "a" + "<image> " * 100_000 + "b",
+        "<image>\n" * 100_000 + "a" + "\n<image>" * 100_000,
+        "A. x " * 50_000,
+        "[" + "1" * 200_000,
+    ],
+    ids=["blanks", "pictures inside", "pictures around", "options", "digits"],
+)
+def test_a_very_long_text_takes_no_longer_than_its_length(text):
+    """Half a minute and more before; 40 placeholders with blanks between, inside a question, would have taken days."""
+    began = time.process_time()
+    before, middle, after = framed(text)
+    assert before + middle + after == text
+    assert split_options(text) is None and not is_box(text)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("", "", "")),
+        (" \n", ("", " \n", "")),
+        ("<image>\n <image> a\nb \n<image> <image>\n", ("<image>\n <image> ", "a\nb", " \n<image> <image>\n")),
+        (" <image> ", (" <image> ", "", "")),
+        ("a <image> b<image>", ("", "a <image> b", "<image>")),
+    ],
+)
+def test_placeholders_around_a_text(text, parts):
+    assert framed(text) == parts
+
+
 def test_boxes():
     assert is_box("[0.1, 0.2, 1, .5]") and not is_box("0.1, 0.2, 1, 0.5") and not is_box("[0.1, 0.2, 1]")
+    assert is_box("[ 1.,2 , .3,44.5 ]") and not is_box("[1, 2, 3, .]")
