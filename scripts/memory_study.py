@@ -40,6 +40,12 @@ from mcit.memory.vectors import Vectors
 MEMORIES = ("none", "compact", "vector", "both")
 PER_NAME = 20
 """Exchanges of a name in ``retrieval``: what is relevant to a question."""
+DEPENDS = {
+    "recall": ("facts", "turns", "questions", "hits", "budget"),
+    "retrieval": ("facts", "chunks", "questions"),
+    "latency": ("questions",),
+}
+"""What the results of a study depend on, besides the model, what embeds texts, and the seed."""
 ANSWER = 16
 """Longest answer, in tokens."""
 _PARTS = ("ba", "de", "fi", "go", "ku", "la", "me", "no", "pi", "ra", "su", "ti", "vo", "wa", "xe", "zu")
@@ -211,9 +217,9 @@ def measured(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     drawn = sorted({r.answer for recipe in args.facts for r in rows(recipe) if r.meta.get("visible", True)})
     if args.study == "latency":
         for size in args.sizes:
-            yield f"{size}", lambda size=size: latency(embed, size, args)
+            yield named(f"{size} entries", args), lambda size=size: latency(embed, size, args)
     elif args.study == "retrieval":
-        yield f"layer {args.layer}, {args.chunks} chunks", lambda: retrieval(embed, drawn, args)
+        yield named("exchanges", args), lambda: retrieval(embed, drawn, args)
     else:
         asides = [(f"Can you eat a {r.meta['object']}?", r.answer) for r in rows("demo/edible")]
         said, facts = dialogue(drawn, sorted(set(asides)), turns=args.turns, seed=args.seed)
@@ -224,15 +230,23 @@ def measured(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
                 for question, answer in said:
                     memory.remember(question, answer)
             yield (
-                f"{kind}, {args.turns} turns, {args.hits} hits, budget {args.budget}, seed {args.seed}",
+                named(kind, args),
                 lambda memory=memory: recall(
                     said, facts, memory, lambda h: Chat(one.model, one.encoder, history=h, **given), args
                 ),
             )
 
 
-def main() -> int:
-    """Measure what is missing and write it as it comes."""
+def named(part: str, args: argparse.Namespace) -> str:
+    """The name of a result: its part of the study, and every setting that it depends on."""
+    keys = ("model", "set", "encoder" if args.encoder else "layer", *DEPENDS[args.study], "seed")
+    values = {key: getattr(args, key) for key in keys}
+    shown = {k: " ".join(v) if isinstance(v, list) else v for k, v in values.items() if v != []}
+    return ", ".join([part, *(f"{key} {value}" for key, value in shown.items())])
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="recall, retrieval and latency of a memory")
     parser.add_argument("study", choices=("recall", "retrieval", "latency"))
     parser.add_argument("--model", default="embedded")
@@ -251,7 +265,12 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10000, 50000])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True)
-    args = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure what is missing and write it as it comes."""
+    args = arguments(given)
     result: dict[str, Any] = json.loads(args.json.read_text()) if args.json.is_file() else {}
     for name, measure in measured(args):
         if name not in result or not args.no_answers and args.study == "recall" and "right" not in result[name]:

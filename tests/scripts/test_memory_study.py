@@ -1,6 +1,9 @@
-"""scripts/memory_study.py: the dialogue it makes up, and what it counts as shown."""
+"""scripts/memory_study.py: the dialogue it makes up, what it counts as shown, and what it measures again."""
 
+import json
 import random
+
+import pytest
 
 from mcit.core.types import Turn
 from mcit.memory.compact import extract
@@ -49,3 +52,30 @@ def test_a_share_by_hand():
     """Wilson's interval of 1 of 2 at 95 %: 0.0945 to 0.9055."""
     one = study.share([True, False])
     assert one["share"] == 0.5 and [round(x, 4) for x in one["interval"]] == [0.0945, 0.9055]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("recall", ["--facts x", "--turns 9", "--questions 9", "--hits 9", "--budget 9"]),
+        ("retrieval", ["--facts x", "--chunks 9", "--questions 9"]),
+        ("latency", ["--questions 9"]),
+    ],
+)
+def test_a_result_is_named_by_all_it_depends_on(kind, more):
+    names = [
+        study.named("part", study.arguments([kind, "--json", "x.json", *option.split()]))
+        for option in ("", "--model x", "--set a=1", "--set a=2", "--encoder x", "--layer 1", "--seed 9", *more)
+    ]
+    assert len(set(names)) == len(names) and all(name.startswith("part, model ") for name in names)
+
+
+def test_what_was_measured_under_the_same_settings_is_not_measured_again(tmp_path, monkeypatch):
+    """With another number of questions it is."""
+    made = []
+    monkeypatch.setattr(
+        study, "measured", lambda args: [(study.named("9 entries", args), lambda: made.append(args.questions))]
+    )
+    for questions in ("5", "5", "6"):
+        assert study.main(["latency", "--questions", questions, "--json", str(tmp_path / "l.json")]) == 0
+    assert made == [5, 6] and len(json.loads((tmp_path / "l.json").read_text())) == 2
