@@ -11,8 +11,8 @@ but for what `DIFFERENT` lists, with none missing and none left over. A tracebac
 
 ``--all`` plays every place with a kill and an error, writes with every kill; else ``--rounds`` of these are drawn. Which
 operation stands for a place, which kill, which error, and the order are drawn by the seed; ``--minutes`` stops earlier. With
-``--ranks 2`` the run is on two processes, and every round hits one of them. Exit 1 if anything failed. Commands on one process
-run in forks of this one, which has imported everything but done nothing.
+``--ranks 2`` the run is on two processes, and every round hits one of them, each in turn: rank 0 has nearly all operations.
+Exit 1 if anything failed. Commands on one process run in forks of this one, which has imported everything but done nothing.
 
 On one process a command is started once for all its faults (`inject/states.py`): a kill leaves what is on disk at its moment,
 so the folder is copied there; for an error, or half a write, the process forks there. Where two faults leave equal folders,
@@ -26,6 +26,7 @@ same state of the code are not played again, but counted. ``--part 1/2`` and ``-
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -153,8 +154,7 @@ def main() -> int:
             )
             rounds += found
         args.commands = [command for command in args.commands if command != "data build"]
-    rounds = [(scene, one) for scene, one in rounds if one.how in KILLS or not args.kills]
-    draw.shuffle(rounds)
+    rounds = drawn([(scene, one) for scene, one in rounds if one.how in KILLS or not args.kills], draw)
     chosen = rounds if args.all else rounds[: args.rounds]
     for _, one in chosen:
         one.code = code
@@ -325,6 +325,15 @@ def planned(scene: Scene, draw: random.Random) -> Iterator[Round]:
             kills = KILLS if place.startswith("write") else [draw.choice(("before", "after"))]
             for how in (*kills, draw.choice(ERRORS)):
                 yield Round(scene.config, scene.command, place, draw.choice(numbers), how, rank)
+
+
+def drawn(rounds: Sequence[tuple[Scene, Round]], draw: random.Random) -> list[tuple[Scene, Round]]:
+    """Rounds in an order by the generator, the ranks in turn until one of them has no more."""
+    of_rank: dict[int | None, list[tuple[Scene, Round]]] = {}
+    for scene, one in draw.sample(rounds, len(rounds)):
+        of_rank.setdefault(one.rank, []).append((scene, one))
+    turns = itertools.zip_longest(*(of_rank[rank] for rank in sorted(of_rank, key=lambda rank: rank or 0)))
+    return [pair for turn in turns for pair in turn if pair]
 
 
 def taken(scene: Scene, faults: Sequence[Fault], base: Path) -> States:

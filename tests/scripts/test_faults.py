@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import asdict
@@ -122,6 +123,23 @@ def test_comparing_sees_every_difference_but_the_listed_ones(tmp_path):
     ]  # fmt: skip
 
 
+def test_both_ranks_are_hit_in_turn(tmp_path):
+    """Rank 0 has nearly all operations: of rounds drawn from all alike, ten in a row hit it."""
+    for rank, count in ((0, 60), (1, 3)):
+        lines = [f"mkdir runs/t-1/{chr(97 + k % 26) * (1 + k // 26)}" for k in range(count)]
+        (tmp_path / f"run.txt.{rank}").write_text("\n".join(lines))
+    scene = faults.Scene("tiny", "run", tmp_path, tmp_path, tmp_path / "run.txt", ranks=2)
+    found = [(scene, one) for one in faults.planned(scene, random.Random(1))]
+    order = faults.drawn(found, random.Random(1))
+    ranks = [one.rank for _, one in order]
+    few = ranks.count(1)
+    assert few == 6 and ranks[: 2 * few] == [0, 1] * few and set(ranks[2 * few :]) == {0}
+    assert sorted(one.key for _, one in order) == sorted(one.key for _, one in found)
+    assert [one.at for _, one in order] != [one.at for _, one in found]
+    alone = [(scene, faults.Round("tiny", "run", "write x", k, "EIO")) for k in range(9)]
+    assert {one.at for _, one in faults.drawn(alone, random.Random(1))} == set(range(9))
+
+
 def test_a_file_of_rounds_is_read_again_but_for_a_line_cut_off(tmp_path):
     one = faults.Round("tiny", "run", "write RUN/x", 3, "EIO", outcome="told", code="abc")
     path = tmp_path / "rounds.jsonl"
@@ -174,6 +192,6 @@ def kills(tmp_path, config, count):
 
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
-def test_one_of_two_ranks_is_hit(tmp_path):
+def test_each_of_two_ranks_is_hit(tmp_path):
     found = rounds(tmp_path, "tiny", "--rounds", "2", "--seed", "2", "--ranks", "2")
-    assert len(found) == 2 and not any(r["wrong"] for r in found) and all(r["rank"] in (0, 1) for r in found)
+    assert len(found) == 2 and not any(r["wrong"] for r in found) and {r["rank"] for r in found} == {0, 1}
