@@ -12,6 +12,7 @@ from typing import Any
 
 import mcit
 from mcit.cli.common import print_json
+from mcit.core import garbage
 from mcit.core.errors import McitError, StateError, shown
 
 VERBS = (
@@ -133,7 +134,9 @@ def show_error(error: McitError, *, as_json: bool) -> None:
 
 def entry() -> None:
     """Console script."""
+    garbage.seldom()
     code = main()
+    garbage.never()
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         sys.exit(code)
     # A rank has said and written all it has to. Libraries with threads of their own (gloo, DeepSpeed) may abort while the

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from mcit.core import lookup
+from mcit.core import garbage, lookup
 from mcit.core.errors import ConfigError
 from mcit.core.optional import needed
 from mcit.core.schema import BaseConfig
@@ -17,6 +17,9 @@ from mcit.models import quant
 from mcit.models.basefiles import check_base, reading
 from mcit.models.processor import own_processor
 from mcit.models.text import TextProcessor, auto_class_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PROCESSOR = "the folder must hold processor, image processor and tokenizer files of an image-text-to-text model"
 _WEIGHTS = "give a folder written by save_pretrained with safetensors weights"
@@ -94,6 +97,7 @@ def load_base(
 
     Raises ConfigError when the folder holds no image-text-to-text model, or one that is quantised already.
     """
+    garbage.as_usual()
     check_base(path)
     refuse_quantised(path)
     extra: dict[str, Any] = {}

@@ -41,7 +41,7 @@ def first_step(config: str, runs: str) -> None:
     import transformers  # noqa: F401
 
     marks.append((time.perf_counter(), time.process_time()))
-    from mcit.cli.main import main as mcit
+    from mcit.cli.main import entry
     from mcit.train import loop
 
     step = loop.run_step
@@ -55,7 +55,8 @@ def first_step(config: str, runs: str) -> None:
         os._exit(0)
 
     loop.run_step = stepped  # type: ignore[assignment]
-    sys.exit(mcit(["run", config, "--runs-dir", runs, "--set", "eval.base=false"]))
+    sys.argv = ["mcit", "run", config, "--runs-dir", runs, "--set", "eval.base=false"]
+    entry()
 
 
 def measure(name: str, config: str) -> _Found:
