@@ -1,8 +1,11 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
 from mcit.core.types import WeightUnit
 from mcit.methods.o_lora import OLoRA
+from tests.fakes.bench import plan_of, run_plan
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import Weights, context, unit
 
@@ -55,6 +58,47 @@ def test_all_earlier_stages_count():
 def test_half_a_pair_without_a_has_no_overlap():
     half = WeightUnit("m", "lora", {"B": "m.lora_B"}, (), 2.0)
     assert after_stage_one().weight_penalty(half, {"B": B2}, context()) is None
+
+
+class Looking(OLoRA):
+    """Keeps what the engine's model says of the first stage's rows, as that stage begins and ends and as the next begins."""
+
+    name = "looking"
+    rows: ClassVar = []
+    seen: ClassVar = {}
+
+    def _look(self, ctx, moment):
+        Looking.rows = Looking.rows or list(ctx.data.stage_rows())[:12]
+        outs = [out for _, out in ctx.forward_pass(Looking.rows)]
+        b = [part for name, part in ctx.weights.local().items() if ".lora_B." in name]
+        zero = bool(b) and not any(part.any() for part in b)
+        Looking.seen[moment] = torch.cat([o.logits_NV for o in outs]), torch.cat([o.nll_N for o in outs]), zero
+
+    def on_stage_start(self, ctx):
+        super().on_stage_start(ctx)
+        self._look(ctx, f"start {ctx.stage.index}")
+
+    def on_stage_end(self, ctx):
+        super().on_stage_end(ctx)
+        self._look(ctx, f"end {ctx.stage.index}")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weight": 0.5, "norm_weight": 0.1}, {"weight": 0.0}], ids=["overlap", "weight 0"]
+)
+def test_a_stage_begins_with_the_outputs_and_losses_of_the_stage_before_exactly(settings, tmp_path, monkeypatch):
+    """The new B is 0 and the earlier adapter goes on acting: bit for bit the same logits and token losses, in the engine that
+    trains; with the projector, which the stage before trained too. Two steps later they differ."""
+    monkeypatch.setattr(Looking, "rows", [])
+    monkeypatch.setattr(Looking, "seen", {})
+    adapter = {"rank": 4, "alpha": 8, "also_train": ["projector"], "carry": "stack"}
+    methods = [{"name": f"{__name__}:Looking", **settings}]
+    run_plan(plan_of(defaults={"adapter": adapter, "methods": methods, "max_steps": 2}), tmp_path)
+    assert sorted(Looking.seen) == ["end 1", "end 2", "start 1", "start 2"]
+    (logits, losses, _), (again, same, zero) = Looking.seen["end 1"], Looking.seen["start 2"]
+    assert zero and torch.equal(logits, again) and torch.equal(losses, same) and logits.isfinite().all()
+    for moment in ("start 1", "end 2"):
+        assert not torch.equal(Looking.seen[moment][0], again)
 
 
 def test_estimate_and_settings():
