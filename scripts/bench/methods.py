@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -66,12 +65,14 @@ FORGET = {"recipe": "demo/naming-retain", "forget": "demo/naming-forget"}
 LIMITS = {"ema": 1.05, "ewc": 1.03, "feature_kd": 1.45, "refresh": 2.2, "agem": 2.2}
 """Of the ratio of step times, as the project set them."""
 FEW: dict[str, dict[str, Any]] = {
-    "ewc": {"rows": 16},
+    "agem": {"per_step": 8},
+    "ewc": {"rows": 16, "space": "parameters"},
     "fpf": {"steps": 2},
     "frequency_replay": {"visits": {"demo/kind": 3}},
     "refresh": {"every": 1},
 }
-"""Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step."""
+"""Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step, on as many
+rows of memory as the step has."""
 AROUND = ("sam", "gradient_penalty", "random_smoothing", "curvature")
 """Methods that go around a forget objective and do nothing in an ordinary stage."""
 BESIDE = frozenset({*AROUND, "retain_kl", "optimistic_forget"})
@@ -141,6 +142,7 @@ def cases() -> list[Case]:
             for name in AROUND
         ),
         *method_cases(),
+        Case("ewc-effective", stage([]), stage([{"use": "ewc", "rows": 16}])),
         Case("reglora-stage8", stage([]), stage(REG), 1.08, stages=(8, 8)),
         Case("reglora-growth", stage(REG), stage(REG), 1.08, stages=(2, 8)),
         Case(
@@ -224,8 +226,8 @@ def step(work: Any, number: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(case: Case, args: argparse.Namespace, known: dict[str, float]) -> dict[str, Any]:
-    """Ratios of neighbouring steps and seconds of both; memory that is measured is added to `known`."""
+def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of neighbouring steps and seconds of both."""
     with tempfile.TemporaryDirectory() as home:
         works = [build(case, side, args, Path(home) / str(side)) for side in (0, 1)]
         seconds: tuple[list[float], list[float]] = ([], [])
@@ -238,7 +240,7 @@ def measure(case: Case, args: argparse.Namespace, known: dict[str, float]) -> di
             work.streams.close()
     ratios = [b / a for a, b in zip(*seconds, strict=True)]
     quarters = statistics.quantiles(ratios, n=4)
-    found = {
+    return {
         "case": case.name,
         "seconds_without": statistics.median(seconds[0]),
         "seconds_with": statistics.median(seconds[1]),
@@ -246,25 +248,22 @@ def measure(case: Case, args: argparse.Namespace, known: dict[str, float]) -> di
         "quartiles": [quarters[0], quarters[2]],
         "limit": case.limit,
         "steps": args.steps,
-        "peak_mb": [peak(case, side, args, known) for side in (0, 1)],
         "load": round(os.getloadavg()[0], 1),
     }
-    found["memory"] = found["peak_mb"][1] / found["peak_mb"][0]
-    held = (
-        ""
-        if case.limit is None
-        else f"  limit {case.limit:.2f}: {'held' if found['ratio'] <= case.limit else 'NOT HELD'}"
+
+
+def told(found: dict[str, Any]) -> str:
+    """A case in a line."""
+    limit, (low, high) = found["limit"], found["quartiles"]
+    held = "" if limit is None else f"  limit {limit:.2f}: {'held' if found['ratio'] <= limit else 'NOT HELD'}"
+    return (
+        f"{found['case']:<18} {found['seconds_without']:7.3f} s -> {found['seconds_with']:7.3f} s  ratio {found['ratio']:.3f}"
+        f" ({low:.3f} to {high:.3f})  memory {found['memory']:.3f}{held}"
     )
-    print(
-        f"{case.name:<18} {found['seconds_without']:7.3f} s -> {found['seconds_with']:7.3f} s  ratio {found['ratio']:.3f}"
-        f" ({quarters[0]:.3f} to {quarters[2]:.3f})  memory {found['memory']:.3f}{held}",
-        flush=True,
-    )
-    return found
 
 
 def peak(case: Case, side: int, args: argparse.Namespace, known: dict[str, float]) -> float:
-    """MB of a process of its own that builds one side and takes three steps; of equal sides of several cases it is `known`."""
+    """MB of a process of its own that builds one side and takes three steps; equal sides of several cases are `known` then."""
     probes = case.probes if side else []
     key = json.dumps([(case.without, case.with_)[side], case.engine, case.stages[side], probes, args.base])
     if key not in known:
@@ -276,12 +275,16 @@ def peak(case: Case, side: int, args: argparse.Namespace, known: dict[str, float
 
 def own_peak(case: Case, side: int, args: argparse.Namespace) -> float:
     """The same, in this process."""
+    import torch
+
+    from mcit.engine.peak import peak_bytes
+
     with tempfile.TemporaryDirectory() as home:
         work = build(case, side, args, Path(home))
         for number in range(3):
             step(work, number)
         work.streams.close()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_bytes(torch.device("cpu")) / 1e6
 
 
 def table(results: list[dict[str, Any]], machine: dict[str, Any]) -> str:
@@ -336,15 +339,20 @@ def main() -> int:
         "torch": torch.__version__,
         "base": args.base,
     }
-    results = [one for one in kept["cases"] if kept["machine"] == machine and one["steps"] == args.steps]
-    done = {one["case"] for one in results}
+    done = {one["case"]: one for one in kept["cases"] if kept["machine"] == machine and one["steps"] == args.steps}
     known: dict[str, float] = {}
-    for case in cases():
-        if case.name in done or args.only and case.name not in args.only:
-            continue
-        results.append(measure(case, args, known))
+    wanted = [case for case in cases() if not args.only or case.name in args.only]
+    for case in wanted:
+        if case.name not in done:
+            done[case.name] = measure(case, args)
+        found = done[case.name]
+        if "peak_mb" not in found:
+            found["peak_mb"] = [peak(case, side, args, known) for side in (0, 1)]
+            found["memory"] = found["peak_mb"][1] / found["peak_mb"][0]
+            print(told(found), flush=True)
         if args.json:
-            args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+            args.json.write_text(json.dumps({"machine": machine, "cases": list(done.values())}, indent=1) + "\n")
+    results = list(done.values())
     return 1 if any(r["limit"] is not None and r["ratio"] > r["limit"] for r in results) else 0
 
 

@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,8 @@ def one(recipe: str, steps: int) -> dict[str, float]:
     import torch
     import transformers  # noqa: F401
 
+    from mcit.engine.peak import peak_bytes
+
     torch.set_num_threads(1)
     began, busy = time.perf_counter(), time.process_time()
     step = _stepping(recipe, steps)
@@ -53,7 +54,7 @@ def one(recipe: str, steps: int) -> dict[str, float]:
     first["first_step_mb"] = resident()
     for _ in range(steps - 1):
         step()
-    return {**first, "mb": resident(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+    return {**first, "mb": resident(), "peak_mb": peak_bytes(torch.device("cpu")) / 1e6}
 
 
 def _stepping(recipe: str, steps: int) -> Callable[[], None]:

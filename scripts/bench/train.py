@@ -30,7 +30,6 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -505,7 +504,11 @@ def alone(case: Case, side: str, args: argparse.Namespace) -> None:
         sides = prepared(case, args, Path(name))
         for _ in range(6):
             sides[side].step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        import torch
+
+        from mcit.engine.peak import peak_bytes
+
+        print(peak_bytes(torch.device("cpu")) / 2**20)
         sys.stdout.flush()
         os._exit(0)
 

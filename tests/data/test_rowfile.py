@@ -89,18 +89,21 @@ def test_damage_is_named(tmp_path):
 def test_memory_holds_the_index_alone(tmp_path):
     """40,000 rows of 5 kB are 200 MB of text; reading them all in a random order takes less than 30 MB more than none."""
     code = """
-import random, resource, sys
+import random, sys
 from pathlib import Path
+import torch
+from mcit.engine.peak import begin_peak, peak_bytes
 from mcit.data.rowfile import RowWriter, StoredRows
 from tests.fakes.rows import row
 with RowWriter(Path(sys.argv[1])) as out:
     for k in range(40_000):
         out.add(row(f"q{k}" + "x" * 5_000, "a"), root="0")
     rows = StoredRows(out.path, out.finish(), roots={"0": "/r"})
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin_peak(torch.device("cpu"))
+before = peak_bytes(torch.device("cpu"))
 for k in random.Random(0).sample(range(40_000), 40_000):
     rows[k]
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, out.path.stat().st_size / 1e6)
+print((peak_bytes(torch.device("cpu")) - before) / 2**20, out.path.stat().st_size / 1e6)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl")], capture_output=True, text=True)
     grown, size = map(float, done.stdout.split())

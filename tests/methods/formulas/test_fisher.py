@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mcit.methods.formulas import fisher
 from mcit.methods.formulas.fisher import anchor_distance, update_distance
 
 
@@ -10,6 +11,20 @@ def test_anchor_by_hand():
     value = anchor_distance(now, torch.tensor([0.5, 2.5, -1]), torch.tensor([4.0, 0.5, 10]))
     value.backward()
     assert value.item() == pytest.approx(1.125) and (10 * now.grad).tolist() == [40, -5, 0]
+
+
+@pytest.mark.parametrize("tile", [1, 7, 1 << 18])
+def test_gradients_of_the_effective_form_are_those_of_autograd_with_any_tile(monkeypatch, tile):
+    monkeypatch.setattr(fisher, "_TILE", tile)
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((5, 2), (2, 3), (5, 2), (2, 3))
+    b, a, b0, a0 = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes)
+    importance = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    b.requires_grad_(), a.requires_grad_()
+    mine = torch.autograd.grad(3 * update_distance(b, a, b0, a0, importance, 1.5), (b, a))
+    plain = torch.autograd.grad(3 * anchor_distance(1.5 * (b @ a), 1.5 * (b0 @ a0), importance), (b, a))
+    for one, other in zip(mine, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_the_effective_form_is_the_plain_one_of_the_product():
