@@ -2,6 +2,7 @@
 
 import ast
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,10 +55,19 @@ def test_mutants_that_were_caught_are_not_run_again(tmp_path):
     assert mutate.caught_before(None) == mutate.caught_before(tmp_path / "none") == set()
 
 
-def test_tests_that_need_no_folder_come_first():
+def test_tests_that_caught_mutants_before_come_first_then_those_without_a_folder(tmp_path):
     def item(name, *fixtures):
-        return SimpleNamespace(name=name, fixturenames=fixtures)
+        return SimpleNamespace(nodeid=name, fixturenames=fixtures)
 
-    items = [item("a", "tmp_path", "cache"), item("b"), item("c", "tmp_path"), item("d", "clock")]
-    mutate.CheapFirst().pytest_collection_modifyitems(items)
-    assert [one.name for one in items] == ["b", "d", "a", "c"]
+    items = [item("a", "tmp_path", "cache"), item("b"), item("once", "tmp_path"), item("c", "clock"), item("twice")]
+    mutate.LikelyFirst(Counter({"once": 1, "twice": 2}), tmp_path).pytest_collection_modifyitems(items)
+    assert [one.nodeid for one in items] == ["twice", "once", "b", "c", "a"]
+
+
+def test_the_test_that_failed_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutate, "CAUGHT", Counter())
+    wrong = tmp_path / "test_wrong.py"
+    wrong.write_text("def test_right():\n    pass\n\ndef test_wrong():\n    assert 1 == 2\n")
+    assert mutate.notices([str(wrong)], tmp_path)
+    ((name, count),) = mutate.CAUGHT.items()
+    assert name.endswith("test_wrong.py::test_wrong") and count == 1
