@@ -448,6 +448,8 @@ class Generation(Record):
     settings: dict[str, Any]
     rows: Count
     sha256: Sha256
+    chosen: Count | None = None
+    """Rows whose answer was chosen among their options; with ``eval.options: forward``."""
 
 
 class Backend(Record):
@@ -475,7 +477,10 @@ class Prediction(Record):
     member: str | None = None
     """The adapter of a pool that answered."""
     near_tie: Count | None = None
-    """Number of the first token whose two best scores lie within 1e-4; absent where scores were not seen."""
+    """Number of the first token whose two best scores lie within 1e-4; absent where scores were not seen. 0 where an answer was
+    chosen among options and the two likeliest lie within 1e-4."""
+    options: Count | None = None
+    """Among how many options the answer was chosen; absent where it was written."""
 
 
 class Likelihood(Record):
@@ -600,10 +605,20 @@ class NearTies(Record):
     ids: list[str]
 
 
+class Answered(Record):
+    """How the answers of a task came about, with ``eval.options: forward``."""
+
+    what = "a count of chosen and written answers"
+    chosen: Count
+    """Among the options of their rows."""
+    written: Count
+
+
 class Score(AnyScore):
     """``score.json`` of answers that the run made."""
 
     near_ties: NearTies | None = None
+    answered: Answered | None = None
     filters: list[str]
     lineage: str
     settings: str

@@ -331,6 +331,9 @@ class EvalConfig(Config):
     share_prefix: Literal["auto", "off"] = "auto"
     """Rows go through the model as one sequence, each picture once, and leave when they have finished; ``off`` pads batches and
     calls ``generate``, which is also done where a model does not take packs (docs/performance.md)."""
+    options: Literal["generate", "forward"] = "generate"
+    """``forward``: a row that states options (letters, yes or no, choices) is answered by the likeliest of them and nothing is
+    written, where the task's scorer allows it; see docs/scorers.md."""
     rows: int | None = Field(None, ge=1)
     """At most so many test rows per task, the first in the recipe's order."""
     max_new_tokens: int | None = Field(None, ge=1)

@@ -92,7 +92,8 @@ class KeyCache:
         self._new += 1
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these, by place, in order; and prefixes that none of them has."""
+        """Forget all rows but these, by place, in order; and prefixes that none of them has. One that is named twice is two
+        rows from then on, with a prefix in common."""
         homes = sorted({self._home[b] for b in rows})
         at_B = torch.tensor(list(rows), device=self._device)
         at_G = torch.tensor(homes, device=self._device) if len(homes) < len(self._members) else None

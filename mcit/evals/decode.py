@@ -45,7 +45,7 @@ def decode(
     written: list[list[int]] = [[] for _ in pack.place_BT]
     near: list[int | None] = [None] * len(written)
     here, done = list(range(len(written))), set[int]()
-    with _prefilled(model, pack, cache, device) as scores_BV:
+    with prefilled(model, pack, cache, device) as scores_BV:
         for number in range(limit):
             scores_BV = scores_BV.float()
             if edit is not None:
@@ -65,7 +65,7 @@ def decode(
                 staying = [k for k, b in enumerate(here) if b not in done]
                 cache.keep(staying)
                 here, token_B = [here[k] for k in staying], token_B[torch.tensor(staying, device=device)]
-            scores_BV = _pass(model, token_B, cache.positions(), {}, segments=cache, device=device)
+            scores_BV = next_scores(model, token_B, cache.positions(), {}, segments=cache, device=device)
             cache.step()
     return written, near
 
@@ -77,7 +77,7 @@ def best(scores_BV: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) -> Iterator[Tensor]:
+def prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) -> Iterator[Tensor]:
     """Scores of the first token, (B, V). While it lasts the model's attention understands packs."""
     was = model.get_decoder().config._attn_implementation
     switch_on(model)
@@ -90,7 +90,7 @@ def _prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) ->
             ends, lasts_B = lasts_B.unique(return_inverse=True)
             extra["ends"] = ends.to(device)
         inputs = {**pack.pixels, "logits_to_keep": lasts_B}
-        scores_BV = _pass(model, pack.input_ids_P, pack.positions_P, inputs, device=device, **extra)
+        scores_BV = next_scores(model, pack.input_ids_P, pack.positions_P, inputs, device=device, **extra)
         uncut(block)
         block = None
         yield scores_BV
@@ -100,7 +100,7 @@ def _prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) ->
             switch_off(model)
 
 
-def _pass(
+def next_scores(
     model: Any, ids_P: Tensor, positions_P: Tensor, more: Mapping[str, Tensor], *, device: torch.device, **extra: Any
 ) -> Tensor:
     """Scores of one sequence, (P or kept, V); a mask of four dimensions keeps the model from making its own."""

@@ -24,7 +24,17 @@ from mcit.core.types import JsonDict, Progress, Row, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.evals.certificate import certify
 from mcit.evals.filtering import Spec, identity, load_filters
-from mcit.evals.predictions import BACKEND, PART, PREDICTIONS, damage, made_with, read_predictions, recorded_settings
+from mcit.evals.options import chooser, choosing, setting_problems
+from mcit.evals.predictions import (
+    BACKEND,
+    PART,
+    PREDICTIONS,
+    chosen,
+    damage,
+    made_with,
+    read_predictions,
+    recorded_settings,
+)
 from mcit.evals.score import SCORE, load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
 from mcit.runs.layout import RunLayout
@@ -80,6 +90,8 @@ def evaluate(
     style.
     """
     reporter = reporter or Silent()
+    if wrong := setting_problems(config):
+        raise agreed(ConfigError.of(wrong))
     own = Own(model, encoder, device, pool, config.filters, state)
     with contextlib.ExitStack() as stack:
         other = Vllm(stack, folder, config, ranks) if config.backend == "vllm" else None
@@ -186,6 +198,7 @@ def _settings(task: TaskSpec, config: EvalConfig, lineage: str, state: State) ->
         "filters": identity(config.filters, load_filters(config.filters), state or {}),
         "max_new_tokens": config.max_new_tokens or task.max_new_tokens,
         **({"backend": "vllm", "max_length": config.vllm.max_length} if config.backend == "vllm" else {}),
+        **({"options": choosing(task)} if config.options == "forward" else {}),
     }
 
 
@@ -242,6 +255,7 @@ def _answer(
         settings=settings,
         answerer=other.answerer(rows, own, settings, out=path, reporter=reporter) if other else None,
         pool=own.pool,
+        options=chooser(settings["options"]) if "options" in settings else None,
         reporter=reporter,
         **given,
     )
@@ -256,10 +270,14 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
         "settings": _score_digest(settings, scorer=scorer, style=style),
         **({"backend": read_sealed(path / BACKEND, Backend)} if settings.get("backend") else {}),
     }
-    scored = score_predictions(read_predictions(path), scorer=scorer, style=style, extra=extra)
+    made = read_predictions(path)
+    if "options" in settings:
+        extra["answered"] = {"chosen": chosen(made), "written": len(made) - chosen(made)}
+    scored = score_predictions(made, scorer=scorer, style=style, extra=extra)
     write_score(path, scored)
     score = scored.score
     reporter.line(
         f"{path.parent.name}/{task}: strict {score['strict']['accuracy']:.1f} %, "
         f"fixed {score['fixed']['accuracy']:.1f} %, format-valid {score['format_validity']:.1f} % of {score['n']} rows"
+        + (f", {chosen(made)} of them chosen among options" if "options" in settings else "")
     )

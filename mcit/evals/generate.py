@@ -15,9 +15,11 @@ from mcit.core.errors import Interrupted
 from mcit.core.interfaces import Reporter, Silent
 from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.types import JsonDict, Progress, Row
+from mcit.evals.choosing import Choosing
 from mcit.evals.filtering import Spec, identity, load_filters
 from mcit.evals.filters.base import Filter
 from mcit.evals.generator import PromptEncoder, greedy
+from mcit.evals.options import Options
 from mcit.evals.predictions import PartFile, batches, gold_of, identity_of, write_predictions
 
 
@@ -51,10 +53,12 @@ def predict(
     ranks: Ranks = ONE,
     answerer: Answerer | None = None,
     pool: Any = None,
+    options: Options | None = None,
 ) -> None:
     """Answer every row and write ``predictions.jsonl`` into the folder `out`; a killed call is continued by the next.
 
-    The model makes the answers itself, or `answerer` does; with a `pool` each row's own adapter acts.
+    The model makes the answers itself, or `answerer` does; with a `pool` each row's own adapter acts. Rows for which `options`
+    names some are answered by the likeliest of them (`mcit.evals.choosing`), the others as without it.
 
     A batch of more than `tokens` tokens is divided; `share` is `eval.share_prefix`.
     `settings` goes into the record beside the predictions; batches made under other settings are not continued.
@@ -83,7 +87,7 @@ def predict(
     clock = _Clock(reporter, shown, done=kept, total=len(rows))
     from mcit.evals.pooled import PooledAnswerer
 
-    own = (
+    own: contextlib.AbstractContextManager[Any] = (
         contextlib.nullcontext(answerer)
         if answerer
         else greedy(
@@ -91,7 +95,9 @@ def predict(
         )
     )
     with own as plain:
-        generator = PooledAnswerer(plain, pool) if pool is not None else plain
+        generator: Answerer = plain if options is None else Choosing(plain, model, encoder, options)
+        if pool is not None:
+            generator = PooledAnswerer(generator, pool)
         for start in range(0, len(missing), ranks.size()):
             turn = missing[start : start + ranks.size()]
             made: JsonDict = {}

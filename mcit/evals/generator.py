@@ -90,9 +90,14 @@ class Generator:
         """
         samples = [self._encoder.prompt(row) for row in rows]
         out: list[JsonDict] = []
-        for first, last in _parts(samples, limit=self._config.max_new_tokens, tokens=self._tokens):
-            out += self._answers(samples[first:last], filters, torch.device(device))
+        for part in self.parts(samples, limit=self._config.max_new_tokens):
+            out += self._answers(part, filters, torch.device(device))
         return out
+
+    def parts(self, samples: Sequence[Sample], *, limit: int) -> Iterator[Sequence[Sample]]:
+        """Rows that go through the model together, each with up to `limit` tokens behind its own."""
+        for first, last in _parts(samples, limit=limit, tokens=self._tokens):
+            yield samples[first:last]
 
     def _answers(self, samples: Sequence[Sample], filters: Sequence[Filter], device: torch.device) -> list[JsonDict]:
         rows = [sample.row for sample in samples]
@@ -116,7 +121,7 @@ class Generator:
         if beams > 1 and beams > (size := len(self._model.get_input_embeddings().weight)):  # sharded, it shows 0 rows
             what = f"asks for {beams} beams, the model has {size} tokens to begin them with"
             raise ConfigError(what, where="eval.filters", fix=f"use at most {size} beams")
-        pack = self._pack(samples, device) if self._share and beams == 1 else None
+        pack = self.pack(samples, device) if beams == 1 else None
         if pack is None:
             made, near = self._padded(samples, filters, beams, device)
         else:
@@ -129,7 +134,10 @@ class Generator:
             out.append(answer if beams > 1 else {**answer, "near_tie": tied})
         return out
 
-    def _pack(self, samples: Sequence[Sample], device: torch.device) -> Pack | None:
+    def pack(self, samples: Sequence[Sample], device: torch.device) -> Pack | None:
+        """Prompts in one sequence; None where that is switched off or the model does not take it, which is told once."""
+        if not self._share:
+            return None
         reason, new = why_not(self._model, samples, pad_id=self._encoder.pad_id, device=device)
         if reason:
             if new:

@@ -16,8 +16,8 @@ _LISTED = re.compile(r"(?:^|\s)\(?([A-Z])[.):]\s")
 _DEFAULT_LETTERS = "ABCDE"
 
 
-def offered_letters(gold: Mapping[str, Any]) -> str:
-    """Letters a row offers: one per entry of its ``choices``, else those its ``question`` lists, else A to E."""
+def stated_letters(gold: Mapping[str, Any]) -> str:
+    """Letters a row states: one per entry of its ``choices``, else those its ``question`` lists; empty for fewer than two."""
     choices: Sequence[Any] = gold.get("choices") or ()
     if choices:
         return string.ascii_uppercase[: len(choices)]
@@ -26,7 +26,12 @@ def offered_letters(gold: Mapping[str, Any]) -> str:
     for letter in listed:
         if letter == string.ascii_uppercase[len(letters) : len(letters) + 1]:
             letters += letter
-    return letters if len(letters) > 1 else _DEFAULT_LETTERS
+    return letters if len(letters) > 1 else ""
+
+
+def offered_letters(gold: Mapping[str, Any]) -> str:
+    """Letters a row offers: those that it states, else A to E."""
+    return stated_letters(gold) or _DEFAULT_LETTERS
 
 
 def read_letter(text: str, letters: str) -> str | None:

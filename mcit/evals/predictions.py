@@ -110,8 +110,14 @@ class PartFile:
 def write_predictions(folder: Path, rows: Sequence[JsonDict], settings: Mapping[str, Any]) -> None:
     """Write ``generation.json`` and then ``predictions.jsonl``; both exist and agree, or the answers are made again."""
     data = "".join(canonical_json(row) + "\n" for row in rows).encode()
-    write_sealed(folder / GENERATION, {"settings": dict(settings), "rows": len(rows), "sha256": sha256_bytes(data)})
+    record = {"settings": dict(settings), "rows": len(rows), "sha256": sha256_bytes(data)}
+    write_sealed(folder / GENERATION, record | ({"chosen": chosen(rows)} if "options" in settings else {}))
     write_bytes(folder / PREDICTIONS, data)
+
+
+def chosen(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many answers were chosen among options."""
+    return sum(row.get("options") is not None for row in rows)
 
 
 def made_with(folder: Path) -> JsonDict | None:

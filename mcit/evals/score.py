@@ -18,7 +18,7 @@ from mcit.core.stored import read_sealed, valid, write_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import interval
 from mcit.evals.scorers.base import MODES, Gold, Mode, Scorer
-from mcit.evals.style import STYLES, format_valid
+from mcit.evals.style import format_valid, style_of
 
 SCORE, ROWS = "score.json", "rows.json"
 _EQUAL = 1e-9
@@ -57,7 +57,7 @@ def score_predictions(
     rows: JsonDict = {"id": [p["id"] for p in predictions]}
     for mode in MODES:
         rows[mode] = [judge.score(text, gold, mode=mode) for text, gold in pairs]
-    rows["valid"] = [float(format_valid(text, _style_of(gold, style), gold)) for text, gold in pairs]
+    rows["valid"] = [float(format_valid(text, style_of(gold, style), gold)) for text, gold in pairs]
     n = len(predictions)
     lenient = _percent([judge.lenient(text, gold) for text, gold in pairs])
     constants = judge.constants(golds)
@@ -95,11 +95,6 @@ def _near_ties(predictions: Sequence[Mapping[str, Any]]) -> JsonDict:
     known = [p for p in predictions if "near_tie" in p]
     ids = [p["id"] for p in known if p["near_tie"] is not None]
     return {"near_ties": {"known": len(known), "count": len(ids), "ids": ids}} if known else {}
-
-
-def _style_of(gold: Gold, style: str) -> str:
-    own = gold.get("style")
-    return own if own and own in STYLES else style
 
 
 def _mode_part(rows: JsonDict, mode: Mode, golds: Sequence[Gold], judge: Scorer, constants: Sequence[str]) -> JsonDict:

@@ -31,7 +31,8 @@ from mcit.evals.parse import offered_letters
 _BOX = re.compile(r"^(\[)?\s*{n}(?:\s*,\s*{n}){{3}}\s*(?(1)\])$".format(n=r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"))
 _INNER_STOP = re.compile(r"[.!?]\s+\S")
 _VERBS = frozenset({"is", "are", "was", "were", "has", "have"})
-_ALIASES = {"yn": "yes_no", "mcq": "letter", "short": "phrase", "brief": "text", "detail": "text", "": "text"}
+ALIASES = {"yn": "yes_no", "mcq": "letter", "short": "phrase", "brief": "text", "detail": "text", "": "text"}
+"""Styles of diversified rows, and none at all, to the style they resemble."""
 
 
 def format_valid(text: str, style: str, meta: Mapping[str, Any] | None = None) -> bool:
@@ -39,7 +40,7 @@ def format_valid(text: str, style: str, meta: Mapping[str, Any] | None = None) -
 
     Raises ConfigError for a style that does not exist.
     """
-    style = _ALIASES.get(style, style)
+    style = ALIASES.get(style, style)
     if style not in _RULES:
         raise ConfigError(f"there is no answer style '{style}'", where="style", fix=suggestion(style, _RULES))
     text = text.strip()
@@ -99,7 +100,13 @@ _RULES: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "box": _box,
     "text": _text,
 }
-STYLES = frozenset(_RULES) | frozenset(_ALIASES)
+STYLES = frozenset(_RULES) | frozenset(ALIASES)
 """Styles that a task or a row may have; empty is any text."""
 VERSION = 1
 """Goes up when a rule changes; scores of another version are computed again."""
+
+
+def style_of(gold: Mapping[str, Any], style: str) -> str:
+    """A row's own style, if it has one that is known, else that of its task."""
+    own = gold.get("style")
+    return own if own and own in STYLES else style

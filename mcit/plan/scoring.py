@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcit.core import lookup
 from mcit.core.config import suggestion
 from mcit.core.errors import Problem
@@ -19,8 +21,9 @@ def scoring_problems(plan: Plan) -> list[Problem]:
     """
     from mcit.evals.style import STYLES
 
-    problems = _backend_problems(plan)
-    for task in (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks):
+    tasks = (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks)
+    problems = [*_backend_problems(plan), *_option_problems(plan, tasks)]
+    for task in tasks:
         found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
         problems += [found] if found else _gold_problems(task, plan)
         if task.style and task.style not in STYLES:
@@ -67,6 +70,25 @@ def _backend_problems(plan: Plan) -> list[Problem]:
         what = "takes whole weights, and adapters that are kept or stacked are not merged"
         problems.append(Problem(where, what, "set adapter.carry: merge in every stage, or eval.backend: own"))
     return problems
+
+
+def _option_problems(plan: Plan, tasks: Sequence[TaskSpec]) -> list[Problem]:
+    """Settings that do not go with choosing, and tasks without anything to choose: notes, unless there is no other."""
+    from mcit.evals.options import chooses, none_chooses, setting_problems
+
+    config = plan.config.eval
+    if config.options == "generate" or config.tasks == "none":
+        return []
+    if any(lookup.missing("evals.scorers", task.scorer, where="") for task in tasks):
+        return []
+    if problems := setting_problems(config):
+        return problems
+    without = [task for task in tasks if not chooses(task, rows=config.rows)]
+    if len(without) == len(tasks):
+        return [none_chooses(tasks)]
+    what = "no test row has options that its scorer lets choose among: answers are written"
+    fix = "nothing, or see `eval.options` in docs/scorers.md"
+    return [Problem(f"{task.recipe}: eval.options", what, fix, "note") for task in without]
 
 
 def _gold_problems(task: TaskSpec, plan: Plan) -> list[Problem]:

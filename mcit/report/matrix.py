@@ -124,6 +124,7 @@ def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:
         "lenient_minus_strict": found.ragged(lambda s: s["lenient_minus_strict"]),
         "truncation_rate": found.ragged(lambda s: s["truncation_rate"]),
         "mean_length": found.ragged(lambda s: s["mean_length"]),
+        **_answered(found),
         "n": found.ragged(lambda s: s["n"]),
         "metrics": {**metrics(scores), "average": [average(scores, j) for j in range(len(matrix))]},
         "intervals": {
@@ -167,6 +168,13 @@ def combined(run: Path, tasks: Sequence[str], mode: str) -> list[JsonDict]:
         cells = [None if (score := scores[task]) is None else score[mode]["accuracy"] for task in tasks]
         out.append({"name": folder.name, **record, "scores": cells})
     return out
+
+
+def _answered(found: Measured) -> JsonDict:
+    """Answers that were chosen among options, where a run lets that be."""
+    if not any("answered" in score for score in found.scores.values()):
+        return {}
+    return {"chosen": found.ragged(lambda s: s.get("answered", {}).get("chosen"))}
 
 
 def _kappa(cell: Cell, constant: Cell) -> Cell:

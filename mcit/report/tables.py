@@ -140,6 +140,7 @@ def markdown(report: JsonDict) -> str:
         _table(["after", *tasks], _stage_rows(report, "lenient_minus_strict")),
         "## Answers cut off at the limit, and mean answer length in tokens",
         _table(["after", *tasks], _pair_rows(report)),
+        *_chosen_parts(report),
         "## Distance from the best constant answer (kappa)",
         _table(["after", *tasks], _stage_rows(report, "kappa")),
         *_sections(sections.combined(report), sections.memory(report), sections.gates(report)),
@@ -169,6 +170,21 @@ def _sections(*found: Section | None) -> list[str]:
                 else:
                     parts.append(block if isinstance(block, str) else "\n".join(f"- {line}" for line in block))
     return parts
+
+
+def _chosen_parts(report: JsonDict) -> list[str]:
+    """How many answers were chosen among options; nothing where a run writes them all."""
+    if "chosen" not in report:
+        return []
+    rows = [
+        [stage, *(_NONE if a is None else f"{a} of {n}" for a, n in zip(chosen, of, strict=True))]
+        for stage, chosen, of in zip(report["stages"], report["chosen"], report["n"], strict=True)
+    ]
+    return [
+        "## Answers chosen among the options of their rows",
+        "The likeliest option was taken (`eval.options: forward`); the other answers were written.",
+        _table(["after", *report["tasks"]], rows),
+    ]
 
 
 def _accumulation_parts(report: JsonDict) -> list[str]:

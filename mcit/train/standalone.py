@@ -17,6 +17,7 @@ from mcit.core.schema import BaseConfig, EvalConfig, RunConfig
 from mcit.core.types import JsonDict, Plan, Progress, TaskSpec
 from mcit.data.encode import Encoder
 from mcit.evals.evaluate import evaluate, needs_model
+from mcit.evals.options import chooses, none_chooses
 from mcit.evals.score import read_score
 from mcit.models.basefiles import base_digest
 from mcit.models.load import materialize
@@ -106,6 +107,9 @@ class Standalone:
         for task in self.plan.tasks:
             if not task.rows.get("test"):
                 raise DataError("has no test rows", where=task.recipe, fix="add a test split to the recipe")
+        config = self.plan.config.eval
+        if config.options == "forward" and not any(chooses(task, rows=config.rows) for task in self.plan.tasks):
+            raise ConfigError.of([none_chooses(self.plan.tasks)])
         wanted = needs_model(self.plan.tasks, **given)
         with self._precision():
             evaluate(

@@ -24,6 +24,7 @@ from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals import evaluate as module
 from mcit.evals.evaluate import evaluate, needs_eval, needs_model, rescore
 from mcit.evals.filters.base import Filter
+from mcit.evals.predictions import read_predictions
 from mcit.models.load import load_processor
 from mcit.runs.run import Run
 from scripts.inject.faultpoints import Fault, Killed, Operations
@@ -59,7 +60,7 @@ def task_of(recipe: str) -> TaskSpec:
     )
 
 
-def go(setting, folder, *, tasks=None, config=CONFIG, lineage="L", model=..., reporter=None):
+def go(setting, folder, *, tasks=None, config=CONFIG, lineage="L", model=..., reporter=None, **given):
     evaluate(
         setting.tasks if tasks is None else tasks,
         folder=folder,
@@ -69,6 +70,7 @@ def go(setting, folder, *, tasks=None, config=CONFIG, lineage="L", model=..., re
         device="cpu",
         lineage=lineage,
         reporter=reporter,
+        **given,
     )
 
 
@@ -131,6 +133,64 @@ def test_a_finished_evaluation_is_left_alone(setting, finished) -> None:
 )
 def test_answers_depend_on_weights_rows_and_generation(setting, done, change) -> None:
     assert needs(setting, done, **change) == (True, True)
+
+
+FORWARD = CONFIG.model_copy(update={"options": "forward"})
+
+
+@pytest.fixture(scope="module")
+def chosen(setting, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chosen") / "after-01"
+    go(setting, folder, config=FORWARD)
+    return folder
+
+
+def test_options_are_chosen_where_scorer_and_rows_allow_it(setting, done, chosen) -> None:
+    """The letters of one task; the words of the other are written, as they are without the setting."""
+    lines = {task: read_predictions(chosen / task) for task in ("letter", "word")}
+    assert {line["text"] for line in lines["letter"]} <= set("ABC")
+    assert {line.get("options") for line in lines["letter"]} == {3}
+    assert lines["word"] == read_predictions(done / "word")
+    made = {task: read_json(chosen / task / "generation.json") for task in lines}
+    assert {task: made[task]["chosen"] for task in lines} == {"letter": 5, "word": 0}
+    assert read_json(chosen / "letter" / "score.json")["answered"] == {"chosen": 5, "written": 0}
+    assert read_json(chosen / "word" / "score.json")["answered"] == {"chosen": 0, "written": 5}
+    assert needs(setting, chosen, config=FORWARD) == (False, False)
+
+
+def test_without_the_setting_nothing_says_a_word_of_it(setting, done) -> None:
+    """So answers of before it was there are still those of this config."""
+    record, score = (read_json(done / "letter" / name) for name in ("generation.json", "score.json"))
+    assert "options" not in record["settings"] and "chosen" not in record and "answered" not in score
+    assert not any("options" in line for line in read_predictions(done / "letter"))
+    assert module._settings(setting.tasks[0], CONFIG, "L", None) == record["settings"]
+
+
+def test_written_and_chosen_answers_do_not_mix(setting, done, chosen, tmp_path) -> None:
+    """A call that was stopped between two batches, gone on with under the other setting, and under its own."""
+    assert needs(setting, done, config=FORWARD) == needs(setting, chosen) == (True, True)
+    whole = {CONFIG.options: done, FORWARD.options: chosen}
+    for begun, other in ((CONFIG, FORWARD), (FORWARD, CONFIG)):
+        for config in (begun, other):
+            folder = tmp_path / begun.options / config.options
+            with pytest.raises(Interrupted):
+                go(setting, folder, tasks=setting.tasks[:1], config=begun, stop=lambda: True)
+            assert (folder / "letter" / "predictions.part.jsonl").is_file()
+            go(setting, folder, tasks=setting.tasks[:1], config=config)
+            for name in ("predictions.jsonl", "score.json"):
+                assert sha256_file(folder / "letter" / name) == sha256_file(whole[config.options] / "letter" / name)
+
+
+def test_who_chooses_is_part_of_what_answers_depend_on(setting, chosen) -> None:
+    assert needs(setting, chosen, config=FORWARD, tasks=[replace(setting.tasks[0], scorer="exact")]) == (True, False)
+    for change in ({"scorer": "contains"}, {"style": "text"}):
+        assert needs(setting, chosen, config=FORWARD, tasks=[replace(setting.tasks[0], **change)]) == (True, True)
+
+
+def test_what_acts_while_an_answer_is_written_is_refused(setting, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="filter 'guard' acts while an answer is written"):
+        go(setting, tmp_path, config=FORWARD.model_copy(update={"filters": ["guard"]}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_scorer_mode_of_the_matrix_changes_nothing(setting, done) -> None:

@@ -110,6 +110,7 @@ for name, setting in {
     "answers of 0 tokens": "eval.max_new_tokens=0",
     "validation every -1 steps": "eval.validate_every=-1",
     "filter unknown": "eval.filters=[nope]",
+    "options misspelt": "eval.options=foward",
     "checkpoints every -1 steps": "checkpoint.every=-1",
     "no checkpoint kept": "checkpoint.keep=0",
     "seed as text": "seed=one",
@@ -154,6 +155,13 @@ changed(
 )
 case("gold run of a config that forgets nothing", lambda _: ["gold", "tiny"], 2)
 case("gold run without a recipe that nothing forgets", lambda _: ["gold", "tiny-forget", "--without", "tiny/word"], 2)
+changed("options chosen under a filter that guards", "eval.options=forward", "eval.filters=[guard]", code=3)
+changed(
+    "options chosen where no row has any",
+    "eval.options=forward",
+    "stages=[{recipe: tiny/word}]",
+    code=3,
+)
 changed("two stages of one name", "stages.0.name=same", "stages.1.name=same")
 changed("task that no stage has in eval.tasks", "eval.tasks=[leter]", code=3)
 changed("targets that match nothing", "defaults.adapter.targets=[nope]", code=3)

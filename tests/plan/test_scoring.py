@@ -13,13 +13,14 @@ ROW = {"question_id": "q1", "text": "What is it?", "answer": "cat"}
 TRAIN = {"id": "t1", "conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "you"}]}
 
 
-def recipe_of(folder, rows, *, scorer="vqa"):
+def recipe_of(folder, rows, *, scorer="vqa", name="words"):
     (folder / "train.json").write_text(json.dumps([TRAIN]))
     (folder / "test.json").write_text(json.dumps(rows))
-    path = folder / "words.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(
-        "name: words\ntask: words\nsources: [{kind: llava, path: train.json}, {kind: llava, path: test.json, split: test}]\n"
-        f"eval: {{scorer: {scorer}, style: phrase}}\n"
+        f"name: {name}\ntask: {name}\nsources:"
+        " [{kind: llava, path: train.json}, {kind: llava, path: test.json, split: test}]\n"
+        f"eval: {{scorer: {scorer}, style: {'letter' if scorer == 'choice' else 'phrase'}}}\n"
     )
     return str(path)
 
@@ -72,3 +73,30 @@ def test_vllm_needs_its_package_and_whole_weights(tmp_path, monkeypatch):
         plan_of(stages=[{"recipe": ten, **kept}], eval={"backend": "vllm"})
     with pytest.raises(PlanError, match="base.dtype is nf4"):
         plan_of(stages=[{"recipe": ten}], eval={"backend": "vllm"}, base={"family": "tiny", "dtype": "nf4"})
+
+
+LISTED = {**ROW, "text": "What is it?\nA. a cat\nB. a dog", "answer": "A"}
+
+
+def test_options_are_chosen_only_where_there_are_some(tmp_path):
+    """By the scorer, the style and what the rows state; a task without any is noted, a run without any refused."""
+    free = tmp_path / "free"
+    free.mkdir()
+    words, letters = (
+        recipe_of(free, [ROW], scorer="exact"),
+        recipe_of(tmp_path, [LISTED], scorer="choice", name="letters"),
+    )
+    with pytest.raises(PlanError) as error:
+        plan(words, options="forward")
+    assert error.value.where == "eval.options: forward" and "words (scorer exact)" in error.value.what
+    assert plan(words, options="forward", tasks="none") and plan(words)
+    found = plan_of(stages=[{"recipe": words}, {"recipe": letters}], eval={"options": "forward"})
+    noted = [note for note in found.notes if "eval.options" in note]
+    assert len(noted) == 1 and "words" in noted[0] and "answers are written" in noted[0]
+    assert not [note for note in plan(letters, options="forward").notes if "eval.options" in note]
+
+
+def test_options_are_not_chosen_under_a_filter_that_guards(tmp_path):
+    letters = recipe_of(tmp_path, [LISTED], scorer="choice", name="letters")
+    with pytest.raises(PlanError, match="filter 'guard' acts while an answer is written"):
+        plan(letters, options="forward", filters=["guard"])

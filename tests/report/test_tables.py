@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from mcit.core.errors import StateError
+from mcit.core.files import read_json
+from mcit.core.stored import write_sealed
 from mcit.evals.continual import METRICS
 from mcit.report.matrix import read_matrix
 from mcit.report.page.html import page_text
@@ -54,6 +56,19 @@ def test_a_stage_that_ended_early_says_when_and_why(three) -> None:
     ended = {"step": 12, "planned": 40, "reason": "the forget loss reached its bound"}
     three.progress("01-s1", steps=12, ended=ended)
     assert "| 12 of 40: the forget loss reached its bound |" in markdown(full_report(three.root))
+
+
+def test_answers_that_were_chosen_are_counted(three, monkeypatch) -> None:
+    report = full_report(three.root)
+    assert "chosen" not in report and "chosen among" not in markdown(report)
+    folder = three.root / "evals" / "after-01" / "a"
+    score = {key: value for key, value in read_json(folder / "score.json").items() if key != "seal"}
+    write_sealed(folder / "score.json", {**score, "answered": {"chosen": 7, "written": 3}})
+    report = full_report(three.root)
+    assert report["chosen"][0] == [7]
+    assert "## Answers chosen among the options" in markdown(report) and "| 01-s1 | 7 of 10 | – | – |" in markdown(
+        report
+    )
 
 
 def test_costs(three) -> None:

@@ -31,6 +31,13 @@ def test_what_is_wrong_with_recipes_is_told_before_weights_load(tmp_path):
         Standalone(model_config(str(tmp_path), []), recipes=["tiny/letter"], reporter=Silent())
 
 
+def test_options_that_no_row_has_are_refused_before_weights_load(tmp_path):
+    one = Standalone(model_config("tiny", ["eval.options=forward"]), recipes=["tiny/word"], reporter=Silent())
+    with pytest.raises(ConfigError, match="no test row of these tasks has options"):
+        one.score(tmp_path, stop=lambda: False)
+    assert one._model is None
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -26,6 +26,9 @@ class Scorer:
 
     version: ClassVar[int] = 1
     """Goes up when a rule changes; scores of another version are computed again."""
+    chooses: ClassVar[bool] = False
+    """Whether a row's answer may be chosen among its options instead of written (`eval.options: forward`): true where the rule
+    compares a whole letter or word."""
     requires: ClassVar[str] = ""
     """Library that the rules need beside mcit's own."""
     published: ClassVar[str] = ""

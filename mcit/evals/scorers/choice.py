@@ -21,6 +21,7 @@ class Choice(Scorer):
     """Right letter or not."""
 
     version = 2
+    chooses = True
     published = "SEFE eval_science_qa.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

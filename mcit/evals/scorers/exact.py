@@ -14,6 +14,7 @@ class Exact(Scorer):
     """Equal or not."""
 
     version = 2
+    chooses = True
     published = "SEFE eval_vqav2.py, eval_vizwiz.py; MCITlib eval_deepseek_r1.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

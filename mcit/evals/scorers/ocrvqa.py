@@ -13,6 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class OcrVqa(Scorer):
     """Equal or not."""
 
+    chooses = True
     published = "SEFE eval_ocrvqa.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:
