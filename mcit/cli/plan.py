@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from mcit.plan.packs import packs_refused
     from mcit.plan.record import plan_json
     from mcit.plan.resources import estimate, resource_problems, suggestion
+    from mcit.plan.vision import vision_facts, vision_line
 
     cuda = True if memory else None  # a stated device memory asks about such a device, whatever this machine has
     found = estimate(plan, nproc=args.nproc or 1, cuda=cuda)
@@ -62,14 +63,16 @@ def run(args: argparse.Namespace) -> int:
         if any(p.level == "problem" for p in problems):
             raise PlanError.of([p for p in problems if p.level == "problem"])
         plan = replace(plan, notes=(*plan.notes, *(str(p) for p in problems)))
-    refused = packs_refused(plan)
+    refused, vision = packs_refused(plan), vision_facts(plan)
     content = plan_json(plan)
     if args.json:
         needs, packs = {**found.json(), "suggestion": advice}, {"used": not refused, "refused": refused}
-        print_json({**content, "notes": plan.notes, "packs": packs, "estimate": needs})
+        print_json({**content, "notes": plan.notes, "packs": packs, "vision_cache": vision, "estimate": needs})
     else:
         show(plan, content, found, refused)
         show_estimate(plan, found)
+        if vision:
+            print(vision_line(vision))
         print(advice or "no problems found")
     return 0
 

@@ -105,12 +105,13 @@ def fsync_dir(path: Path | str) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
+def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename.
 
+    One that need not be `durable` is not flushed to disk: after a power failure it may be cut off, so that its reader checks.
     Raises StateError when the disk is full or the folder cannot be written.
     """
-    with _whole(Path(path)) as file:
+    with _whole(Path(path), durable=durable) as file:
         file.write(data)
 
 
@@ -121,7 +122,7 @@ def copy_file(source: Path | str, target: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
+def _whole(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A temporary file beside `path` that becomes it when the block ends well."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,14 +132,16 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
                 _claim(handle)
                 yield file
                 file.flush()
-                os.fsync(handle)
+                if durable:
+                    os.fsync(handle)
                 os.chmod(name, 0o644)
                 os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
-        fsync_dir(path.parent)
+        if durable:
+            fsync_dir(path.parent)
 
 
 def write_text(path: Path | str, text: str) -> None:

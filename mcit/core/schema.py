@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from mcit.core.config import Config, Field
 
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?([KMGT](IB|B)?)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A part of a folder's name; longer ones meet the limit of file systems once suffixes are added."""
 _PLAIN = "use at most 100 letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -54,6 +55,9 @@ class EngineConfig(Config):
     packs: bool = True
     """Lay the rows of a micro-batch out in one sequence, without padding and with a picture that several rows show once,
     where the model's attention allows it; see docs/performance.md. Loss and gradients are the same up to rounding."""
+    vision_cache: str = "off"
+    """Most bytes (``4G``) of what a frozen vision tower makes of pictures, kept in the cache folder for all runs, so that a
+    picture is computed once; refused where the tower trains. See docs/performance.md."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,6 +68,17 @@ class EngineConfig(Config):
     docs/performance.md."""
     workers: int = Field(2, ge=0, le=256)
     """Threads that prepare rows ahead of the step."""
+
+    @field_validator("vision_cache", mode="before")
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        """YAML reads ``off`` without quotes as false."""
+        if value is False or value == "off":
+            return "off"
+        text = str(value).upper()
+        if _AMOUNT.fullmatch(text) and float(text.rstrip("KMGTIB")):
+            return text
+        raise ValueError("is no amount of disk: write off, or a size like 4G")
 
 
 class AdapterConfig(Config):

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, note: str | None = None) -> None:
+def save_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], *, note: str | None = None, durable: bool = True
+) -> None:
     """Write tensors by name, sorted, so that equal content gives equal bytes.
 
-    `note` becomes the one metadata entry ``format`` (more than one is not byte-stable in safetensors).
+    `note` becomes the one metadata entry ``format`` (more than one is not byte-stable in safetensors); `durable` as for
+    `write_bytes`.
     """
     from safetensors.torch import save
 
     ordered = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-    write_bytes(path, save(ordered, metadata={"format": note or "pt"}))
+    write_bytes(path, save(ordered, metadata={"format": note or "pt"}), durable=durable)
 
 
 def load_tensors(path: Path | str, *, device: str = "cpu") -> dict[str, Any]:

@@ -157,6 +157,9 @@ def engine_problems(engine: EngineConfig, *, here: bool = True) -> list[Problem]
                 "set engine.kind: zero3, or engine.offload: optimizer",
             )
         )
+    if engine.kind == "zero3" and engine.vision_cache != "off":
+        what = "keeps features that a rank computes by itself, but with engine.kind: zero3 no rank has the whole tower"
+        out.append(Problem("engine.vision_cache", what, "set it to off, or engine.kind to plain, zero1 or zero2"))
     return out
 
 

@@ -37,6 +37,16 @@ def group_of(name: str) -> str:
     return "language"
 
 
+def outermost(model: nn.Module, *groups: str) -> list[nn.Module]:
+    """The largest modules whose parameters belong to one of these groups."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in found)
+        if name and not inside and group_of(f"{name}.weight") in groups:
+            found[name] = module
+    return list(found.values())
+
+
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of the model itself by the names they have without adapters (tied ones once)."""
     return {n.replace(".base_layer.", "."): p for n, p in model.named_parameters() if ".lora_" not in n}

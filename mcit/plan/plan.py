@@ -295,6 +295,7 @@ def check_plan(plan: Plan) -> list[Problem]:
     from mcit.plan.preflight import check_rows, check_shapes, skeleton
     from mcit.plan.scoring import scoring_problems
     from mcit.plan.selection import member_problems, narrowed, selection_problems
+    from mcit.plan.vision import vision_problems
 
     problems = precision_problems(plan)
     for stage in plan.stages:
@@ -319,6 +320,8 @@ def check_plan(plan: Plan) -> list[Problem]:
     doing("checking what is trained")
     shapes = check_shapes(plan)
     problems += shapes
+    if not shapes:
+        problems += vision_problems(plan)
     if not shapes and narrowed(plan):
         problems += selection_problems(plan, skeleton(plan))
     return problems

@@ -28,6 +28,7 @@ from mcit.plan.datasets import beside
 from mcit.plan.known import Found, kept
 from mcit.plan.preflight import train_sizes
 from mcit.plan.selection import Names
+from mcit.plan.vision import disk_problems as cache_problems
 
 WRITE_MB_S = 500.0
 """Assumed speed of the disk; ``mcit doctor`` measures it."""
@@ -362,6 +363,7 @@ def _level(sure: int, limit: int) -> Literal["problem", "note"]:
 def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path) -> list[Problem]:
     """Memory and disk of this machine against the estimate; and what the estimate could not see."""
     problems = [*memory_problems(plan, found, machine(plan.config.engine)), *disk_problems(found, runs_dir)]
+    problems += cache_problems(plan)
     for stage in found.stages:
         if not stage.shape.activations.traced:
             what = f"activations are a rough count: {stage.shape.activations.why.splitlines()[0]}"

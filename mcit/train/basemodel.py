@@ -21,18 +21,26 @@ from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
 from mcit.data.rowset import lengths
 from mcit.engine import world
+from mcit.engine.estimate.sizes import parse_size
 from mcit.engine.forward import run_model
+from mcit.engine.vision import keep_features
 from mcit.models.adapterfile import read_adapter
 from mcit.models.lineage import apply_start
 from mcit.models.load import load_base
+from mcit.models.units import outermost
 
 BATCH = 8
 """Rows of a forward pass through the base. Fixed, so that results depend on no engine setting."""
 Forward = Callable[[Batch], ModelOutput]
 
 
-def load_run_base(plan: Plan, *, device: torch.device) -> PreTrainedModel:
-    """The weights that the first stage starts from: the base with the adapter that the run was given."""
+def load_run_base(
+    plan: Plan, *, device: torch.device, told: Callable[[str], None] = lambda line: None
+) -> PreTrainedModel:
+    """The weights that the first stage starts from: the base with the adapter that the run was given.
+
+    With `engine.vision_cache` its tower computes a picture once; `told` gets a line where that turns out not to go.
+    """
     base = plan.config.base
     model = load_base(
         plan.model_path,
@@ -45,6 +53,10 @@ def load_run_base(plan: Plan, *, device: torch.device) -> PreTrainedModel:
     if base.adapter:
         known = frozenset(model.state_dict())
         apply_start(model, read_adapter(Path(base.adapter), known=known))
+    limit = plan.config.engine.vision_cache
+    towers = outermost(model, "tower") if limit != "off" else []
+    if len(towers) == 1:
+        keep_features(towers[0], parse_size(limit), told=told)
     return model
 
 

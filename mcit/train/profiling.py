@@ -6,7 +6,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from mcit.engine import world
 from mcit.engine.flops import FlopCount, matmul_rate
 from mcit.engine.peak import peak_bytes
 from mcit.models.quant import runs_bf16
-from mcit.models.units import group_of
+from mcit.models.units import outermost
 from mcit.runs.profile import read_profile, write_profile
 from mcit.runs.run import Run
 
@@ -73,7 +72,7 @@ def watched(model: nn.Module, device: torch.device) -> Iterator[None]:
         yield
         return
     handles = []
-    for module in _towers(model):
+    for module in outermost(model, "tower", "projector"):
         handles.append(module.register_forward_pre_hook(lambda *given: profile.enter("vision"), prepend=True))
         handles.append(module.register_forward_hook(lambda *given: profile.leave()))
     try:
@@ -82,13 +81,3 @@ def watched(model: nn.Module, device: torch.device) -> Iterator[None]:
         profile.times.peak_bytes = max(profile.times.peak_bytes or 0, peak_bytes(device))
         for handle in handles:
             handle.remove()
-
-
-def _towers(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules of vision tower and projector."""
-    found: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in found)
-        if name and not inside and group_of(f"{name}.weight") in ("tower", "projector"):
-            found[name] = module
-    return list(found.values())

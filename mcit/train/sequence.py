@@ -110,7 +110,7 @@ class Session:
         return model
 
     def _load(self) -> PreTrainedModel:
-        return load_run_base(self.plan, device=self.device)
+        return load_run_base(self.plan, device=self.device, told=self._reporter.line)
 
     def new_lines(self, lines: list[str]) -> list[str]:
         """`lines`, unless they are what was told last: a table of parameters is shown once per run."""

@@ -101,6 +101,8 @@ for name, setting in {
     "offload unknown": "engine.offload=cpu",
     "time-out 0": "engine.timeout=0",
     "micro-batch 0": "engine.micro_batch=0",
+    "vision cache of no size": "engine.vision_cache=4 pictures",
+    "vision cache of nothing": "engine.vision_cache=0G",
     "workers below 0": "engine.workers=-1",
     "eval.tasks misspelt": "eval.tasks=sen",
     "eval.tasks a number": "eval.tasks=5",
@@ -164,6 +166,13 @@ changed(
 )
 changed("two stages of one name", "stages.0.name=same", "stages.1.name=same")
 changed("task that no stage has in eval.tasks", "eval.tasks=[leter]", code=3)
+changed(
+    "vision cache of a tower that trains",
+    "engine.vision_cache=1M",
+    "stages.1.adapter.also_train=[tower]",
+    code=3,
+)
+changed("vision cache of a tower in parts", "engine.vision_cache=1M", "engine.kind=zero3", code=3)
 changed("targets that match nothing", "defaults.adapter.targets=[nope]", code=3)
 for name, settings in {
     "an anchor per stage of adapters that are merged": ["defaults.methods=[{name: ewc, merge: separate}]"],

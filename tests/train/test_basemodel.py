@@ -1,16 +1,20 @@
 """Outputs of the run's base: from the present model while it is the base, else from disk; shared out over ranks."""
 
+import shutil
+
 import pytest
 import torch
 
 from mcit.engine import world
+from mcit.engine.features import FOLDER
 from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage
 from mcit.models.load import load_base
 from mcit.plan.preflight import make_encoder
 from mcit.train.basemodel import BATCH, base_identity, load_run_base
 from mcit.train.stage import Material, build_stage
-from tests.fakes.bench import plan_of
+from tests.fakes import bench
+from tests.fakes.bench import plan_of, run_plan, tensors_of
 
 
 @pytest.fixture
@@ -91,3 +95,19 @@ def test_identity_names_weights_and_precision(tmp_path):
     plan = plan_of()
     assert base_identity(plan, "abc") == {"sha256": "abc", "dtype": "fp32"}
     assert next(load_run_base(plan, device=torch.device("cpu")).parameters()).dtype == torch.float32
+
+
+def test_a_run_with_a_vision_cache_is_the_same_whatever_is_kept_and_wherever_it_is_killed(tmp_path, monkeypatch, cache):
+    """Empty, full, and killed inside a stage with an empty one."""
+    kept = plan_of(defaults={"max_steps": 2}, engine={"micro_batch": 4, "workers": 0, "vision_cache": "1M"})
+    monkeypatch.setattr(bench, "load_base", lambda path, **how: load_run_base(kept, device=torch.device("cpu")))
+    runs = {}
+    for name, empty, stopped in (("empty", True, None), ("full", False, None), ("killed", True, (2, 1))):
+        if empty:
+            shutil.rmtree(cache / FOLDER, ignore_errors=True)
+        runs[name] = run_plan(kept, tmp_path / name, stop_at=stopped)
+        assert list((cache / FOLDER).glob("*/*.safetensors"))
+    tower = runs["full"]["model"].model.vision_tower.forward
+    assert tower.computed == 0 and tower.found
+    empty, full, killed = map(tensors_of, runs.values())
+    assert empty == full == killed
