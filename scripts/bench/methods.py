@@ -73,6 +73,8 @@ FEW: dict[str, dict[str, Any]] = {
 }
 """Settings that make the end of the earlier stages short, give a method what it needs, or let it act in every step, on as many
 rows of memory as the step has."""
+AS_LONG = {"agem": {"recipe": EARLIER[0]}}
+"""The compared stage of methods whose limit says what a second pass over the like costs: the rows of memory are its own."""
 AROUND = ("sam", "gradient_penalty", "random_smoothing", "curvature")
 """Methods that go around a forget objective and do nothing in an ordinary stage."""
 BESIDE = frozenset({*AROUND, "retain_kl", "optimistic_forget"})
@@ -110,11 +112,12 @@ def suited() -> dict[str, dict[str, Any]]:
 
 def method_cases() -> list[Case]:
     """Each of them against sequential training with the same adapter settings."""
-    return [
-        Case(name, stage([], adapter), stage([{"use": name, **FEW.get(name, {})}], adapter), LIMITS.get(name))
-        for name, adapter in suited().items()
-        if name not in SPECIAL
-    ]
+    out = []
+    for name, adapter in suited().items():
+        if name not in SPECIAL:
+            more, method = AS_LONG.get(name, {}), {"use": name, **FEW.get(name, {})}
+            out.append(Case(name, stage([], adapter, **more), stage([method], adapter, **more), LIMITS.get(name)))
+    return out
 
 
 def cases() -> list[Case]:
