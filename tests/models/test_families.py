@@ -23,6 +23,7 @@ from mcit.data.ghost import Ghost
 from mcit.engine import packing
 from mcit.engine.forward import run_model
 from mcit.engine.pack import like_probe, pack_rows
+from mcit.evals.choosing import Choosing, answered
 from mcit.evals.generator import greedy
 from mcit.models import adapters
 from mcit.models.load import load_base, load_processor
@@ -207,6 +208,31 @@ def test_batched_answers_equal_single_ones(family, name):
     assert bool(told) == (name not in PACKED) and all(packing.refusal(one.model) in line for line in told)
     assert len({answer["text"] for answer in alone}) > 1
     table.cell(name, "generation", "equal")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_compared_as_rows_of_their_own(family, name, monkeypatch):
+    """Scores of options of all rows in one batch, but for what a row's options have in common, against a pass per option."""
+    one, options, seen, own = family(name), ("A", "B", "Aye"), {}, Choosing._chosen
+
+    def kept(self, row, texts, scores, filters):
+        seen[row.id] = torch.tensor(scores)
+        return own(self, row, texts, scores, filters)
+
+    monkeypatch.setattr(Choosing, "_chosen", kept)
+    with greedy(one.model, one.encoder, max_new_tokens=8) as generator:
+        together = batches(name, one.rows)[0]
+        Choosing(generator, one.model, one.encoder, lambda row: options).answer(together, device="cpu")
+        for row in together:
+            alone = []
+            for text in options:
+                sample, first = one.encoder.encode(answered(row, text)), len(one.encoder.prompt(row).input_ids_T)
+                batch = collate([sample], stream="t", pad_id=one.encoder.pad_id)
+                logps = logits(one.model, batch)[0, first - 1 : -1].log_softmax(-1)
+                alone.append(float(logps.gather(1, sample.input_ids_T[first:, None]).sum()))
+            torch.testing.assert_close(
+                seen[row.id] - seen[row.id][0], torch.tensor(alone) - alone[0], atol=2e-4, rtol=0
+            )
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in LIKE_COUNTS])
