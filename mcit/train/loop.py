@@ -142,7 +142,7 @@ def train_stage(
                 last = ctx.ended is not None
         stopping = stop()
         due = stopping or _due(work, done, last=last)
-        if due or last:
+        if due:
             lines.read()
         reporter.progress(meter.progress)
         if due:

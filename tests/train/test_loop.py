@@ -97,6 +97,14 @@ def test_steps_whose_figures_wait_for_others(tmp_path, every, profile, read):
     assert found == read
 
 
+def test_a_checkpoint_does_not_wait_for_the_figures_of_later_steps(tmp_path):
+    """What is written when a step is through, but for its own checkpoint: one every two steps, figures every ten."""
+    work, _ = work_of(plan_of(checkpoint={"every": 2}))
+    work.log_every, d, found = 10, draft(tmp_path), []
+    train_stage(work, d, reporter=Silent(), stop=lambda: found.append(len(d.lines)))
+    assert found == [0, 0, 2, 4] and d.kept["loss"] == d.lines[-1]["loss"]
+
+
 def test_killed_between_the_last_checkpoint_and_the_commit_nothing_of_the_progress_is_lost(tmp_path):
     """No step is left to do, and the loss and the tokens are those of the process that did them."""
     plan = plan_of(checkpoint={"every": 4})
