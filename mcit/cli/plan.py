@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         show(plan, content, found, refused)
         show_estimate(plan, found)
         if vision:
-            print(vision_line(vision))
+            show_line(vision_line(vision))
         print(advice or "no problems found")
     return 0
 
@@ -155,6 +155,13 @@ def _hook_lines(stages: list[JsonDict]) -> list[str]:
         where = alike[0] if len(alike) == 1 else f"{alike[0]} … {alike[-1]}"
         lines += [f"{where}: {hook} <- {', '.join(names)}" for hook, names in hooks.items()]
     return lines
+
+
+def show_line(text: str) -> None:
+    """A sentence in as many lines as it needs."""
+    from rich.console import Console
+
+    Console().print(text, highlight=False)
 
 
 def show_estimate(plan: Plan, found: RunEstimate) -> None:

@@ -23,11 +23,12 @@ from mcit.data.ghost import Ghost
 from mcit.engine import packing
 from mcit.engine.forward import run_model
 from mcit.engine.pack import like_probe, pack_rows
+from mcit.engine.vision import keep_features
 from mcit.evals.choosing import Choosing, answered
 from mcit.evals.generator import greedy
 from mcit.models import adapters
 from mcit.models.load import load_base, load_processor
-from mcit.models.units import group_of, lora_targets
+from mcit.models.units import group_of, lora_targets, outermost
 from tests.fakes.families import table
 from tests.fakes.families.make import FAMILIES, write
 from tests.fakes.families.rows import pictures, rows
@@ -272,6 +273,32 @@ def test_packs_give_the_rows_losses_and_gradients(family, name):
         weight.requires_grad_(False)
     assert (found[0][0] - found[1][0]).abs().max() < 1e-4
     assert (found[0][1] - found[1][1]).norm() < 1e-5 * found[0][1].norm()
+
+
+REFUSED = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "mllama"}
+"""Their towers are called with more than pictures."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_features_give_the_rows_losses(family, name, tmp_path, monkeypatch):
+    """One picture, several, text alone: computed, then found, then the tower itself again; or the reason why not."""
+    monkeypatch.setenv("MCIT_CACHE", str(tmp_path))
+    one, told = family(name), []
+    batch = collate([one.encoder.encode(row) for row in one.rows], stream="t", pad_id=one.encoder.pad_id)
+    (tower,) = outermost(one.model, "tower")
+    with torch.no_grad():
+        plain = run_model(one.model, batch, device=CPU).nll_N
+        keep_features(tower, 1 << 20, told=told.append)
+        kept = tower.forward
+        try:
+            first, again = (run_model(one.model, batch, device=CPU).nll_N for _ in range(2))
+        finally:
+            del tower.forward
+    assert (name in REFUSED) == bool(told), told
+    assert torch.equal(first, again) and (first - plain).abs().max() < 1e-4
+    if not told:
+        assert kept.found and kept.computed == len(list(tmp_path.rglob("*.safetensors")))
+    table.cell(name, "vision cache", told[0].partition(": ")[2].replace("the tower", "its tower") if told else "equal")
 
 
 LINEARS = {  # linear modules of the language model: layers x (attention, MLP), counted by hand from the configs

@@ -9,6 +9,7 @@ from mcit.models.units import (
     dtype_problems,
     group_of,
     lora_targets,
+    outermost,
     weight_units,
 )
 from tests.fakes.models import adapted, tiny_model
@@ -21,6 +22,12 @@ def test_default_targets_are_the_linears_below_the_decoder():
     assert len(found) == 14 and found == sorted(found)
     assert decoder_prefix(model) == "model.language_model"
     assert all(n.startswith("model.language_model.layers.") for n in found)
+
+
+def test_the_largest_modules_of_a_group():
+    inner = tiny_model().model
+    assert outermost(inner, "tower") == [inner.vision_tower]
+    assert outermost(inner, "tower", "projector") == [inner.vision_tower, inner.multi_modal_projector]
 
 
 def test_named_targets_match_at_a_dot_and_never_the_tower_unless_asked():

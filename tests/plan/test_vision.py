@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mcit.cli.main import main
 from mcit.core.errors import Problem
 from mcit.core.paths import cache_dir
 from mcit.plan import preflight
@@ -104,3 +105,9 @@ def test_a_bound_above_the_disk_is_refused(monkeypatch):
     assert isinstance(problem, Problem) and "is 2.0 GiB" in problem.what and "has 1.5 GiB for it" in problem.what
     monkeypatch.setattr("mcit.plan.vision.held_bytes", lambda: 1 << 29)
     assert disk_problems(planned("2G")) == [], "what is kept already counts"
+
+
+def test_the_plan_says_it(capsys):
+    assert main(["plan", "tiny", "--set", "engine.vision_cache=1G"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "vision cache: " in out and "of 1.0 GiB; a picture that comes again saves" in out

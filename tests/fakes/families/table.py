@@ -32,6 +32,7 @@ COLUMNS = (
     "padding",
     "generation",
     "packs",
+    "vision cache",
     "LoRA",
     "projector",
     "plain",
