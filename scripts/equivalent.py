@@ -14,4 +14,5 @@ EQUIVALENT = {
         "a file's name; the fingerprint in it decides"
     ),
     "mcit/evals/evaluate.py: _CHUNK = 512 | 512  ->  513": "rows answered at once, which only a kill loses",
+    "mcit/train/loop.py: peak_bytes: int = 0, | 0  ->  1": "a process has more than one byte, and the larger counts",
 }
