@@ -19,6 +19,6 @@ def test_settings_are_typed_and_route_is_a_static_function(name):
 
 def test_the_base_joins_nothing_and_keeps_no_state():
     router = Router(RouterConfig())
-    assert router.join(["a"], None) is None and router.state_dict() == {}
+    assert router.join(["a"], None) is None and router.state_dict() == {} and router.state_version == 1
     with pytest.raises(NotImplementedError):
         Router.route([], [], {}, {}, None)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from mcit.core.files import read_json
 from mcit.core.types import Row, Turn
@@ -47,18 +48,25 @@ def test_the_score_of_a_group_is_the_mean_over_all_pairs():
     assert group_score(own, strings) == pytest.approx(0.503103 / 2, abs=1e-6) and group_score([], strings) == 0
 
 
-@pytest.mark.parametrize(
-    ("part", "text", "found"),
-    [
-        ("last_line", f"<image>\nWhat is it?\n{SHORT}", SHORT),
-        ("second_line", "What is the object?\nAnswer with a class name.\nA. cat", "Answer with a class name."),
-        ("second_line", "One line", "One line"),
-        ("before_colon", "Locate the region: a red cup", "Locate the region"),
-        ("last_line", "<image>", ""),
-    ],
-)
+QUESTIONS = [
+    ("last_line", f"<image>\nWhat is it?\n{SHORT}", SHORT),
+    ("second_line", "What is the object?\nAnswer with a class name.\nA. cat", "Answer with a class name."),
+    ("second_line", "One line", "One line"),
+    ("before_colon", "Locate the region: a red cup", "Locate the region"),
+    ("last_line", "<image>", ""),
+]
+
+
+@pytest.mark.parametrize(("part", "text", "found"), QUESTIONS)
 def test_the_instruction_of_a_question(part, text, found):
     assert instruction_of(text, part) == found
+
+
+@pytest.mark.parametrize(("part", "text", "found"), QUESTIONS)
+def test_what_is_exported_takes_the_same_part_of_a_question(part, text, found):
+    router = learned([text], ["another: thing\naltogether: new"], instruction=part, threshold=0.99)
+    assert router.state_dict()["codebook"]["01"] == [found]
+    assert routed(router, text) == ["01"]
 
 
 def test_a_stage_continues_the_group_most_like_it_or_begins_one():
@@ -77,6 +85,15 @@ def test_new_strings_join_the_codebook_once():
     assert router.state_dict()["codebook"] == {"01": [SHORT, "Use one word."]}
     many = learned([f"Q\nInstruction number {k} of many" for k in range(99)], most=5)
     assert len(many.state_dict()["codebook"]["01"]) == 5
+
+
+def test_settings_and_their_bounds():
+    config = Codebook.Config()
+    assert (config.threshold, config.most) == (0.9, 64)
+    assert Codebook.Config(threshold=0, most=1) and Codebook.Config(threshold=1)
+    for wrong in ({"threshold": -0.1}, {"threshold": 1.1}, {"most": 0}):
+        with pytest.raises(ValidationError):
+            Codebook.Config(**wrong)
 
 
 def test_rows_go_to_the_best_group_or_to_the_last():
