@@ -102,8 +102,8 @@ class Codebook(Router):
             text = part(row["question"])
             own = words(text)
             scores = {m: sum(cosine(own, w, text == s) for s, w in book[m]) / len(book[m]) for m in members if book[m]}
-            best = max(scores, key=lambda m: scores[m], default=members[-1])
-            chosen.append(best if scores.get(best, 0.0) >= state["threshold"] else members[-1])
+            best = max(scores, key=lambda m: scores[m], default=None)
+            chosen.append(best if best is not None and scores[best] >= state["threshold"] else members[-1])
         return chosen
 
     def state_dict(self) -> JsonDict:

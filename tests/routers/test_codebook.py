@@ -51,6 +51,7 @@ def test_the_score_of_a_group_is_the_mean_over_all_pairs():
 QUESTIONS = [
     ("last_line", f"<image>\nWhat is it?\n{SHORT}", SHORT),
     ("second_line", "What is the object?\nAnswer with a class name.\nA. cat", "Answer with a class name."),
+    ("second_line", "What is it?\nAnswer briefly.", "Answer briefly."),
     ("second_line", "One line", "One line"),
     ("before_colon", "Locate the region: a red cup", "Locate the region"),
     ("last_line", "<image>", ""),
@@ -113,6 +114,22 @@ def test_what_is_exported_scores_as_scikit_learn_does():
         for threshold, to in ((score - 1e-6, "01"), (min(1, score + 1e-6), "02")):
             router = learned([b], ["something else entirely"], threshold=threshold)
             assert routed(router, a) == [to], (a, b, threshold)
+
+
+def test_in_an_export_too_a_group_counts_with_its_mean():
+    """(1 + 0) / 2 for the first group, 0.503 for the second."""
+    router = learned(["answer question word", "classify picture"], ["answer question phrase"], threshold=0.4)
+    assert routed(router, "answer question word") == ["02"]
+
+
+def test_without_any_codebook_the_last_group_answers():
+    state = {**learned(threshold=0).state_dict(), "codebook": {}}
+    assert Codebook.route([{"question": "q"}], ["01", "02"], state, {}, None) == ["02"]
+
+
+def test_in_an_export_too_strings_strings_of_stop_words_alone_are_alike_only_if_equal():
+    router = learned(["is this"], ["answer question"], ["classify picture"])
+    assert routed(router, "is this", "what is", "answer question") == ["01", "03", "02"]
 
 
 def test_state_comes_back_and_a_run_groups_its_stages(tmp_path):

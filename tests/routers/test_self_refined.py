@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mcit.core.errors import McitError
 from mcit.core.files import read_json, sha256_file
@@ -49,6 +50,19 @@ def routed(guess, jumps, *, reads=4, ensemble=False, first=EYE):
     state = {"classes": [[m, ""] for m in MEMBERS], "reads": reads, "ensemble": ensemble}
     (chosen,) = SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, states)
     return chosen, calls
+
+
+def test_settings_and_their_bounds():
+    defaults = {
+        "classes": "stage", "most": 64, "rows": 1000, "covariance": "full", "recentre": True, "reads": 4, "ensemble": True,
+        "align_epochs": 30, "align_lr": 0.005, "samples": 240,
+    }  # fmt: skip
+    assert SelfRefined.Config().model_dump() == defaults
+    edges = {"most": 1, "rows": 2, "reads": 1, "align_epochs": 0, "align_lr": 0.0, "samples": 1}
+    assert SelfRefined.Config(**edges).model_dump() == defaults | edges
+    for key, value in edges.items():
+        with pytest.raises(ValidationError):
+            SelfRefined.Config(**{key: value - 1})
 
 
 def test_a_loop_that_settles_stops_there():

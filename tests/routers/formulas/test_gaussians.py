@@ -12,12 +12,29 @@ def drawing(seed=0):
 
 def test_mean_and_covariance_by_hand():
     """Rows (0, 0), (2, 4): mean (1, 2), off (-1, -2) and (1, 2); over n - 1 = 1: [[2, 4], [4, 8]]."""
+    assert JITTER == 1e-4
     x_ND = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
     mean_D, full = gaussian(x_ND, diagonal=False)
     assert mean_D.tolist() == [1, 2]
     assert torch.allclose(full, torch.tensor([[2 + JITTER, 4.0], [4.0, 8 + JITTER]]))
     assert torch.allclose(gaussian(x_ND, diagonal=True)[1], full.diagonal())
     assert torch.allclose(gaussian(x_ND[:1], diagonal=False)[1], JITTER * torch.eye(2))
+
+
+def test_the_covariance_of_three_rows_is_over_two():
+    """Rows 0, 1, 5: mean 2, squares 4 + 1 + 9 = 14."""
+    x_ND = torch.tensor([[0.0], [1.0], [5.0]])
+    for diagonal in (False, True):
+        assert gaussian(x_ND, diagonal=diagonal)[1].item() == pytest.approx(7 + JITTER, rel=1e-6)
+
+
+def test_samples_are_the_mean_plus_the_root_of_the_covariance_times_what_is_drawn():
+    mean_D, covariance = torch.tensor([3.0, -1.0]), torch.tensor([[4.0, 2.0], [2.0, 2.0]])
+    z_ND = torch.randn(3, 2, dtype=torch.float64, generator=drawing())
+    by_hand = mean_D + z_ND @ torch.tensor([[2.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    assert torch.allclose(samples(mean_D, covariance, 3, drawing()), by_hand.float())
+    thin = mean_D + z_ND * torch.tensor([2.0, 0.5], dtype=torch.float64)
+    assert torch.allclose(samples(mean_D, torch.tensor([4.0, 0.25]), 3, drawing()), thin.float())
 
 
 def test_samples_have_the_moments_and_depend_on_the_generator_alone():
@@ -64,6 +81,30 @@ def test_one_step_of_alignment_by_hand():
     p[second] -= 1
     assert torch.allclose(made["weight"][:, 0], weight[:, 0] - 0.5 * p * (1.0, -1.0)[first], atol=1e-6)
     assert torch.allclose(made["bias"], bias - 0.5 * p, atol=1e-6)
+
+
+def test_rate_momentum_and_decay_by_hand():
+    """One class is certain, so decay alone acts: v = .1 w, then .9 v + .1 w; the rate is .5, then .25."""
+    head = {
+        "weight": torch.tensor([[2.0]]),
+        "bias": torch.tensor([4.0]),
+        "shift": torch.zeros(1),
+        "scale": torch.ones(1),
+    }
+    still = [(torch.zeros(1), torch.zeros(1))]
+    made = aligned(head, still, drawing(), epochs=2, count=1, lr=0.5, momentum=0.9, decay=0.1)
+    assert made["weight"].item() == pytest.approx(1.8075) and made["bias"].item() == pytest.approx(2 * 1.8075)
+
+
+def test_alignment_measures_samples_in_the_units_of_the_head():
+    """Features four times as large, with shift and scale: the same weights, bit for bit."""
+    means, spread = torch.tensor([[-1.0, 0.5], [1.0, 2.0]]), torch.tensor([0.5, 2.0])
+    made = []
+    for unit in (1.0, 4.0):
+        head = nearest_mean_head(unit * means, (unit**2 * spread).expand(2, 2))
+        classes = [(unit * mean_D, unit**2 * spread) for mean_D in means]
+        made.append(aligned(head, classes, drawing(), epochs=2, count=4, lr=0.5))
+    assert torch.equal(made[0]["weight"], made[1]["weight"]) and torch.equal(made[0]["bias"], made[1]["bias"])
 
 
 def _after_samples():
