@@ -1,5 +1,6 @@
 """Guess under the first adapter, read under the guessed ones, answer by both."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,12 @@ from pydantic import ValidationError
 from mcit.core.errors import McitError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
+from mcit.core.seeds import seed_for
 from mcit.core.tensorfile import load_tensors
 from mcit.data.folder import DataFolder
 from mcit.evals.generator import greedy
 from mcit.evals.pooled import PooledAnswerer
+from mcit.routers.formulas.gaussians import aligned, nearest_mean_head
 from mcit.routers.formulas.labelled import drawn as rows_drawn
 from mcit.routers.self_refined import SelfRefined
 from mcit.train.routing import pooled
@@ -69,6 +72,41 @@ def test_a_loop_that_settles_stops_there():
     """The guess is 2, which says 1, which says 1: two reads. (The numbers of the card shifted by one.)"""
     assert routed(2, {2: 1, 1: 1}) == ("m1", ["m0", "m2", "m1"])
     assert routed(2, {2: 2}) == ("m2", ["m0", "m2"])
+
+
+@pytest.mark.parametrize(("x_D", "guessed"), [((3.2, 1.0), []), ((3.5, 1.4), ["m1"])])
+def test_the_guess_compares_directions_from_the_middle_of_the_prototypes(x_D, guessed):
+    """Prototypes (2, 0) and (4, 3), their middle (3, 1.5): the rows are (.2, -.5) and (.5, -.1) from there."""
+    calls = []
+
+    def states(rows, member):
+        calls.append(member)
+        return torch.tensor([x_D])
+
+    head = {"weight": torch.eye(2), "bias": torch.zeros(2), "shift": torch.zeros(2), "scale": torch.ones(2)}
+    tensors = {f"head|{name}": value for name, value in head.items()} | {
+        "prototype|000000": torch.tensor([2.0, 0.0]),
+        "prototype|000001": torch.tensor([4.0, 3.0]),
+        "moved|000000": torch.zeros(2),
+        "moved|000001": torch.zeros(2),
+    }
+    state = {"classes": [["m0", ""], ["m1", ""]], "reads": 1, "ensemble": False}
+    SelfRefined.route([{"id": "r"}], ["m0", "m1"], state, tensors, states)
+    assert calls == ["m0", *guessed]
+
+
+def test_a_read_uses_weight_shift_scale_and_bias_of_the_head():
+    """Feature (0, 0, 1) less the shift (0, 0, .5), over the scale (1, 1, .25): logits (0, 0, 2) and the bias (0, 3, 0)."""
+    head = {"head|shift": torch.tensor([0, 0, 0.5]), "head|scale": torch.tensor([1, 1, 0.25])}
+    state = {"classes": [[m, ""] for m in MEMBERS], "reads": 1, "ensemble": False}
+
+    def chosen(bias):
+        tensors = known(1) | head | {"head|bias": torch.tensor(bias)}
+        return SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, lambda rows, member: EYE[[2]])
+
+    assert (
+        chosen([0.0, 3.0, 0.0]) == ["m1"] and chosen([0.0, 1.5, 0.0]) == ["m2"] and chosen([0.0, -3.0, 0.0]) == ["m2"]
+    )
 
 
 @pytest.mark.parametrize(("reads", "chosen"), [(1, "m2"), (2, "m1"), (3, "m2"), (4, "m1"), (5, "m2")])
@@ -211,6 +249,37 @@ def test_a_class_per_answer_and_diagonal_covariance():
     assert router.state_dict()["classes"] == [("01", "a"), ("01", "b")]
     assert router.tensors.require("mean", "000001").tolist() == pytest.approx([5.3, 5.3])
     assert router.tensors.require("covariance", "000000").shape == (2,)
+
+
+def test_the_head_is_aligned_from_the_second_class_on():
+    router = SelfRefined(SelfRefined.Config(align_epochs=2, samples=4, align_lr=0.5))
+    x_ND = torch.tensor([[0.0, 1.0], [2.0, 1.5], [1.0, -1.0]])
+
+    def learn(member, add):
+        def forward_pass(rows):
+            answer = torch.tensor([[False, True]] * 3)
+            yield (
+                SimpleNamespace(answer_BT=answer),
+                SimpleNamespace(hidden={"last": (x_ND + add)[:, None].repeat(1, 2, 1)}),
+            )
+
+        given = [row("q", "a", id=str(k)) for k in range(3)]
+        ctx = SimpleNamespace(data=SimpleNamespace(stage_rows=lambda: given), seed=1, forward_pass=forward_pass)
+        router.learn(member, SimpleNamespace(**vars(ctx), as_member=lambda member: nullcontext()))
+        known = [
+            (router.tensors.require("mean", n), router.tensors.require("covariance", n))
+            for n in router.tensors.names("mean")
+        ]
+        spread_KD = torch.stack([c.diagonal() for _, c in known])
+        return known, nearest_mean_head(torch.stack([m for m, _ in known]), spread_KD)
+
+    _, plain = learn("01", 0.0)
+    assert all(torch.equal(router.tensors.require("head", name), value) for name, value in plain.items())
+    known, plain = learn("02", 3.0)
+    generator = torch.Generator().manual_seed(seed_for(1, "self_refined"))
+    made = aligned(plain, known, generator, epochs=2, count=4, lr=0.5)
+    assert all(torch.equal(router.tensors.require("head", name), value) for name, value in made.items())
+    assert not torch.equal(made["weight"], plain["weight"])
 
 
 def test_adapters_that_do_not_fit_are_refused_before_weights_load():
