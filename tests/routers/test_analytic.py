@@ -60,7 +60,7 @@ def test_features_have_a_root_mean_square_of_one_beside_the_constant():
     assert Analytic.route(rows, ["constant", "second"], *given) == ["constant", "second"]
 
 
-@pytest.mark.parametrize("mine", [(0, 1, 2), (0, 2), ()])
+@pytest.mark.parametrize("mine", [(0, 1, 2), (0, 2), (1,), ()])
 def test_ranks_learn_what_all_of_them_saw(mine):
     """One rank of two: `mine` are the rows it passed through the base, the other rank adds the rest."""
     x_ND = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])

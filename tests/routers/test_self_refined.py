@@ -96,8 +96,9 @@ def test_the_guess_compares_directions_from_the_middle_of_the_prototypes(x_D, gu
 
 
 def test_a_read_uses_weight_shift_scale_and_bias_of_the_head():
-    """Feature (0, 0, 1) less the shift (0, 0, .5), over the scale (1, 1, .25): logits (0, 0, 2) and the bias (0, 3, 0)."""
-    head = {"head|shift": torch.tensor([0, 0, 0.5]), "head|scale": torch.tensor([1, 1, 0.25])}
+    """Feature (0, 0, 1) less the move (0, 0, .25) and the shift (0, 0, .5), over the scale (1, 1, .125): logits (0, 0, 2)."""
+    head = {"head|shift": torch.tensor([0, 0, 0.5]), "head|scale": torch.tensor([1, 1, 0.125])}
+    head["moved|000002"] = torch.tensor([0, 0, 0.25])
     state = {"classes": [[m, ""] for m in MEMBERS], "reads": 1, "ensemble": False}
 
     def chosen(bias):
@@ -128,6 +129,8 @@ def test_the_ensemble_weighs_the_first_guess_by_the_number_of_adapters():
 
     assert SelfRefined.route([{"id": "r"}], MEMBERS, state, tensors, states) == ["m2"]
     assert SelfRefined.route([{"id": "r"}], MEMBERS, {**state, "ensemble": False}, tensors, states) == ["m1"]
+    # logit 2: .79 + .01 for class 1, .11 + .98 for class 2; by cosines alone, not 3 times them, .79 + .15 and .11 + .69
+    assert SelfRefined.route([{"id": "r"}], MEMBERS, state, known(2), states) == ["m2"]
 
 
 def test_rows_are_read_together_and_alone_alike():
