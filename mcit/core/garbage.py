@@ -1,7 +1,7 @@
 """How often Python looks for garbage that refers to itself: seldom while a command starts, as usual when it computes.
 
 Imports and a plan make some hundred thousand objects that stay; Python would look through them again and again, which was a
-fifth of the time of `mcit plan`. Objects that nothing refers to are freed at once either way.
+third of the time of `mcit plan`, the search at its end included. Objects that nothing refers to are freed at once either way.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class KeptTower:
         if isinstance(parts, str):
             self._say("the vision cache is not used", parts)
             return run_tower(self._own, *args, **kwargs)
-        self._open()
+        store = self._opened()
         pixels_NCHW: Tensor = given.pop("pixel_values")
-        part = functools.partial(self._part, pixels_NCHW, given, self._keys(pixels_NCHW, given), {})
+        part = functools.partial(self._part, store, pixels_NCHW, given, self._keys(pixels_NCHW, given), {})
         return Features(parts, part)
 
     def _trial(self, given: Mapping[str, Any]) -> str | Parts:
@@ -82,6 +82,7 @@ class KeptTower:
     # ---- parts ------------------------------------------------------------------------------------------------------
     def _part(
         self,
+        store: FeatureStore,
         pixels_NCHW: Tensor,
         rest: Mapping[str, Any],
         keys: Sequence[str],
@@ -89,7 +90,6 @@ class KeptTower:
         name: str,
     ) -> Tensor:
         """A part for all pictures; one that is shown twice is computed once. `made` is what was computed for other parts."""
-        store = self._required_store()
         parts: dict[str, Tensor] = {}
         for key, picture_CHW in zip(keys, pixels_NCHW, strict=True):
             if key in parts:
@@ -131,7 +131,7 @@ class KeptTower:
             raise TrainingError("the vision tower is gone", where="engine.vision_cache", fix="keep the model it is of")
         return tower
 
-    def _open(self) -> None:
+    def _opened(self) -> FeatureStore:
         """The folder of the weights as they are; what they were is held, so that no new tensor can have its place."""
         tensors = [*self._own.parameters(), *self._own.buffers()]
         same = len(tensors) == len(self._weights) and all(
@@ -141,11 +141,7 @@ class KeptTower:
         if self._store is None or not same:
             self._weights = [(tensor.detach(), tensor._version) for tensor in tensors]
             self._store = FeatureStore(identity(self._own), self._limit)
-
-    def _required_store(self) -> FeatureStore:
-        if self._store is None:
-            self._open()
-        return self._store  # type: ignore[return-value]
+        return self._store
 
     def _say(self, what: str, reason: str) -> None:
         if reason not in self._said:
@@ -266,8 +262,10 @@ def reading(model: nn.Module, tower: nn.Module, pixels: Mapping[str, Tensor]) ->
 
         def part(name: str) -> Tensor:
             value = parts[name]
-            read[name] = read.get(name, 0) + (value.numel() if value is not None else 0)
-            return value  # type: ignore[return-value]
+            if value is None:  # `Features` asks for what there is alone
+                raise KeyError(name)
+            read[name] = read.get(name, 0) + value.numel()
+            return value
 
         return Features(parts, part)
 

@@ -133,4 +133,4 @@ class Guard(Method):
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take it back."""
-        self._phrases, self._head = list(state.get("phrases", [])), state.get("head")
+        self._phrases, self._head = list(state["phrases"]), state.get("head")

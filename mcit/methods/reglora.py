@@ -114,7 +114,7 @@ class RegLoRA(Method):
 
     def load_state_dict(self, state: JsonDict) -> None:
         """Take back the shapes."""
-        self._shapes = {unit: list(shape) for unit, shape in state.get("shapes", {}).items()}
+        self._shapes = {unit: list(shape) for unit, shape in state["shapes"].items()}
 
 
 def _pairs(names: frozenset[str], ctx: NamesContext) -> dict[str, list[int]]:
