@@ -2,9 +2,10 @@
 
     python scripts/restor_study.py --home FOLDER [--seeds 0 1 2] [--only npo ga …] [--docs docs/forgetting.md]
 
-Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. Runs share nothing, so that
-each may be a process of its own; what is done in FOLDER is not done again and a killed run goes on. ``--docs`` runs nothing
-and writes the table of what is finished between its marks in a page.
+Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. The control of a seed lends its
+first two stages to the others and must be finished when they begin; apart from that each may be a process of its own. What is
+done in FOLDER is not done again and a killed run goes on. ``--docs`` runs nothing and writes the table of what is finished
+between its marks in a page.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SIDES: dict[str, list[dict[str, Any]]] = {
     "rmu": [{"use": "rmu"}],
     "undial": [{"use": "undial"}],
 }
-"""Methods of the forget stage, by name; the control has the stage and its steps on retained rows, and forgets nothing."""
+"""Methods of the forget stage, by name. The control, the first, has the stage's steps on retained rows and forgets nothing."""
 
 
 def main() -> int:
@@ -82,16 +83,25 @@ def one(home: Path, name: str, seed: int) -> None:
     """Run one side, or go on with it, and write its result. Raises McitError for what fails."""
     from mcit.cli.main import main as mcit
 
-    runs = home / "restor-runs"
-    begun = sorted(runs.glob(f"restor-{slug(name, seed)}-*/manifest.json"))
+    runs, begun, control = home / "restor-runs", run_of(home, name, seed), run_of(home, "control", seed)
+    if name != "control" and not result_file(home, "control", seed).is_file():
+        raise SystemExit(f"{name}, seed {seed}: run the control of this seed first (--only control --seeds {seed})")
     new = ["run", CONFIG, "--runs-dir", str(runs), *(part for o in overrides(name, seed) for part in ("--set", o))]
+    if control and name != "control":
+        new += ["--from", str(control), "--stage", str(CORRUPT)]
     with open(home / "restor" / f"{slug(name, seed)}.log", "a") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            code = mcit(["resume", str(begun[0].parent)] if begun else new)
+            code = mcit(["resume", str(begun)] if begun else new)
     if code:
         raise SystemExit(code)
-    (run,) = [path.parent for path in runs.glob(f"restor-{slug(name, seed)}-*/manifest.json")]
+    run = run_of(home, name, seed)
+    assert run is not None
     result_file(home, name, seed).write_text(json.dumps(entry(run), indent=1) + "\n")
+
+
+def run_of(home: Path, name: str, seed: int) -> Path | None:
+    """The side's run, if it was begun."""
+    return next((p.parent for p in (home / "restor-runs").glob(f"restor-{slug(name, seed)}-*/manifest.json")), None)
 
 
 def entry(run: Path) -> dict[str, Any]:

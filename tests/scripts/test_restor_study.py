@@ -40,6 +40,9 @@ def test_a_begun_run_goes_on_and_a_failed_one_writes_nothing(tmp_path, monkeypat
     calls = []
     monkeypatch.setattr(cli, "main", lambda call: calls.append(call) or 3)
     (tmp_path / "restor").mkdir()
+    with pytest.raises(SystemExit, match="run the control of this seed first"):
+        study.one(tmp_path, "npo", 1)
+    study.result_file(tmp_path, "control", 1).write_text("{}")
     for begun in (False, True):
         if begun:
             run = tmp_path / "restor-runs" / "restor-npo-s1-20260101"
@@ -59,7 +62,10 @@ def test_restor_on_the_tiny_model_measures_recovery_and_residual_corruption(tmp_
     for name, value in (("CONFIG", "tiny-restor"), ("TASK", "word-red"), ("REST", "letter")):
         monkeypatch.setattr(study, name, value)
     (tmp_path / "restor").mkdir()
+    study.one(tmp_path, "control", 1)
     study.one(tmp_path, "npo", 1)
+    control, own = (study.run_of(tmp_path, name, 1) for name in ("control", "npo"))
+    assert [p.suffix for p in sorted((own / "stages").iterdir())] == [".json", ".json", "", ""] and control != own
     one = json.loads(study.result_file(tmp_path, "npo", 1).read_text())
     assert [sum(one["true"][k]) / len(one["ids"]) for k in "12"] == [1.0, 0.0]
     assert one["residual"]["2"] == 1.0 and one["residual"]["3"] < 1.0
