@@ -2,8 +2,8 @@
 
     python scripts/restor_study.py --home FOLDER [--seeds 0 1 2] [--only npo ga …] [--docs docs/forgetting.md]
 
-Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. The control of a seed lends its
-first two stages to the others and must be finished when they begin; apart from that each may be a process of its own. What is
+Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. The control of a seed lends
+the others its first two stages and must be finished when they begin; apart from that each may be a process of its own. What is
 done in FOLDER is not done again and a killed run goes on. ``--docs`` runs nothing and writes the table of what is finished
 between its marks in a page.
 """
