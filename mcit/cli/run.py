@@ -99,7 +99,8 @@ def steps_of(
             known = recorded([run], name=run.plan()["name"])
         else:
             known = recorded([] if new else find_runs(runs_dir), name=config.name)
-        return make_plan(config, announce=out.line, runs_dir=runs_dir, known=known)
+        begun = Path(extend) if extend else None
+        return make_plan(config, announce=out.line, runs_dir=runs_dir, begun=begun, known=known)
 
     def opened(plan: Plan, start: dict[str, Any]) -> Run:
         from mcit.runs.extend import open_branch, open_or_extend

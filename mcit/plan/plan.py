@@ -138,9 +138,10 @@ def make_plan(
     *,
     announce: Announce | None = None,
     runs_dir: Path | None = None,
+    begun: Path | None = None,
     known: Mapping[str, Recorded] | None = None,
 ) -> Plan:
-    """Resolve and check everything; with `runs_dir` memory and disk of this machine too.
+    """Resolve and check everything; with `runs_dir` memory and disk of this machine too, less what a run `begun` has.
 
     `known` are data sets of requests to forget that a run recorded; those that were deleted are not read.
     Raises ConfigError, DataError or PlanError with every problem found.
@@ -178,7 +179,7 @@ def make_plan(
     )
     findings = _passed(check_plan(plan))
     if runs_dir is not None:
-        found, roomy = check_machine(plan, runs_dir)
+        found, roomy = check_machine(plan, runs_dir, begun)
         findings, plan = findings + _passed(found), replace(plan, roomy=roomy)
     return replace(plan, notes=tuple(str(p) for p in findings))
 
@@ -327,7 +328,7 @@ def check_plan(plan: Plan) -> list[Problem]:
     return problems
 
 
-def check_machine(plan: Plan, runs_dir: Path) -> tuple[list[Problem], bool]:
+def check_machine(plan: Plan, runs_dir: Path, begun: Path | None) -> tuple[list[Problem], bool]:
     """Memory and disk of this machine; and whether its memory surely suffices (see `Plan.roomy`)."""
     from mcit.engine.launch import launch_of
     from mcit.plan.resources import estimate, resource_problems, roomy
@@ -335,7 +336,7 @@ def check_machine(plan: Plan, runs_dir: Path) -> tuple[list[Problem], bool]:
     doing("estimating memory and disk")
     place = launch_of(os.environ)
     found = estimate(plan, nproc=place.size if place else 1)
-    return resource_problems(plan, found, runs_dir), roomy(plan, found)
+    return resource_problems(plan, found, runs_dir, begun=begun), roomy(plan, found)
 
 
 def _warmup_notes(stage: Stage, where: str) -> list[Problem]:

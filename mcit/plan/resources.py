@@ -29,6 +29,8 @@ from mcit.plan.known import Found, kept
 from mcit.plan.preflight import train_sizes
 from mcit.plan.selection import Names
 from mcit.plan.vision import disk_problems as cache_problems
+from mcit.runs.layout import RunLayout
+from mcit.runs.run import find_run
 
 WRITE_MB_S = 500.0
 """Assumed speed of the disk; ``mcit doctor`` measures it."""
@@ -360,9 +362,14 @@ def _level(sure: int, limit: int) -> Literal["problem", "note"]:
     return "problem" if sure > limit else "note"
 
 
-def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path) -> list[Problem]:
-    """Memory and disk of this machine against the estimate; and what the estimate could not see."""
-    problems = [*memory_problems(plan, found, machine(plan.config.engine)), *disk_problems(found, runs_dir)]
+def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path, *, begun: Path | None = None) -> list[Problem]:
+    """Memory and disk of this machine against the estimate; and what the estimate could not see.
+
+    `begun` is the run that will go on; without it, the one of this plan in `runs_dir`, if there is one.
+    """
+    root = begun or find_run(runs_dir, plan.config.name, plan.digest).layout.root
+    here = machine(plan.config.engine)
+    problems = [*memory_problems(plan, found, here), *disk_problems(found.disk - held_by(root), runs_dir)]
     problems += cache_problems(plan)
     for stage in found.stages:
         if not stage.shape.activations.traced:
@@ -371,8 +378,17 @@ def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path) -> list[Pr
     return problems
 
 
-def disk_problems(found: RunEstimate, runs_dir: Path) -> list[Problem]:
-    """A folder that cannot be written, or too little free space for the run."""
+def held_by(root: Path) -> int:
+    """Bytes of what a run's folder holds of the estimate: its stages, drafts, checkpoints, and what methods keep once."""
+    layout, held = RunLayout(root), 0
+    with contextlib.suppress(FileNotFoundError):  # another process writes it: opening the run will say so
+        for path in (p for folder in (layout.stages, layout.blobs) for p in folder.rglob("*")):
+            held += 0 if path.is_dir() else path.lstat().st_size
+    return held
+
+
+def disk_problems(needed: int, runs_dir: Path) -> list[Problem]:
+    """A folder that cannot be written, or less free space than the `needed` bytes."""
     folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
     where, fix = f"--runs-dir {runs_dir}", "choose a folder that can be written"
     if not folder.is_dir():
@@ -382,7 +398,7 @@ def disk_problems(found: RunEstimate, runs_dir: Path) -> list[Problem]:
     total, _, free = shutil.disk_usage(folder)
     if not total:
         return [Problem(where, f"{folder} is on a file system that keeps no files", fix)]
-    if free >= found.disk:
+    if free >= needed:
         return []
-    what = f"the run needs about {found.disk / 1e6:,.0f} MB on disk, {free / 1e6:,.0f} MB are free"
+    what = f"the run needs about {size_text(needed)} on disk beside what it has, {size_text(free)} are free"
     return [Problem(where, what, "free space there or choose another folder")]

@@ -16,10 +16,13 @@ from mcit.plan.resources import (
     estimate,
     machine,
     memory_problems,
+    resource_problems,
     roomy,
     suggestion,
     weights_of,
 )
+from mcit.runs.layout import RunLayout
+from mcit.runs.run import find_run
 from tests.fakes.bench import TINY, plan_of
 
 GIB = 2**30
@@ -178,9 +181,24 @@ def test_on_a_cpu_devices_and_host_memory_are_one():
 
 def test_disk_that_is_not_there(tmp_path):
     _, found = of()
-    assert disk_problems(found, tmp_path / "runs") == []
-    (problem,) = disk_problems(dataclasses.replace(found, disk=10**18), tmp_path / "runs")
-    assert isinstance(problem, Problem) and "1,000,000,000,000 MB" in problem.what
+    assert disk_problems(found.disk, tmp_path / "runs") == []
+    (problem,) = disk_problems(2**60, tmp_path / "runs")
+    assert isinstance(problem, Problem) and "1073741824.0 GiB" in problem.what
+
+
+def test_a_run_that_goes_on_needs_no_room_for_what_it_has(tmp_path, monkeypatch):
+    plan, found = of()
+    free = found.disk - 1000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (10 * free, 9 * free, free))
+    own, other = find_run(tmp_path, plan.config.name, plan.digest).layout, RunLayout(tmp_path / "other")
+    assert "needs about" in resource_problems(plan, found, tmp_path)[0].what
+    for layout, begun in ((other, other.root), (own, None)):
+        for path, size in ((layout.stages / ".02-b.draft" / "x", 600), (layout.blobs / "y", 399)):
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"0" * size)
+        assert resource_problems(plan, found, tmp_path, begun=begun)[0].where.startswith("--runs-dir")
+        (layout.blobs / "z").write_bytes(b"0")
+        assert resource_problems(plan, found, tmp_path, begun=begun) == []
 
 
 def test_the_machine_has_memory():
