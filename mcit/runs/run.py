@@ -334,6 +334,10 @@ def open_existing(path: Path) -> Run:
     if not path.is_dir():
         raise StateError("no such folder", where=str(path), fix="name a run: `mcit status` lists them")
     run = Run(path)
+    runs = [] if run.layout.manifest.is_file() else find_runs(path)
+    if runs:
+        some = ", ".join(str(r.layout.root) for r in runs[:3])
+        raise StateError("is a folder of runs, no run", where=str(path), fix=f"name one of its {len(runs)}: {some}")
     run.config()
     run.plan()
     return run

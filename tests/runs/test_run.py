@@ -236,6 +236,10 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(StateError, match="no run directory"):
         open_existing(tmp_path)
     assert find_runs(tmp_path / "nothing") == []
+    run = opened(tmp_path)
+    with pytest.raises(StateError, match="is a folder of runs") as found:
+        open_existing(tmp_path)
+    assert f"name one of its 1: {run.layout.root}" in str(found.value)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"name": "toy"}, 3])
