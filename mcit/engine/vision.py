@@ -2,7 +2,8 @@
 
 The tower's own ``forward`` is replaced by one that hands the model's code the same named outputs and makes or finds a part
 when it is read. What is kept is what the projector is given, so the projector may train. Features are computed picture by
-picture, whatever is kept already: a run has the same bytes with an empty cache, a full one and one that was lost.
+picture and the same way for whoever asks, whatever is kept already: a run has the same bytes with an empty cache, a full one
+and one that was lost.
 
 Kept parts are named by the picture as the processor made it (and so by picture, processor and what was done to the picture),
 by the tower's weights, config and code, by library versions and by what else last bits follow from. A tower that trains,
@@ -28,8 +29,10 @@ from mcit.core.entries import code_digest, versions
 from mcit.core.errors import TrainingError
 from mcit.core.files import canonical_json, digest_of
 from mcit.core.types import JsonDict
+from mcit.engine import linears
 from mcit.engine.features import FeatureStore
 from mcit.engine.flops import FlopCount
+from mcit.engine.gated import gated
 
 _PLAIN = (bool, int, float, str, type(None))
 _NAMELESS = "the tower's output has no named parts"
@@ -74,7 +77,7 @@ class KeptTower:
         return Features(parts, part)
 
     def _trial(self, given: Mapping[str, Any]) -> str | Parts:
-        settings = canonical_json([{**given, "pixel_values": None}, _autocast(given["pixel_values"])])
+        settings = canonical_json([{**given, "pixel_values": None}, _numerics(given["pixel_values"])])
         if settings not in self._tried:
             self._tried[settings] = trial(self._own, **given)
         return self._tried[settings]
@@ -113,13 +116,14 @@ class KeptTower:
         return torch.cat([parts[key] for key in keys])
 
     def _alone(self, picture_CHW: Tensor, rest: Mapping[str, Any]) -> Parts:
+        """With the faster linears and MLPs, which only some who ask have switched on for their whole model."""
         self.computed += 1
-        with torch.no_grad():
+        with torch.no_grad(), linears.quick(self._own), gated(self._own):
             return parts_of(run_tower(self._own, picture_CHW[None].clone(), **rest))
 
     def _keys(self, pixels_NCHW: Tensor, rest: Mapping[str, Any]) -> list[str]:
         """A name for each picture as the processor made it, and for how it is computed."""
-        about = canonical_json([list(pixels_NCHW.shape[1:]), str(pixels_NCHW.dtype), rest, _autocast(pixels_NCHW)])
+        about = canonical_json([list(pixels_NCHW.shape[1:]), str(pixels_NCHW.dtype), rest, _numerics(pixels_NCHW)])
         pictures = pixels_NCHW.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
         return [hashlib.blake2b(about.encode() + picture.tobytes(), digest_size=20).hexdigest() for picture in pictures]
 
@@ -326,8 +330,15 @@ def identity(tower: nn.Module) -> JsonDict:
     }
 
 
-def _processor() -> list[str | int]:
-    return [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+def _processor() -> list[str]:
+    return [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()]
+
+
+def _numerics(like: Tensor) -> list[str | int | bool]:
+    """Settings of the process that last bits follow from, as they are now."""
+    onednn = bool(torch.backends.mkldnn.enabled)
+    precision = torch.get_float32_matmul_precision()
+    return [_autocast(like), onednn, onednn and linears.pays(), precision, torch.get_num_threads()]
 
 
 def _autocast(like: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Kept features: the model's own outputs, equal bytes whatever is kept already, and nothing where a picture is not alone."""
 
+import contextlib
 import gc
 import weakref
 
@@ -8,8 +9,10 @@ import torch
 
 from mcit.core.paths import cache_dir
 from mcit.core.schema import OptimConfig
+from mcit.engine import linears
 from mcit.engine.base import EngineSpec
 from mcit.engine.features import FOLDER
+from mcit.engine.gated import gated
 from mcit.engine.plain import PlainEngine
 from mcit.engine.vision import Features, keep_features, run_tower
 from tests.fakes.models import adapted, tiny_model
@@ -73,6 +76,46 @@ def test_a_run_has_the_same_bytes_with_an_empty_a_half_full_and_a_full_cache(pac
     assert all(torch.equal(first[name], second[name]) and torch.equal(first[name], third[name]) for name in first)
     for name, tensor in plain.items():
         assert (first[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+
+
+@contextlib.contextmanager
+def hurried(model):
+    """As a model is while answers are made."""
+    with linears.quick(model), gated(model):
+        yield
+
+
+@pytest.mark.parametrize("first, then", [(hurried, contextlib.nullcontext), (contextlib.nullcontext, hurried)])
+def test_bits_do_not_tell_who_asked_first(first, then, tmp_path, monkeypatch):
+    """Linears of the plain engine and of answers are other ones than those of base passes and ZeRO; here visibly so."""
+    monkeypatch.setattr(linears, "pays", lambda: True)
+    monkeypatch.setattr(linears, "_onednn", lambda x, W, b: 1.001 * torch.nn.functional.linear(x, W, b))
+    pixels = toy_batch(tiny_model()).pixels
+
+    def asked(way):
+        model, tower = with_cache()
+        with torch.no_grad(), way(model):
+            return model.model.get_image_features(**pixels).pooler_output[0], tower
+
+    alone, tower = asked(then)
+    assert tower.computed == 4
+    for file in files():
+        file.unlink()
+    asked(first)
+    kept, tower = asked(then)
+    assert tower.computed == 0 and torch.equal(kept, alone)
+
+
+def test_settings_of_the_process_name_a_feature(monkeypatch):
+    model, tower = with_cache()
+    pixels = toy_batch(model, rows=1).pixels
+    with torch.no_grad():
+        for enabled, pays in ((True, True), (True, False), (False, False)):
+            monkeypatch.setattr(linears, "pays", lambda pays=pays: pays)
+            monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+            model.model.get_image_features(**pixels)
+    assert tower.computed == 3 and len(files()) == 3
+    assert not [m for m in model.model.vision_tower.modules() if type(m) is torch.nn.Linear and "forward" in vars(m)]
 
 
 def test_a_picture_that_is_shown_twice_is_computed_once():
