@@ -8,13 +8,13 @@ State: none.
 
 Rows come from the stage's ``decouple`` or the rows' ``meta.decouple``. A stage that has neither makes them before it
 starts: the picture of a retained row of another category, and what the stage-start model answers to the question about
-it; refusals are filtered out, another picture is tried, and the answers are kept with the run. The weight is the
-released code's: 0.5 beside ascent and gradient difference (whose retained loss it halves as well), 1 beside KL and
-refusals.
+it; refusals are filtered out, another picture is tried, and the answers are kept with the run. The weight is 0.5 whatever
+stands beside it, the released code's beside ascent and gradient difference (whose retained loss it halves as well);
+beside KL and refusals that has 1: set ``decouple_weight: 1`` there. Preset ``safe_eraser`` does.
 
-A step reads the harmless rows of the very rows that it forgets, as stated in the paper: the stream follows the order of
-``forget``. In the released code the index is overwritten on the way, so that they are those of a random retained row:
-``authors_compat`` draws them on their own.
+A step reads the harmless rows of the very rows that it forgets or refuses, as stated in the paper: the stream follows the
+order of ``forget``. In the released code the index is overwritten on the way, so that they are those of a random
+retained row: ``authors_compat`` draws them on their own.
 """
 
 from __future__ import annotations

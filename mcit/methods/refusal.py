@@ -99,9 +99,10 @@ class Refusal(Method):
         if self._on in ("", "blind"):
             return {}
         if self._on == "alternate":
-            return {"refusal": StreamSpec(list(ctx.alternate_rows()), self.config.per_step, follows="forget")}
-        refused = [refused_row(row, self.config.refusals, ctx.seed) for row in rows]
-        return {"refusal": StreamSpec(refused, self.config.per_step)}
+            rows = list(ctx.alternate_rows())
+        else:
+            rows = [refused_row(row, self.config.refusals, ctx.seed) for row in rows]
+        return {"refusal": StreamSpec(rows, self.config.per_step, follows="forget")}
 
     def on_stage_start(self, ctx: StageContext) -> None:
         """What answers share, of the model as it comes in."""

@@ -36,15 +36,21 @@ def test_objectives_with_it():
     assert forget + 0.13 + decoupled(1.0) == pytest.approx(-0.67)
 
 
-def test_a_step_reads_the_harmless_rows_of_the_rows_it_forgets():
-    """The same ids of both streams in every step; as released they are drawn on their own."""
+@pytest.mark.parametrize(
+    ("objective", "stream"),
+    [({"use": "npo"}, "forget"), ({"use": "safe_eraser"}, "refusal"), ({"use": "idk"}, "refusal")],
+)
+def test_a_step_reads_the_harmless_rows_of_the_rows_it_forgets(objective, stream):
+    """The same ids of both streams in every step, refused rows too; as released they are drawn on their own."""
     for compat in (False, True):
-        given = [{"use": "npo"}, {"use": "prompt_decouple", "authors_compat": compat}]
+        setting = {"authors_compat": compat}
+        alone = objective["use"] == "safe_eraser"  # which lists it itself
+        given = [{**objective, **setting}] if alone else [objective, {"use": "prompt_decouple", **setting}]
         stages = [{**STAGES[1], "decouple": "tiny/word-decouple"}]
         plan = plan_of(stages=stages, defaults={"methods": given})
         book = RowBook(plan.tasks, plan.stages[0])
         streams = open_streams(plan.stages[0], plan, MethodSet.build(plan.stages[0]), book, None).streams
-        pairs = [(streams["forget"].at(p), streams["decouple"].at(p)) for p in range(60)]
+        pairs = [(streams[stream].at(p), streams["decouple"].at(p)) for p in range(60)]
         assert all(row.id == other.id for row, other in pairs) != compat
         assert all(row.images != other.images or row.root != other.root for row, other in pairs)
 
@@ -89,4 +95,8 @@ def test_made_rows_are_the_same_after_a_restart(tmp_path):
 
 
 def test_settings():
+    """0.5 whatever stands beside it, as documented; 1 in the preset of refusals."""
     assert shipped_config(PromptDecouple) == PromptDecouple.Config()
+    assert PromptDecouple.Config().decouple_weight == 0.5
+    eraser = plan_of(stages=STAGES[1:], defaults={"methods": [{"use": "safe_eraser"}]}).stages[0].methods
+    assert {spec.name: spec.config for spec in eraser}["prompt_decouple"].decouple_weight == 1.0
