@@ -167,6 +167,9 @@ class Event(Record):
             raise ValueError("says no changes")
         if self.event == "rollback" and not isinstance(removed, list):
             raise ValueError("says nothing that was removed")
+        files = extra.get("files", {})
+        if self.event in ("created", "extended") and not isinstance(files, dict):
+            raise ValueError("says no checksums of files")
         needed = {"extended": "digest", "branched": "run", "forgotten": "certificate"}.get(self.event)
         if needed and not isinstance(extra.get(needed), str):
             raise ValueError(f"says no {needed}")

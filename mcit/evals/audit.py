@@ -1,4 +1,4 @@
-"""Audit of a run: ledger, stages, gates, certificates, exports, signature; each computed again from files, without a model."""
+"""Audit of a run: ledger, plan, stages, gates, certificates, exports, signature; computed again from files, without a model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 from mcit.core.errors import McitError, Problem, StateError
 from mcit.core.files import sha256_file
 from mcit.core.records import CertificateRecord, ExportRecord, GateRecord, RequestRecord
-from mcit.core.stored import check_manifest, read_sealed
+from mcit.core.stored import MANIFEST, check_manifest, read_sealed
 from mcit.core.types import JsonDict
 from mcit.evals.certificate import certificate, is_old
 from mcit.runs.chain import Chain, read_chain
-from mcit.runs.gates import logged_decision, read_gate
+from mcit.runs.gates import decision_line, logged_decision, read_gate, stage_in
 from mcit.runs.replace import CERTIFICATE, FEATURES
-from mcit.runs.run import Run
+from mcit.runs.run import Run, root_files, root_of
 from mcit.runs.signature import check_signature
 
 _EXPORT = "export.json"
+_LIMIT = ("metric", "task", "unit", "at_least", "at_most", "first")
+"""Of a threshold, in plan.json and in the record of its gate."""
 
 
 @dataclass
@@ -50,13 +52,18 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
         ledger = Part("ledger", len(chain.lines), chain.problems)
     except StateError as error:
         ledger = Part("ledger", 0, list(error.problems))
-    stages, gates, certificates, exports = Part("stages"), Part("gates"), Part("certificates"), Part("exports")
+    plan, stages, gates = Part("plan"), Part("stages"), Part("gates")
+    certificates, exports = Part("certificates"), Part("exports")
+    plan.check(lambda: _root(run, chain, plan.notes))
     if run.layout.replacing.is_dir():
         stages.check(lambda: iter([_pending(run)]))
     for folder in run.stage_folders():
         stages.check(lambda folder=folder: _stage(run, folder))  # type: ignore[misc]
+        for kept in map(stage_in, (run.layout.candidate(folder), run.layout.aside(folder))):
+            if kept.is_dir():
+                stages.check(lambda kept=kept: _kept(kept))  # type: ignore[misc]
         if run.layout.gate(folder).is_file() or logged_decision(chain.whole, folder):
-            gates.check(lambda folder=folder: _gate(run, chain, folder))  # type: ignore[misc]
+            gates.check(lambda folder=folder: _gate(run, chain, folder, gates.notes))  # type: ignore[misc]
         if run.layout.certificate(folder).is_file() or _was_certified(chain, folder):
             certificates.check(lambda folder=folder: _certificate(run, chain, folder))  # type: ignore[misc]
     logged = {str(event["certificate"]): event for event in chain.whole if event["event"] == "forgotten"}
@@ -64,7 +71,7 @@ def audit(run: Run, *, key: Path | None = None) -> list[Part]:
         certificates.check(lambda name=name: _request(run, logged, name))  # type: ignore[misc]
     for path in _exports(run, chain):
         exports.check(lambda path=path: _export(chain, path))  # type: ignore[misc]
-    parts = [ledger, stages, gates, certificates, exports]
+    parts = [ledger, plan, stages, gates, certificates, exports]
     statement = run.layout.certificates / "statement.json"
     if key is not None or statement.is_file():
         signed = Part("signature")
@@ -78,19 +85,64 @@ def _pending(run: Run) -> Problem:
     return Problem(str(run.layout.replacing), what, "the same mcit forget, or mcit resume RUN, finishes it")
 
 
+def _root(run: Run, chain: Chain, notes: list[Problem]) -> Iterator[Problem]:
+    """Root files, with the thresholds frozen in them, against what the ledger says that the run was begun or extended with."""
+    said = [e for e in chain.whole if e["event"] in ("created", "extended") and "recovered" not in e]
+    if not said or "files" not in said[-1]:
+        what = "not compared with the ledger, which has no checksums of them: an older mcit wrote it, or its beginning is lost"
+        notes.append(Problem("root files of the run", what, level="note"))
+        return
+    now = {path.name: sha256_file(root_of(run.layout) / path.name) for path in root_files(run.layout)}
+    wrong = _apart(now, said[-1]["files"])
+    if not wrong:
+        return
+    if len(said) > 1 and said[-1]["event"] == "extended" and now == said[-2].get("files"):
+        later = chain.whole[chain.whole.index(said[-1]) :]
+        if not {e.get("stage") for e in later if e["event"] == "stage_started"} - {*run.stage_folders()}:
+            what = "is as before the extension that the ledger tells of last: it was stopped before it began"
+            notes.append(Problem(str(run.layout.plan), what, level="note"))
+            return
+    for name in wrong:
+        what = "is not the file that the ledger says the run was begun or extended with"
+        yield Problem(str(run.layout.root / name), what, "restore it and manifest.json from a copy")
+
+
 def _stage(run: Run, folder: str) -> None:
     if run.is_committed(folder):
         run.verify(folder)
 
 
-def _gate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
-    record, path = read_gate(run.layout, folder), str(run.layout.gate(folder))
-    logged = logged_decision(chain.whole, folder)
+def _kept(stage: Path) -> None:
+    check_manifest(stage)
+
+
+def _gate(run: Run, chain: Chain, folder: str, notes: list[Problem]) -> Iterator[Problem]:
+    """The record of a gate against the ledger, what plan.json froze, and the stage that it judged."""
+    record, path = read_gate(run.layout, folder), run.layout.gate(folder)
+    logged, line = logged_decision(chain.whole, folder), decision_line(chain.whole, folder) or {}
     if record is None:
-        yield Problem(path, f"is gone, and the ledger says that the stage was decided on ({logged})", GateRecord.fix)
-    elif logged != record["decision"]:
+        what = f"is gone, and the ledger says that the stage was decided on ({logged})"
+        yield Problem(str(path), what, GateRecord.fix)
+        return
+    if logged != record["decision"]:
         what = f"says {record['decision']}, and the ledger says {logged or 'nothing of it'}"
-        yield Problem(path, what, "after a kill the next command on the run adds the line; else restore it from a copy")
+        fix = "after a kill the next command on the run adds the line; else restore it from a copy"
+        yield Problem(str(path), what, fix)
+    elif "sha256" not in line:
+        what = "compared with the ledger by its decision alone: an older mcit wrote the line, without a checksum"
+        notes.append(Problem(str(path), what, level="note"))
+    elif line["sha256"] != sha256_file(path):
+        yield Problem(str(path), "is not the record that the ledger says was written", GateRecord.fix)
+    frozen = next(stage for stage in run.plan()["stages"] if stage["folder"] == folder).get("gate") or {}
+    limits = [{key: limit.get(key) for key in _LIMIT} for limit in frozen.get("thresholds", [])]
+    judged = [{key: result[key] for key in _LIMIT} for result in record["results"]]
+    if record["gate_sha256"] != frozen.get("sha256") or judged != sorted(limits, key=lambda limit: not limit["first"]):
+        yield Problem(str(path), "judges by other thresholds than plan.json has frozen", GateRecord.fix)
+    aside = stage_in(run.layout.aside(folder))
+    own = run.layout.stage(folder) if record["decision"] == "promoted" else aside
+    replaced = any(event["event"] == "replaced" for event in chain.whole)
+    if own.is_dir() and not replaced and sha256_file(own / MANIFEST) != record["stage_sha256"]:
+        yield Problem(str(own), "is another stage than the one that was judged", "restore it from a copy")
 
 
 def _was_certified(chain: Chain, folder: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcit.core.errors import ConfigError, McitError, Problem, StateError
+from mcit.core.files import sha256_bytes
 from mcit.core.types import FORGET_DATA, JsonDict, Plan
 from mcit.runs import rewrite
 from mcit.runs.identity import Changes, config_changes, differences, identity, told
@@ -95,7 +96,8 @@ def extend(run: Run, plan: Plan, start: Start) -> None:
         files = plan_files(start["config_text"], start["resolved"], start["plan_json"])
         files["environment.json"] = run.layout.environment.read_bytes()
         count = {"from_stages": len(before["stages"]), "to_stages": len(plan.stages)}
-        run.ledger.append("extended", digest=before["digest"], to=plan.digest, **count)
+        digests = {name: sha256_bytes(data) for name, data in files.items()}
+        run.ledger.append("extended", digest=before["digest"], to=plan.digest, **count, files=digests)
         rewrite.prepare(run.layout, files)
         rewrite.finish(run.layout)
         added = ", ".join(stage.folder for stage in plan.stages[len(before["stages"]) :])

@@ -90,7 +90,7 @@ def conclude(run: Run, folder: str, *, index: int, gate: JsonDict, verdict: str,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     _decide(run, record)
-    run.ledger.append("gate", stage=folder, verdict=verdict, decision=record["decision"])
+    _tell(run, "gate", record)
     settle(run, folder)
     return record
 
@@ -100,6 +100,12 @@ def _decide(run: Run, record: JsonDict) -> None:
     with explained(path):
         path.parent.mkdir(exist_ok=True)
     write_sealed(path, record)
+
+
+def _tell(run: Run, kind: Any, record: JsonDict, **more: Any) -> None:
+    """To the ledger what was decided, with the checksum of its record."""
+    told = {"stage": record["stage"], **{key: record[key] for key in ("verdict", "decision", "by")}}
+    run.ledger.append(kind, **told, sha256=sha256_file(run.layout.gate(record["stage"])), **more)
 
 
 def settle(run: Run, folder: str) -> None:
@@ -136,18 +142,22 @@ def recover(run: Run) -> None:
             what = f"is gone, and the ledger says that the stage was decided on ({logged}); it is trained again"
             run.notes.append(f"{run.layout.gate(folder)}: {what}")
         if record is not None and logged != record["decision"]:
-            kind: Any = "gate" if record["by"] == "gate" else record["decision"]
-            told = {"stage": folder, "verdict": record["verdict"], "decision": record["decision"], "by": record["by"]}
-            run.ledger.append(kind, **told, recovered=True)
+            _tell(run, "gate" if record["by"] == "gate" else record["decision"], record, recovered=True)
         settle(run, folder)
 
 
 def logged_decision(events: Sequence[JsonDict], folder: str) -> str | None:
     """The last decision on a stage that the ledger knows and no rollback took back."""
-    found: str | None = None
+    line = decision_line(events, folder)
+    return None if line is None else line.get("decision", line["event"])
+
+
+def decision_line(events: Sequence[JsonDict], folder: str) -> JsonDict | None:
+    """The line of that decision."""
+    found: JsonDict | None = None
     for event in events:
         if event["event"] in ("gate", "promoted", "rejected") and event.get("stage") == folder:
-            found = event.get("decision", event["event"])
+            found = event
         elif event["event"] == "rollback" and f"gates/{folder}.json" in event.get("folders", []):
             found = None
     return found
@@ -228,10 +238,10 @@ def _waiting(run: Run, stage: int, by: str) -> JsonDict:
     return record
 
 
-def _by(run: Run, record: JsonDict, decision: Any, by: str) -> JsonDict:
+def _by(run: Run, record: JsonDict, decision: str, by: str) -> JsonDict:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {**record, "decision": decision, "by": by.strip(), "time": now}
     _decide(run, record)
-    run.ledger.append(decision, stage=record["stage"], by=record["by"], verdict=record["verdict"])
+    _tell(run, decision, record)
     settle(run, record["stage"])
     return record

@@ -185,7 +185,7 @@ class Run:
         environment: JsonDict,
         begun: JsonDict | None = None,
     ) -> None:
-        """Write the files of a new run; the manifest comes last and makes it one. `begun` goes to the ledger."""
+        """Write the files of a new run; the manifest comes last and makes it one. `begun` goes to the ledger before it."""
         layout = self.layout
         valid(Environment, environment, where=layout.environment)
         for name, data in plan_files(config_text, resolved, plan_json).items():
@@ -193,8 +193,13 @@ class Run:
         write_json(layout.environment, environment)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in root_files(layout)}
         layout.stages.mkdir(exist_ok=True)
+        told = {"name": plan_json["name"], "digest": plan_json["digest"], **(begun or {})}
+        told["files"] = {name: entry["sha256"] for name, entry in files.items()}
+        if not any(
+            event.items() >= told.items() for event in self.ledger.events("created")
+        ):  # of a start that was killed
+            self.ledger.append("created", **told)
         write_sealed(layout.manifest, {"files": files})
-        self.ledger.append("created", name=plan_json["name"], digest=plan_json["digest"], **(begun or {}))
 
     def check_same(
         self, *, resolved: JsonDict, plan_json: JsonDict, environment: JsonDict, accept_changes: bool

@@ -1,15 +1,21 @@
 """Parts of an audit that need no model; whole audits are in tests/evals/test_certificate.py."""
 
+from pathlib import Path
+
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from mcit.cli.main import main
 from mcit.core.errors import Problem, StateError
-from mcit.core.files import canonical_json, sha256_bytes
-from mcit.core.stored import seal
+from mcit.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from mcit.core.stored import seal, write_sealed
 from mcit.evals.audit import Part, audit
+from mcit.runs.extend import open_or_extend
 from mcit.runs.replace import replace_in_stages
-from tests.fakes.run_dir import whole
+from mcit.runs.run import root_files
+from tests.fakes.run_dir import older, opened, resolved, whole
+from tests.fakes.small import Killed
 
 
 def test_a_part_counts_and_keeps_every_problem(tmp_path):
@@ -31,6 +37,63 @@ def test_a_run_whose_ledger_is_gone(tmp_path):
     run.layout.ledger.unlink()
     (problem,) = [p for part in audit(run) for p in part.problems]
     assert (problem.where, problem.what) == (str(run.layout.ledger), "file is missing")
+
+
+def problems(run):
+    return [(p.where, p.what) for part in audit(run) for p in part.problems]
+
+
+def notes(run):
+    return [note.what for part in audit(run) for note in part.notes]
+
+
+def resealed(run, change):
+    """plan.json changed, with a manifest that says so: as somebody does who knows how."""
+    plan = read_json(run.layout.plan)
+    change(plan)
+    write_json(run.layout.plan, plan)
+    write_sealed(run.layout.manifest, {"files": {p.name: entry(p) for p in root_files(run.layout)}})
+
+
+def entry(path):
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def test_root_files_are_those_that_the_ledger_says(tmp_path):
+    """Also after an extension; a run of an older mcit, whose ledger has no checksums of them, is audited with a note."""
+    run = whole(tmp_path / "runs")
+    other = "is not the file that the ledger says the run was begun or extended with"
+    kept = {path: path.read_bytes() for path in (run.layout.plan, run.layout.manifest)}
+    resealed(run, lambda plan: plan["stages"][0].update(rows=1))
+    assert run.plan()["stages"][0]["rows"] == 1 and problems(run) == [(str(run.layout.plan), other)]
+    for path, data in kept.items():
+        path.write_bytes(data)
+    run = opened(tmp_path / "runs", resolved(stages=("a", "b", "c")), by=open_or_extend)
+    assert run.ledger.events("extended") and problems(run) == [] == notes(run)
+    extended = {path: path.read_bytes() for path in (*root_files(run.layout), run.layout.manifest)}
+    resealed(run, lambda plan: plan["stages"][2].update(rows=1))
+    assert problems(run) == [(str(run.layout.plan), other)]
+    older(run, created="files", extended="files")
+    assert problems(run) == [] and "not compared with the ledger" in notes(run)[0]
+    for path, data in extended.items():
+        path.write_bytes(data)
+    assert problems(run) == []
+
+
+def test_an_extension_that_was_stopped_before_it_began(tmp_path, monkeypatch):
+    """Its line is there and its files are not: the run is as before, which is in order until a later stage was begun."""
+
+    def killed(*args):
+        raise Killed
+
+    run = whole(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("mcit.runs.rewrite.prepare", killed)
+        with pytest.raises(Killed):
+            opened(tmp_path, resolved(stages=("a", "b", "c")), by=open_or_extend)
+    assert problems(run) == [] and "stopped before it began" in notes(run)[0]
+    run.ledger.append("stage_started", stage="03-c")
+    assert {Path(where).name for where, _ in problems(run)} == {"config.yaml", "plan.json", "resolved.yaml"}
 
 
 def test_signing_goes_on_where_a_kill_tore_its_line(tmp_path, capsys):

@@ -83,7 +83,7 @@ def test_the_audit_of_an_untouched_run(copied, capsys):
     code, found = audited(run, capsys)
     checked = found["checked"]
     assert code == 0 and checked.pop("ledger") == len(run.ledger.events())
-    assert checked == {"stages": 3, "gates": 1, "certificates": 3, "exports": 1, "data": 3}
+    assert checked == {"plan": 1, "stages": 3, "gates": 1, "certificates": 3, "exports": 1, "data": 3}
     card = (run.layout.exports / f"{FIRST}-adapter" / "README.md").read_text()
     assert "## Evaluation card" in card and read_certificates(run)[0]["id"][:16] in card
     assert main(["report", str(run.layout.root)]) == 0

@@ -6,7 +6,9 @@ import os
 import signal
 from types import SimpleNamespace
 
-from mcit.core.files import read_json, read_lines, write_json, write_text
+from mcit.core.files import append_line, read_json, read_lines, write_json, write_text
+from mcit.core.stored import sealed_line
+from mcit.runs.ledger import chained
 from mcit.runs.run import Run, config_digest, open_run
 from scripts.inject.faultpoints import Fault, Operations
 
@@ -157,6 +159,15 @@ def whole(runs_dir, config=None, **options):
             if not run.is_committed(folder):
                 train(run, folder)
     return run
+
+
+def older(run, **keys):
+    """The ledger as an mcit wrote it that did not know a key of the lines of these events."""
+    events = run.ledger.events()
+    run.layout.ledger.unlink()
+    for event in events:
+        line = {key: value for key, value in event.items() if key not in (keys.get(event["event"]), "previous")}
+        append_line(run.layout.ledger, lambda last, line=line: sealed_line({**line, "previous": chained(last)}))
 
 
 def stage_bytes(run):

@@ -8,6 +8,7 @@ from mcit.cli.main import main
 from mcit.core.errors import ConfigError, GateStopped, StateError
 from mcit.core.files import read_json, sha256_file
 from mcit.core.interfaces import Silent
+from mcit.core.stored import write_sealed
 from mcit.evals import evaluate
 from mcit.evals.audit import audit
 from mcit.plan.record import plan_json, resolved
@@ -18,6 +19,7 @@ from mcit.train import sequence
 from mcit.train.sequence import run_sequence
 from tests.fakes import slices
 from tests.fakes.bench import plan_of
+from tests.fakes.run_dir import older
 from tests.fakes.small import Killed
 
 LETTER = "{metric: accuracy, task: letter, at_least: 0, unit: share}"
@@ -158,6 +160,44 @@ def test_decisions_that_are_refused(copied, capsys):
     kept.write_bytes(bytes(data))
     with pytest.raises(StateError, match="checksum differs from the manifest"):
         gates.promote(run, 2, by="x")
+
+
+def test_the_audit_finds_what_was_changed_of_a_decision(copied, capsys):
+    """A record with a new checksum, a byte of the stage set aside, thresholds of plan.json; older ledgers know less."""
+    plan, run = copied
+    assert main(["reject", str(run.layout.root), "--stage", "2", "--by", "ann"]) == 0
+    gate, kept = run.layout.gate(SECOND), run.layout.aside(SECOND) / SECOND
+
+    def wrong():
+        return [(p.where, p.what) for part in audit(run) for p in part.problems]
+
+    record, data = gates.read_gate(run.layout, SECOND), gate.read_bytes()
+    assert wrong() == []
+    write_sealed(gate, {**record, "by": "eve", "verdict": "pass"})
+    assert wrong() == [(str(gate), "is not the record that the ledger says was written")]
+    easier = [{**record["results"][0], "at_least": 0.0}, record["results"][1]]
+    write_sealed(gate, {**record, "results": easier})
+    limits = (str(gate), "judges by other thresholds than plan.json has frozen")
+    assert wrong()[1:] == [limits]
+    write_sealed(gate, {**record, "stage_sha256": "0" * 64})
+    assert wrong()[1:] == [(str(kept), "is another stage than the one that was judged")]
+    gate.write_bytes(data)
+    file = next((kept / "adapter").glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    ((where, what),) = wrong()
+    assert where == str(file) and what.startswith("checksum differs from the manifest")
+    file.write_bytes(whole)
+    older(run, created="files", gate="sha256", rejected="sha256")
+    write_sealed(gate, {**record, "by": "eve"})
+    assert wrong() == []
+    notes = [note.what for part in audit(run) for note in part.notes]
+    assert [note.split(":")[-1] for note in notes] == [
+        " an older mcit wrote it, or its beginning is lost",
+        " an older mcit wrote the line, without a checksum",
+    ]
+    write_sealed(gate, {**record, "results": easier})
+    assert wrong() == [limits]
 
 
 def test_scores_of_a_stage_set_aside_are_looked_at_before_it_is_promoted(copied, capsys):
