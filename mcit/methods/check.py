@@ -8,13 +8,15 @@ from dataclasses import replace
 
 from mcit.core.config import suggestion
 from mcit.core.errors import Problem
-from mcit.core.types import SHARED, SLOTS, STREAM_SLOTS, Plan, Stage
+from mcit.core.types import SHARED, SLOTS, STREAM_SLOTS, Claims, Plan, Stage
 from mcit.methods.base import HOOKS, Method
 from mcit.methods.compose import MethodSet, make
 from mcit.methods.flow import stream_problems
 
 FORGETS = frozenset({"forget", "refusal", "pair"})
 """Streams of the rows of a stage's ``forget``."""
+_BESIDE = frozenset({"decouple"})
+"""Streams of rows that go with them, one by one."""
 _PLACED = re.compile(r"stages?[ \[]")
 """A place that names its stage; any other is a setting of the method."""
 
@@ -54,6 +56,11 @@ def check_stage(stage: Stage, plan: Plan, *, where: str) -> list[Problem]:
             )
         )
     return problems
+
+
+def has_to_forget(claims: Claims) -> bool:
+    """Whether a method with these claims reads the rows that a stage forgets, or what goes with them."""
+    return bool((FORGETS | _BESIDE) & claims.streams) or "stream:forget" in claims.needs
 
 
 def hook_table(stage: Stage) -> dict[str, list[str]]:

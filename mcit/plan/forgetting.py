@@ -16,7 +16,7 @@ from mcit.data.forgetset import asked, held_out, to_forget
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.evals.filtering import name_of
-from mcit.methods.check import FORGETS
+from mcit.methods.check import has_to_forget
 from mcit.methods.compose import make
 from mcit.plan.gone import gone, unmeasured
 
@@ -138,8 +138,7 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
     sizes: dict[str, int] = {}
     for i, spec in enumerate(stage.methods):
         method, where = make(spec), f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
-        reads = (FORGETS | {"decouple"}) & method.claims.streams or "stream:forget" in method.claims.needs
-        if reads and all(task.rows.get("train") for task in stage.forget):
+        if has_to_forget(method.claims) and all(task.rows.get("train") for task in stage.forget):
             try:
                 opened = method.streams(RowBook(earlier, stage, plan.stages[: stage.index - 1]))
             except McitError as error:

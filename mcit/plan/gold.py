@@ -1,19 +1,20 @@
 """Gold runs: the same sequence by a model that never saw what is forgotten, to compare what is left with.
 
 TOFU (arXiv:2401.06121) calls it the retain model. A gold config has ``without``: rows of these recipes are in no stage's
-training data, and stages that forget nothing but them train on what they retain and nothing else.
+training data, and stages that forget nothing but them train on what they retain and nothing else. Filters that read the state
+of a method go with the last stage that lists it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from mcit.core.config import suggestion
 from mcit.core.errors import ConfigError, Problem, StateError
 from mcit.core.schema import NOT_IDENTITY, RunConfig
-from mcit.core.types import FORGET_DATA, JsonDict, Plan
-from mcit.methods.check import FORGETS
+from mcit.core.types import FORGET_DATA, JsonDict, MethodSpec, Plan
+from mcit.evals.filtering import load_filters
+from mcit.methods.check import has_to_forget
 from mcit.methods.compose import make
 from mcit.plan.plan import method_specs
 from mcit.runs.identity import config_changes, told
@@ -39,25 +40,32 @@ def gold_config(config: RunConfig, without: Sequence[str]) -> RunConfig:
         raise ConfigError.of(problems)
     data = config.model_dump(mode="json")
     stages: list[JsonDict] = []
+    used: set[str] = set()
     for stage, raw, methods in zip(config.stages, data["stages"], specs, strict=True):
         left = [recipe for recipe in stage.recipes_of("forget") if recipe not in wanted]
         if stage.recipes_of("forget") and not left:
-            own = [entry for entry, spec in zip(raw["methods"], methods, strict=True) if not _forgets(spec)]
-            raw = {**raw, **{key: [] for key in FORGET_DATA}, "methods": own}
-            if not stage.epochs and not any("weights:edit" in make(s).claims.slots for s in methods if not _forgets(s)):
+            own = [(entry, s) for entry, s in zip(raw["methods"], methods, strict=True) if not _forgets(s)]
+            if not stage.epochs and not any("weights:edit" in make(spec).claims.slots for _, spec in own):
                 continue  # an edit of weights that forgets: nothing of the stage is left
+            raw = {**raw, **{key: [] for key in FORGET_DATA}, "methods": [entry for entry, _ in own]}
+            methods = [spec for _, spec in own]
         elif left:
             raw = {**raw, "forget": left}
         stages.append(raw)
+        used |= {spec.name for spec in methods}
     if not stages:
         raise ConfigError("no stage is left without them", where="--without", fix="give a config that learns something")
+    filters = config.eval.filters
+    left_filters = [
+        spec for spec, one in zip(filters, load_filters(filters), strict=True) if used.issuperset(one.reads)
+    ]
     changed = {"name": f"{config.name[:90]}-gold", "stages": stages, "without": sorted(wanted)}
-    return RunConfig.model_validate({**data, **changed, "eval": {**data["eval"], "kit": None}})
+    changed["eval"] = {**data["eval"], "kit": None, "filters": left_filters}
+    return RunConfig.model_validate({**data, **changed})
 
 
-def _forgets(spec: Any) -> bool:
-    claims = make(spec).claims
-    return bool(FORGETS & claims.streams) or any(need.startswith("stream:forget") for need in claims.needs)
+def _forgets(spec: MethodSpec) -> bool:
+    return has_to_forget(make(spec).claims)
 
 
 def check_gold(plan: Plan, gold: RunConfig, *, where: str) -> None:

@@ -4,7 +4,7 @@ from mcit.core import lookup
 from mcit.core.config import load_yaml
 from mcit.core.paths import shipped
 from mcit.methods.base import Method
-from mcit.methods.check import FORGETS
+from mcit.methods.check import has_to_forget
 from tests.fakes.bench import plan_of
 
 NAMES = lookup.known("methods")
@@ -142,8 +142,7 @@ def companions(methods):
 
 def forgets(name):
     """Whether a method reads rows to forget."""
-    claims = claims_of(name)
-    return bool((FORGETS | {"decouple"}) & claims.streams) or "stream:forget" in claims.needs or name in AROUND
+    return has_to_forget(claims_of(name)) or name in AROUND
 
 
 def data_of(*names):

@@ -6,7 +6,8 @@ from mcit.core.errors import ConfigError, StateError
 from mcit.data.folder import DataFolder
 from mcit.plan.forgetting import overlap
 from mcit.plan.gold import check_gold, gold_config
-from tests.fakes.bench import plan_of
+from tests.fakes.bench import TINY, plan_of
+from tests.fakes.method_plans import NAMES, bench_settings, companions, data_of, forgets, stage_settings
 
 STAGES = [
     {"recipe": "tiny/word"},
@@ -70,3 +71,30 @@ def test_only_a_gold_run_of_this_lineage_is_one(plan):
         check_gold(plan, gold.model_copy(update={"seed": 9}), where="G")
     with pytest.raises(StateError, match="was trained on 'tiny/word-forget'"):
         check_gold(plan, gold.model_copy(update={"without": ["tiny/letter"]}), where="G")
+
+
+def test_every_method_that_forgets_leaves_a_gold_run():
+    """One stage for each of them after a learned one; the gold run has nothing that reads rows to forget, filters included."""
+    from mcit.plan.plan import make_plan
+
+    stages = [{"recipe": "tiny/word"}]
+    for name in filter(forgets, NAMES):
+        methods = [{"name": name, **bench_settings(name)}]
+        methods += [{"name": other, **bench_settings(other)} for other in companions(methods)]
+        data = {**data_of(name)["stages"][1], "name": f"by-{name.replace('_', '-')}"}
+        stages.append({**data, "adapter": stage_settings(name), "methods": methods})
+    stages += [{**stages[-1], "name": "guarded", "epochs": 0, "methods": [{"use": "guard"}], "decouple": []}]
+    plan = plan_of(stages=stages, eval={**TINY["eval"], "filters": ["guard", {"use": "strip"}]})
+    gold = gold_config(plan.config, [])
+    assert len(gold.stages) == len(stages) - 1 and gold.eval.filters == [{"use": "strip"}]
+    assert not any(stage.forget or stage.decouple for stage in make_plan(gold).stages)
+    assert not any(stage.methods for stage in gold.stages if stage.name in ("by-prompt-decouple", "by-guard"))
+
+
+def test_a_filter_stays_while_a_stage_leaves_what_it_reads(plan):
+    """Of two requests one is left out: the other stage still fits the detector."""
+    guard = {**STAGES[1], "epochs": 0, "methods": [{"use": "guard"}]}
+    other = {**guard, "name": "forget-letter", "recipe": "tiny/yesno", "forget": "tiny/letter"}
+    config = plan_of(stages=[STAGES[0], guard, other], eval={**TINY["eval"], "filters": ["guard"]}).config
+    assert gold_config(config, ["tiny/letter"]).eval.filters == ["guard"]
+    assert gold_config(config, []).eval.filters == []
