@@ -48,18 +48,18 @@ def gold_config(config: RunConfig, without: Sequence[str]) -> RunConfig:
             if not stage.epochs and not any("weights:edit" in make(spec).claims.slots for _, spec in own):
                 continue  # an edit of weights that forgets: nothing of the stage is left
             raw = {**raw, **{key: [] for key in FORGET_DATA}, "methods": [entry for entry, _ in own]}
-            methods = [spec for _, spec in own]
-        elif left:
+            used |= {spec.name for _, spec in own}
+        else:
             raw = {**raw, "forget": left}
+            used |= {spec.name for spec in methods}
         stages.append(raw)
-        used |= {spec.name for spec in methods}
     if not stages:
         raise ConfigError("no stage is left without them", where="--without", fix="give a config that learns something")
     filters = config.eval.filters
     left_filters = [
         spec for spec, one in zip(filters, load_filters(filters), strict=True) if used.issuperset(one.reads)
     ]
-    changed = {"name": f"{config.name[:90]}-gold", "stages": stages, "without": sorted(wanted)}
+    changed: JsonDict = {"name": f"{config.name[:90]}-gold", "stages": stages, "without": sorted(wanted)}
     changed["eval"] = {**data["eval"], "kit": None, "filters": left_filters}
     return RunConfig.model_validate({**data, **changed})
 
