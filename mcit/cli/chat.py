@@ -164,14 +164,11 @@ def _of_model(args: argparse.Namespace) -> _Asked:
 def _of_run(args: argparse.Namespace) -> _Asked:
     from mcit.cli.common import config_of_run, plan_of_run, start_torch
     from mcit.core.files import sha256_tree
+    from mcit.runs.gates import stage_choice
     from mcit.runs.run import open_existing
 
     found = open_existing(Path(args.run))
-    folders = found.stage_folders()
-    committed = next((k for k, folder in enumerate(folders) if not found.is_committed(folder)), len(folders))
-    stage = committed if args.stage is None else args.stage
-    if not 0 <= stage <= committed:
-        raise ConfigError(f"stage {stage} is not committed", where="--stage", fix=f"0 to {committed}")
+    stage = stage_choice(found, args.stage, where="--stage")
     if any(own.adapter.carry == "pool" for own in config_of_run(found).stages[:stage]):
         fix = "give one adapter's export with --model, or mcit eval, which lets the router choose"
         raise ConfigError("the run keeps a pool of adapters, of which none is the model", where=args.run, fix=fix)

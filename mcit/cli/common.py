@@ -83,13 +83,12 @@ def combination_of(args: argparse.Namespace, run: Run) -> Combination | None:
         return None
     from mcit.core.seeds import seed_for
     from mcit.models.combine import combination
+    from mcit.runs.gates import done_stages
 
-    folders = run.stage_folders()
-    committed = next((k for k, folder in enumerate(folders) if not run.is_committed(folder)), len(folders))
     stages, weights = _numbers_of(args, "stages", int), _numbers_of(args, "weights", float)
     seed = seed_for(config_of_run(run).seed, "combine")
     given = {"stages": stages, "weights": weights, "density": args.density, "rank": args.rank, "seed": seed}
-    return combination(args.combine, committed=committed, **given)
+    return combination(args.combine, committed=done_stages(run), **given)
 
 
 def _numbers_of(args: argparse.Namespace, name: str, kind: type) -> list[Any] | None:

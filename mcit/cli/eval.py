@@ -191,19 +191,20 @@ def generate(
     from mcit.cli.common import config_of_run, plan_of_run
     from mcit.cli.team import same_plan
     from mcit.plan.gold import check_gold
+    from mcit.runs.gates import done_stages, stage_choice
     from mcit.runs.run import open_existing
     from mcit.train.kit import measure_gold, measure_kit
     from mcit.train.sequence import Session, due, score, score_combined
 
     plan = same_plan(found.ranks, lambda: plan_of_run(found))
-    committed = [s for s in plan.stages if found.is_committed(s.folder)]
-    if after is not None and not 0 <= after <= len(committed):
-        raise agreed(ConfigError(f"stage {after} is not committed", where="--after", fix=f"0 to {len(committed)}"))
+    if after is not None:
+        on_first(found.ranks, lambda: stage_choice(found, after, where="--after"))
     by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks) if not t.gone}
     for name in tasks:
         if name not in by_name:
             raise agreed(ConfigError(f"no task '{name}' in this run", where="--task", fix=suggestion(name, by_name)))
     session, wanted = Session(plan, found, reporter), tuple(by_name[n] for n in tasks)
+    plan = session.plan  # without stages that were rejected
     if combination is not None:
         due_then = wanted or due(plan, max(combination.stages))
         score_combined(session, combination, reporter=reporter, tasks=due_then, stop=stop)
@@ -211,7 +212,7 @@ def generate(
     measured = _kit(plan, kit, gold)
     if measured is not None:
         measure_kit(session, 0, measured, reporter=reporter, stop=stop)
-    for stage in [after] if after is not None else [s.index for s in committed]:
+    for stage in [after] if after is not None else on_first(found.ranks, lambda: done_stages(found)):
         score(session, stage, reporter=reporter, tasks=wanted or due(plan, stage), stop=stop)
         if measured is not None:
             measure_kit(session, stage, measured, reporter=reporter, stop=stop)

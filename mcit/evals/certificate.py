@@ -19,7 +19,7 @@ from mcit.core.stored import MANIFEST, read_listed, read_sealed, seal, valid
 from mcit.core.types import FORGET_DATA, JsonDict
 from mcit.evals.score import SCORE, read_score
 from mcit.evals.slices import slice_report
-from mcit.runs.gates import read_gate, rejected, standing_digest
+from mcit.runs.gates import read_gate, rejected, slices_of, standing_digest
 from mcit.runs.run import Run
 
 _TIMED = {"time", "issued", "run"}
@@ -61,8 +61,7 @@ def certificate(run: Run, folder: str) -> JsonDict:
     config, plan, home = run.config(), run.plan(), run.stage(folder)
     given, mode = config["stages"][stage["index"] - 1], plan["scorer_mode"]
     evals, before = run.layout.evals(stage["index"]), run.layout.evals(below["index"] if below else 0)
-    slices = stage.get("slices") or {"neighbourhood": [], "rephrased": [], "retention": []}
-    measures = slice_report(before, evals, {"tasks": stage["tasks"], **slices}, mode=mode).json()
+    measures = slice_report(before, evals, slices_of(stage, plan["stages"], rejected(run)), mode=mode).json()
     lineage = read_listed(home, "lineage.json", LineageRecord)
     files = read_sealed(home / MANIFEST, Manifest)["files"]
     left = {name: entry for name, entry in files.items() if name.startswith("methods/")}

@@ -71,23 +71,24 @@ class Combination:
 def combination(
     how: str,
     *,
-    committed: int,
+    committed: Sequence[int],
     stages: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
     density: float | None = None,
     rank: int | None = None,
     seed: int = 0,
 ) -> Combination:
-    """A checked combination; all committed stages, weights 1 and density 0.5 where nothing else is said.
+    """A checked combination; all of the `committed` stages, weights 1 and density 0.5 where nothing else is said.
 
     Raises ConfigError for what cannot be combined.
     """
     where = f"--combine {how}"
-    chosen = tuple(stages) if stages is not None else tuple(range(1, committed + 1))
-    wrong = [k for k in chosen if not 1 <= k <= committed]
+    chosen = tuple(stages if stages is not None else committed)
+    wrong = [k for k in chosen if k not in committed]
     if wrong or len(set(chosen)) != len(chosen) or len(chosen) < 2:
         what = f"stage {wrong[0]} is not committed" if wrong else "needs at least two different stages"
-        raise ConfigError(what, where="--stages", fix=f"choose from 1 to {committed}, for example --stages 1,2")
+        there = ", ".join(map(str, committed)) or "none yet"
+        raise ConfigError(what, where="--stages", fix=f"choose at least two of {there}")
     given = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(chosen)
     if len(given) != len(chosen):
         raise ConfigError(f"{len(given)} weights for {len(chosen)} stages", where="--weights", fix="give one per stage")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def accumulation(found: Measured, mode: str) -> JsonDict | None:
     """Curve, area, visits of each task, and mean residue by visit; accuracies in percent. None where no task comes back."""
-    where = {task: [stage["index"] for stage in found.stages if task in stage["tasks"]] for task in found.tasks}
+    where = {task: [k for k, stage in enumerate(found.stages, 1) if task in stage["tasks"]] for task in found.tasks}
     if all(len(stages) < 2 for stages in where.values()):
         return None
 

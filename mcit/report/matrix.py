@@ -21,6 +21,7 @@ from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metr
 from mcit.evals.predictions import PREDICTIONS
 from mcit.evals.score import SCORE, kappa, read_rows, read_score
 from mcit.report.accumulation import accumulation
+from mcit.runs.gates import rejected_of
 from mcit.runs.layout import COMBINATION, RunLayout
 from mcit.runs.lock import RunLock
 from mcit.runs.run import read_plan as plan_of
@@ -31,13 +32,17 @@ BASE = 0
 
 @dataclass(frozen=True)
 class Measured:
-    """What lies under ``evals/``: by (row, task), rows counted from 1 and 0 for the base."""
+    """What lies under ``evals/``, by (row, task): row 0 is the base, row k the k-th stage that was not rejected."""
 
     tasks: tuple[str, ...]
     stages: tuple[JsonDict, ...]
-    """``index``, ``name``, ``folder``, ``tasks`` of each stage, from the plan."""
+    """``index``, ``name``, ``folder``, ``tasks`` of each stage that was not rejected, from the plan."""
     scores: Mapping[tuple[int, str], JsonDict]
     rows: Mapping[tuple[int, str], JsonDict]
+
+    def number(self, row: int) -> int:
+        """The stage's own number in the run."""
+        return int(self.stages[row - 1]["index"]) if row else 0
 
     @property
     def first(self) -> list[int]:
@@ -82,9 +87,12 @@ def measure(run: Path) -> Measured:
     rows: dict[tuple[int, str], JsonDict] = {}
     writer = RunLock(layout.lock).holder()
     written = writer is not None and writer["pid"] != os.getpid()  # between answers and their score
-    for row in range(len(plan["stages"]) + 1):
-        for task in plan["tasks"]:
-            folder = layout.evals(row) / task
+    without = rejected_of(layout, [stage["folder"] for stage in plan["stages"]])
+    stages = tuple(stage for stage in plan["stages"] if stage["folder"] not in without)
+    tasks = tuple(task for task in plan["tasks"] if any(task in stage["tasks"] for stage in stages))
+    for row, number in enumerate([0, *(stage["index"] for stage in stages)]):
+        for task in tasks:
+            folder = layout.evals(number) / task
             score = read_score(folder)
             if score is None and (folder / PREDICTIONS).is_file() and not written:
                 what = "the answers have no score: it is lost, or the run was killed before it was written"
@@ -94,7 +102,7 @@ def measure(run: Path) -> Measured:
                 found = read_rows(folder)
                 if found is not None:
                     rows[row, task] = found
-    return Measured(tuple(plan["tasks"]), tuple(plan["stages"]), scores, rows)
+    return Measured(tasks, stages, scores, rows)
 
 
 def read_matrix(run: Path, *, mode: str | None = None) -> JsonDict:

@@ -95,12 +95,13 @@ def _stability(lines: Sequence[JsonDict], stages: Sequence[JsonDict]) -> JsonDic
     if not found:
         return None
     settings = next(line["values"]["settings"] for line in lines if "settings" in line.get("values", {}))
-    last = next(line["values"]["tasks"] for line in reversed(lines) if "values" in line)
+    measured = (line["values"]["tasks"] for line in reversed(lines) if "values" in line)
+    last: JsonDict = next(filter(None, measured), {})  # the probe may name tasks that no stage has trained yet
     return {
         "settings": settings,
         "metrics": stability_metrics(found),
         "gaps": gaps(found),
-        "standard_error": max(standard_error(entry["accuracy"], entry["rows"]) for entry in last.values()),
+        "standard_error": max((standard_error(e["accuracy"], e["rows"]) for e in last.values()), default=None),
         "answers": [
             {"folder": line["folder"], "step": line["step"], "tasks": line["values"]["answers"]}
             for line in lines

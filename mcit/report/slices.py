@@ -7,7 +7,7 @@ from typing import Any
 
 from mcit.core.types import JsonDict
 from mcit.evals.slices import slice_report
-from mcit.runs.gates import read_gate
+from mcit.runs.gates import read_gate, rejected_of, slices_of
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
 
@@ -19,13 +19,14 @@ HEAD = ("stage", "success", "generalisation", "locality", "drawdown, points", "d
 def read_slices(run: Path, *, mode: str) -> list[JsonDict]:
     """One entry per stage that was scored. Raises StateError for damaged scores."""
     layout, out, below = RunLayout(run), [], 0
-    for stage in read_plan(layout)["stages"]:
+    stages = read_plan(layout)["stages"]
+    without = rejected_of(layout, [stage["folder"] for stage in stages])
+    for stage in stages:
         gate = read_gate(layout, stage["folder"])
         if gate is not None and gate["decision"] != "promoted":
             continue
-        slices = stage.get("slices") or {"neighbourhood": [], "rephrased": [], "retention": []}
         before, after, below = layout.evals(below), layout.evals(stage["index"]), stage["index"]
-        found = slice_report(before, after, {"tasks": stage["tasks"], **slices}, mode=mode)
+        found = slice_report(before, after, slices_of(stage, stages, without), mode=mode)
         if found.success or found.retention:
             out.append({"stage": stage["folder"], **found.json()})
     return out

@@ -218,12 +218,13 @@ def _probe_parts(report: JsonDict) -> list[str]:
     stability = report.get("probes", {}).get("stability")
     if not stability:
         return []
-    settings = stability["settings"]
+    settings, error = stability["settings"], stability["standard_error"]
+    wide = "nothing was measured yet" if error is None else f"standard error up to {error:.3f}"
     return [
         "## Inside the stages",
         f"Proxy: a row counts where each token of its answer is the likeliest one, given those before. "
-        f"{rho(settings)}; {settings['rows']} rows per task at most (standard error up to "
-        f"{stability['standard_error']:.3f}); a window holds w evaluations, whatever steps they span. In [0, 1].",
+        f"{rho(settings)}; {settings['rows']} rows per task at most ({wide}); "
+        "a window holds w evaluations, whatever steps they span. In [0, 1].",
         _table(["metric", "value"], metric_rows(stability, share)),
         "Earlier tasks in each stage: before its first update, at the lowest point, after the last step.",
         _table(["stage", "task", "before", "lowest", "at step", "end"], gap_rows(stability, share)),

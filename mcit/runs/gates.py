@@ -47,6 +47,46 @@ def rejected_of(layout: RunLayout, folders: Sequence[str]) -> frozenset[str]:
     return frozenset(folder for folder, record in found.items() if record and record["decision"] == "rejected")
 
 
+def slices_of(stage: JsonDict, stages: Sequence[JsonDict], without: frozenset[str]) -> JsonDict:
+    """The tasks of a planned stage and those of its slices, without what only rejected stages before it trained.
+
+    Such tasks are not scored any more.
+    """
+    before = [s for s in stages if s["index"] <= stage["index"]]
+    lost = {task for s in before if s["folder"] in without for task in s["tasks"]}
+    lost -= {task for s in before if s["folder"] not in without for task in s["tasks"]}
+    slices = stage.get("slices") or {"neighbourhood": [], "rephrased": [], "retention": []}
+    return {"tasks": stage["tasks"], **{key: [t for t in names if t not in lost] for key, names in slices.items()}}
+
+
+def done_stages(run: Run) -> list[int]:
+    """Numbers of the stages that are committed and stand, in order, up to the first that is still to be made."""
+    without, done = rejected(run), []
+    for number, folder in enumerate(run.stage_folders(), 1):
+        if folder in without:
+            continue
+        if not run.is_committed(folder):
+            break
+        done.append(number)
+    return done
+
+
+def stage_choice(run: Run, wanted: int | None, *, where: str) -> int:
+    """The stage that is meant, 0 for the base: the last that stands where none is named.
+
+    Raises ConfigError for one that is not committed or was rejected at its gate.
+    """
+    done = done_stages(run)
+    if wanted is None:
+        return done[-1] if done else 0
+    if wanted not in (0, *done):
+        folders = run.stage_folders()
+        refused = 1 <= wanted <= len(folders) and folders[wanted - 1] in rejected(run)
+        what = f"stage {wanted} was rejected at its gate" if refused else f"stage {wanted} is not committed"
+        raise ConfigError(what, where=where, fix=f"one of {', '.join(map(str, [0, *done]))}")
+    return wanted
+
+
 def frozen_gate(run: Run, folder: str) -> JsonDict | None:
     """The gate of a stage as it was frozen before training; None for a stage without one.
 

@@ -137,6 +137,8 @@ class Run:
         self._check_root_files()
         self.notes += [f"{self.layout.ledger}: {what}" for what in self.ledger.recover()]
         self._settle()
+        from mcit.runs.gates import stage_in
+
         noted, planned = self._noted(), self.stage_folders()
         for folder in planned:
             if folder in noted and not self.is_committed(folder):
@@ -146,7 +148,7 @@ class Run:
             if folder not in noted and self.layout.stage(folder).is_dir():
                 self.ledger.append("stage_committed", stage=folder, recovered=True)
         for folder in planned:
-            whole = self.is_committed(folder) or self.layout.candidate(folder).is_dir()
+            whole = self.is_committed(folder) or stage_in(self.layout.candidate(folder)).is_dir()
             if whole and self.layout.draft(folder).exists():
                 shutil.rmtree(self.layout.draft(folder), ignore_errors=True)
         remove_temporaries(self.layout.root)

@@ -11,7 +11,7 @@ from mcit.core.records import ProgressRecord
 from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict, Stage, TaskSpec
 from mcit.evals.gate import alarm, judged, measured, overall, threshold_tasks
-from mcit.runs.gates import EVALS, conclude, frozen_gate, stage_in, stopped, words
+from mcit.runs.gates import EVALS, conclude, frozen_gate, rejected, slices_of, stage_in, stopped, words
 from mcit.runs.run import Run
 
 Scores = Callable[[tuple[TaskSpec, ...], Path], None]
@@ -33,8 +33,7 @@ def decide(
     `before` has the scores of the stage below. Raises GateStopped when the stage is set aside.
     """
     gate = on_first(run.ranks, lambda: frozen_gate(run, stage.folder) or {})
-    record = next(s for s in run.plan()["stages"] if s["folder"] == stage.folder)
-    slices = {"tasks": record["tasks"], **record["slices"]}
+    slices = on_first(run.ranks, lambda: _slices(run, stage.folder))
     after = run.layout.candidate(stage.folder) / EVALS
     parts = [[t for t in gate["thresholds"] if t["first"]], [t for t in gate["thresholds"] if not t["first"]]]
     results: list[JsonDict] = []
@@ -62,6 +61,11 @@ def decide(
     if made["decision"] != "promoted":
         raise agreed(stopped(run, made))
     reporter.line(f"gate of {stage.folder}: pass, the stage stands")
+
+
+def _slices(run: Run, folder: str) -> JsonDict:
+    stages = run.plan()["stages"]
+    return slices_of(next(s for s in stages if s["folder"] == folder), stages, rejected(run))
 
 
 def _ended(run: Run, stage: Stage) -> str:

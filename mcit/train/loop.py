@@ -140,6 +140,9 @@ def train_stage(
             if work.monitor and not last:
                 ctx.ended = work.monitor(work.probes.lines("stability")) or None
                 last = ctx.ended is not None
+                if last:  # probes that measure at the end do not know yet that this is it
+                    with timed("probes"):
+                        meter.skip(work.probes.at(done, done, draft, trained=meter.seconds))
         stopping = stop()
         due = stopping or _due(work, done, last=last)
         if due:

@@ -42,13 +42,14 @@ class ProbeView:
         methods: MethodSet,
         *,
         step: int,
+        total: int,
         earlier: tuple[JsonDict, ...],
         mode: str,
         sharing: Sharing,
         allowance: Allowance,
     ) -> None:
-        self.stage, self.seed, self.data, self.total_steps = ctx.stage, ctx.seed, ctx.data, ctx.total_steps
-        self.step, self.earlier = step, earlier
+        self.stage, self.seed, self.data = ctx.stage, ctx.seed, ctx.data
+        self.step, self.total_steps, self.earlier = step, total, earlier
         self.forward_pass, self.gradient_pass, self.all_sum = ctx.forward_pass, ctx.gradient_pass, ctx.all_sum
         self.parts: dict[str, JsonDict] = {}
         """What each part of the measurement took, or why it was left out."""

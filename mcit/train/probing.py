@@ -83,26 +83,29 @@ class Probing:
         return any(each.probe.due(step, total) for each in self._running)
 
     def at(self, step: int, total: int, record: Record, *, trained: float) -> float:
-        """Measure what is due after `step` updates, which took `trained` seconds; returns the seconds it took."""
+        """Measure what is due after `step` updates, which took `trained` seconds; returns the seconds it took.
+
+        `total` are the updates of the stage, those done where it ends early. A probe with a line of this step is passed over.
+        """
         started = time.monotonic()
         for each in self._running:
             if any(line["step"] == step for line in each.lines) or not each.probe.due(step, total):
                 continue
             share = Share(each, trained, last=step == total)
             why = share.refused("") if step not in (0, total) else ""
-            content = {"left_out": why} if why else self._measured(each, step, share)
+            content = {"left_out": why} if why else self._measured(each, step, total, share)
             line = {"step": step, "probe": each.name, **content}
             each.lines.append(line)
             record.probe(line)
         return time.monotonic() - started
 
-    def _measured(self, each: _Running, step: int, share: Share) -> JsonDict:
+    def _measured(self, each: _Running, step: int, total: int, share: Share) -> JsonDict:
         ctx, before, started = self._ctx, _random_state(), time.monotonic()
         watch, ctx.watch = ctx.watch, lambda done, total: None
         where = f"stage {ctx.stage.name}, step {step}"
         earlier = tuple(each.lines)
         how: dict[str, Any] = {"mode": self._config.mode, "sharing": sharing(self._config), "allowance": share}
-        view = ProbeView(ctx, self._methods, step=step, earlier=earlier, **how)
+        view = ProbeView(ctx, self._methods, step=step, total=total, earlier=earlier, **how)
         try:
             values = each.probe.measure(each.rows, view)
         finally:

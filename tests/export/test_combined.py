@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_an_exported_combination_is_the_combination(tmp_path, kind):
     run, _ = make_run(tmp_path, ("merge", "stack", "merge"))
-    spec = combination("ties", committed=3, stages=[1, 3], density=0.4)
+    spec = combination("ties", committed=[1, 2, 3], stages=[1, 3], density=0.4)
     done = export_stage(run, stage=3, kind=kind, combine=spec)
     assert done.folder == run.layout.exports / f"{spec.name}-{kind}"
     assert done.record["combine"] == spec.json() and done.record["stages"] == ["01-r0", "03-r2"]
@@ -41,19 +41,19 @@ def test_an_exported_combination_is_the_combination(tmp_path, kind):
 
 def test_on_a_quantised_base_and_on_a_given_adapter(tmp_path):
     run, _ = make_run(tmp_path / "low", ("stack", "stack"), dtype="nf4")
-    spec = combination("linear_svd", committed=2, rank=8)
+    spec = combination("linear_svd", committed=[1, 2], rank=8)
     assert export_stage(run, stage=2, kind="adapter", combine=spec).record["rank"] == 8
     assert export_stage(run, stage=2, kind="merged", combine=spec).record["dtype"] == "bf16"
     first, _ = make_run(tmp_path / "first", ("merge",))
     given = {"adapter": str(first.layout.stage("01-r0") / "adapter")}
     run, _ = make_run(tmp_path / "given", ("merge", "merge"), base=given)
-    record = export_stage(run, stage=2, kind="adapter", combine=combination("linear", committed=2)).record
+    record = export_stage(run, stage=2, kind="adapter", combine=combination("linear", committed=[1, 2])).record
     assert record["rank"] == 8 and record["base_adapter"] == given["adapter"]  # four of each
 
 
 def test_a_delta_or_a_shortened_combination_is_refused(tmp_path):
     run, _ = make_run(tmp_path, ("merge", "merge"))
-    spec = combination("linear", committed=2)
+    spec = combination("linear", committed=[1, 2])
     for options in ({"kind": "delta"}, {"kind": "adapter", "max_rank": 2}):
         with pytest.raises(ConfigError, match="--as adapter and merged"):
             export_stage(run, stage=2, combine=spec, **options)

@@ -22,7 +22,7 @@ def three(tmp_path_factory, cache):
 
 
 def spec_of(how, **settings):
-    return combination(how, committed=3, **settings)
+    return combination(how, committed=[1, 2, 3], **settings)
 
 
 def made(three, how, **settings):
@@ -133,7 +133,7 @@ def test_a_stage_that_went_on_training_counts_for_what_it_added(tmp_path):
 def test_whole_weights_and_other_ranks_are_refused_with_the_cure(tmp_path, three):
     run, _ = make_run(tmp_path, ("merge", "none"))
     with pytest.raises(StateError, match="whole weights"):
-        combine(tiny_model(), open_source(run, 2).lineage, combination("linear", committed=2))
+        combine(tiny_model(), open_source(run, 2).lineage, combination("linear", committed=[1, 2]))
     model = tiny_model()
     adapters.attach(model, three[1][0], name="live")
     with pytest.raises(ConfigError, match="without adapters"):

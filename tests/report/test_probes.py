@@ -55,6 +55,17 @@ def test_metrics_gaps_and_shares(probed):
     assert score_rows(found, str) == [["02-s2", "3", "a", "0.25", "0.5", "4"], ["02-s2", "3", "a", "0.5", "1.0", "8"]]
 
 
+def test_a_probe_on_a_task_that_no_stage_trained_yet(fake_run):
+    """``stability`` of a later task alone measures nothing in the first stage; the report says so and is made."""
+    run = fake_run([["a"], ["b"]])
+    put(run, "01-s1", [line(0, {}, settings=SETTINGS), line(2, {})], steps=2, seconds=10.0)
+    assert read_probes(run.root)["stability"]["standard_error"] is None
+    assert "8 rows per task at most (nothing was measured yet)" in markdown(full_report(run.root))
+    write_page([run.root], run.root / "page.html")
+    put(run, "02-s2", [line(0, {}, settings=SETTINGS), line(2, {"b": 0.5})], steps=2, seconds=10.0)
+    assert read_probes(run.root)["stability"]["standard_error"] == pytest.approx(0.5 / 8**0.5)
+
+
 def test_window_step_and_rows_are_always_printed(probed):
     text = markdown(full_report(probed.root))
     assert "ρ = 1 in the first 30 steps of a stage, then 10; 8 rows per task at most" in text

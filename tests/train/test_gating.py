@@ -1,5 +1,6 @@
 """A stage that its gate sets aside, from training to the decision of a person, on the tiny model."""
 
+import json
 import shutil
 
 import pytest
@@ -13,7 +14,7 @@ from mcit.evals import evaluate
 from mcit.evals.audit import audit
 from mcit.plan.record import plan_json, resolved
 from mcit.report.tables import full_report, markdown
-from mcit.runs import gates
+from mcit.runs import draft, gates
 from mcit.runs.run import Run, open_run
 from mcit.train import sequence
 from mcit.train.sequence import run_sequence
@@ -28,14 +29,14 @@ PASSES = "thresholds: [{metric: success, at_least: 0.0, unit: share}]\n"
 SECOND, THIRD = "02-yesno", "03-word"
 
 
-def planned(folder, text, *, own=None, **config):
+def planned(folder, text, *, own=None, third=None, **config):
     folder.mkdir(exist_ok=True)
     path = folder / "gate.yaml"
     path.write_text(text)
     stages = [
         {"recipe": "tiny/letter"},
         {"recipe": "tiny/yesno", "gate": str(path), **(own or {})},
-        {"recipe": "tiny/word"},
+        {"recipe": "tiny/word", **(third or {})},
     ]
     methods = [{"name": "replay", "keep": 4, "per_step": 2}]
     config = {"eval": {"tasks": "seen", "rows": 4}, "defaults": {"max_steps": 2, "methods": methods}, **config}
@@ -62,8 +63,6 @@ def weights(run, stage):
 
 
 def losses(run, stage):
-    import json
-
     return [json.loads(line)["loss"] for line in (run.layout.stage(stage) / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -133,7 +132,45 @@ def test_rejected_the_run_goes_on_as_if_it_had_never_been_trained(copied, tmp_pa
     answers = [read_json(r.layout.evals(3) / "word" / "score.json")["rows_sha256"] for r in (run, other)]
     assert answers[0] == answers[1] and not (run.layout.evals(3) / "yesno").exists()
     assert main(["status", str(run.layout.root)]) == 0
-    assert "| 03-word |" in markdown(full_report(run.layout.root))
+    report = full_report(run.layout.root)
+    assert "| 03-word |" in markdown(report) and report["tasks"] == ["letter", "word"]
+    assert report["stages"] == ["01-letter", THIRD] and [len(row) for row in report["matrix"]] == [1, 2]
+    assert report["metrics"]["mfn"] is not None and report["metrics"]["forgetting"] is not None
+    (third,) = [entry for entry in report["slices"] if entry["stage"] == THIRD]
+    assert [one["task"] for one in third["retention"]] == ["letter"] and third["drawdown_points"]
+
+
+def test_commands_know_the_stages_that_stand(copied, capsys):
+    """Stage 2 was rejected: it is neither scored nor asked, and the last one is the third."""
+    plan, run = copied
+    root = str(run.layout.root)
+    assert gates.done_stages(run) == [1] and gates.stage_choice(run, None, where="--stage") == 1
+    assert main(["reject", root, "--stage", "2", "--by", "ann"]) == 0
+    assert gates.done_stages(run) == [1]
+    go(plan, run)
+    assert gates.done_stages(run) == [1, 3] and gates.stage_choice(run, None, where="--stage") == 3
+    capsys.readouterr()
+    for call in (["eval", root, "--after", "2"], ["chat", root, "--stage", "2"]):
+        assert main(call) == 2
+        told = capsys.readouterr().err
+        assert "stage 2 was rejected at its gate" in told and "one of 0, 1, 3" in told
+    assert main(["eval", root, "--combine", "linear", "--stages", "1,2"]) == 2
+    assert "stage 2 is not committed" in capsys.readouterr().err
+    assert main(["eval", root, "--after", "3", "--task", "word"]) == 0 and not run.layout.evals(2).exists()
+
+
+def test_a_later_gate_on_what_is_kept_can_pass_after_a_rejection(tmp_path):
+    """What the rejected stage trained is not scored any more and so is nothing that could be lost."""
+    later = tmp_path / "later.yaml"
+    later.write_text("thresholds: [{metric: drawdown, at_most: 100, unit: points}]\n")
+    plan = planned(tmp_path, FAILS, third={"gate": str(later)})
+    run = opened(plan, tmp_path)
+    with pytest.raises(GateStopped):
+        go(plan, run)
+    gates.reject(run, 2, by="ann")
+    go(plan, run)
+    record = gates.read_gate(run.layout, THIRD)
+    assert record["verdict"] == "pass" and run.finished()
 
 
 def test_promoted_in_somebodys_name(copied, capsys):
@@ -277,14 +314,39 @@ def test_a_kill_at_the_decision_and_a_stage_that_passes(tmp_path, monkeypatch):
     assert committed == ["01-letter", SECOND, THIRD]
 
 
+def test_a_kill_before_the_trained_stage_waits_keeps_its_checkpoints(tmp_path, monkeypatch):
+    """The place of the candidate is made before it is moved there: that alone is no trained stage."""
+    plan = planned(tmp_path, PASSES, checkpoint={"every": 1})
+    run = opened(plan, tmp_path)
+    rename = draft.rename_directory
+
+    def killed(whole, final):
+        if final.parent == run.layout.candidate(SECOND):
+            raise Killed
+        rename(whole, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(draft, "rename_directory", killed)
+        with pytest.raises(Killed):
+            go(plan, run)
+    again = Run(run.layout.root)
+    assert run.layout.candidate(SECOND).is_dir()
+    with again.locked():
+        assert again.live_step(SECOND) == 2
+    go(plan, again)
+    assert again.finished()
+
+
 def test_the_monitor_ends_the_stage_early(tmp_path):
     """No answer of the tiny model is right, so the lowest accuracy of the earlier task is below 0.9 after the first step."""
     text = PASSES + "monitor: [{metric: min_acc, at_least: 0.9, unit: share}]\n"
     probe = {"use": "stability", "every": 1, "rows": 4, "answers": 0, "norms": 0, "share": None}
-    plan = planned(tmp_path, text, probes=[probe])
+    plan = planned(tmp_path, text, probes=[probe, {"use": "generation", "every": 100, "rows": 2}])
     run = opened(plan, tmp_path)
     with pytest.raises(GateStopped, match="gate fail: min_acc is 0"):
         go(plan, run)
+    lines = [json.loads(line) for line in (run.layout.aside(SECOND) / SECOND / "probes.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["probe"] == "generation"] == [0, 1], "the end is measured too"
     record = gates.read_gate(run.layout, SECOND)
     assert record["verdict"] == "fail" and record["ended"]["step"] == 1 and record["results"][0]["verdict"] == "pass"
 

@@ -201,6 +201,24 @@ def test_a_measurement_on_record_is_not_made_again(tmp_path):
     assert [line["step"] for line in draft.probes] == [0]
 
 
+class Ends(Probe):
+    """Says after how many steps the stage ends."""
+
+    def rows(self, data):
+        return {"all": data.stage_rows()[:1]}
+
+    def measure(self, rows, ctx):
+        return {"total": ctx.total_steps}
+
+
+def test_a_probe_is_told_where_a_stage_ends_that_ends_early(tmp_path):
+    plan = plan_of(probes=[{"use": f"{__name__}:Ends", "every": 2}])
+    probes, draft = build_stage(plan.stages[0], material(plan), inherited={}).probes, Draft(tmp_path)
+    for step, total in ((0, 4), (2, 2)):
+        probes.at(step, total, draft, trained=100.0)
+    assert [line["values"]["total"] for line in draft.probes] == [4, 2]
+
+
 class Parts(Probe):
     """Has a dear part that is left out once it is known to be dear."""
 

@@ -38,7 +38,9 @@ def examples(run: Path, measured: Measured, mode: str, *, per_task: int = 6) -> 
             for k in range(len(ids))
         ]
         chosen = sorted(range(len(ids)), key=lambda k: (-changes[k], k))[:per_task]
-        answers = {row: {p["id"]: p for p in read_predictions(layout.evals(row) / task)} for row in stages}
+        answers = {
+            row: {p["id"]: p for p in read_predictions(layout.evals(measured.number(row)) / task)} for row in stages
+        }
         root = roots.get(task)
         out[task] = [_example(ids[k], k, stages, right, answers, root, measured) for k in sorted(chosen)]
     return out
