@@ -11,7 +11,7 @@ from mcit.core.files import sha256_file
 from mcit.core.records import CertificateRecord, ExportRecord, GateRecord, RequestRecord
 from mcit.core.stored import MANIFEST, check_manifest, read_sealed
 from mcit.core.types import JsonDict
-from mcit.evals.certificate import certificate, is_old
+from mcit.evals.certificate import NOT_ISSUED, certificate, is_old
 from mcit.runs.chain import Chain, read_chain
 from mcit.runs.gates import decision_line, logged_decision, read_gate, stage_in
 from mcit.runs.replace import CERTIFICATE, FEATURES
@@ -171,7 +171,7 @@ def _certificate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
         return
     issued = [e for e in chain.whole if e["event"] == "certified" and e.get("stage") == folder]
     if not issued or issued[-1].get("sha256") != sha256_file(path):
-        yield Problem(where, "is not the certificate that the ledger says was issued last", CertificateRecord.fix)
+        yield Problem(where, NOT_ISSUED, CertificateRecord.fix)
     now = certificate(run, folder)
     wrong = [name for name in now if name != "issued" and now[name] != found[name]]
     if wrong:

@@ -27,14 +27,15 @@ _TIMED = {"time", "issued", "run"}
 _HOLD_TIMES = {"manifest_sha256", "manifests_sha256", "stage_sha256", "before_sha256", "time"}
 """The same inside other fields: a manifest lists ``progress.json``, which has seconds."""
 
+NOT_ISSUED = "is not the certificate that the ledger says was issued last"
+
 
 def certify(run: Run, after: int | None = None) -> list[str]:
-    """Issue certificates of standing stages 1..`after`, or anew of those with one, where none is there or the ledger has news.
+    """Issue certificates of standing stages 1..`after`, or anew of those with one, where none is there or the ledger has news;
+    with 0, whose scores the first stage is compared with, anew alone.
 
     One that was edited is left to `mcit audit`: a new one would hide it. Call it under the lock. Returns the stages' folders.
     """
-    if after == 0:
-        return []
     events, issued = run.ledger.events(), []
     for stage, below in _standing(run):
         path = run.layout.certificate(stage["folder"])
@@ -50,9 +51,24 @@ def certify(run: Run, after: int | None = None) -> list[str]:
 
 
 def read_certificates(run: Run) -> list[JsonDict]:
-    """Those of standing stages, in order. Raises StateError for a damaged one."""
-    paths = [run.layout.certificate(stage["folder"]) for stage, _ in _standing(run)]
-    return [read_sealed(path, CertificateRecord) for path in paths if path.is_file()]
+    """Those of standing stages, in order. Raises StateError for a damaged one, and for one that is not what the ledger says.
+
+    What a ledger does not say that lost lines is left to `mcit audit`, which names them.
+    """
+    paths = {stage["folder"]: run.layout.certificate(stage["folder"]) for stage, _ in _standing(run)}
+    there = {folder: path for folder, path in paths.items() if path.is_file()}
+    events, damaged = run.ledger.read() if there else ([], [])
+    first = next((event for event in events if event["event"] == "created"), {})
+    out = []
+    for folder, path in there.items():
+        found = read_sealed(path, CertificateRecord)
+        issued = [e for e in events if e["event"] == "certified" and e.get("stage") == folder and "sha256" in e]
+        if not damaged and "recovered" not in first and found["run"] != first.get("id", ""):
+            raise StateError("is a certificate of another run", where=str(path), fix=CertificateRecord.fix)
+        if not damaged and issued and issued[-1]["sha256"] != sha256_file(path):
+            raise StateError(NOT_ISSUED, where=str(path), fix=CertificateRecord.fix)
+        out.append(found)
+    return out
 
 
 def certificate(run: Run, folder: str) -> JsonDict:

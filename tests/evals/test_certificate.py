@@ -8,7 +8,7 @@ import pytest
 from mcit.cli.main import main
 from mcit.core.files import read_json, write_bytes
 from mcit.core.stored import write_sealed
-from mcit.evals.certificate import card_rows, certificate, certify, read_certificates, timeless
+from mcit.evals.certificate import NOT_ISSUED, card_rows, certificate, certify, read_certificates, timeless
 from mcit.runs.run import Run
 from mcit.train import sequence
 from scripts.inject.faultpoints import Killed
@@ -191,6 +191,29 @@ def test_a_kill_between_scores_and_their_certificate(copied, capsys, monkeypatch
     assert told(run, capsys) == [f"certificates/stages/{folder}.json: {old}" for folder in (FIRST, SECOND)]
     assert main(command) == 0
     assert "word" in read_certificates(run)[0]["regression"]["scores"] and audited(run, capsys)[0] == 0
+
+
+def test_a_certificate_of_another_run_is_taken_by_no_command(copied, tmp_path, capsys):
+    """Nor one with a new checksum; without it the next command issues the stage's own."""
+    plan, run = copied
+    root, path = str(run.layout.root), run.layout.certificate(FIRST)
+    own, foreign = path.read_bytes(), "is a certificate of another run"
+    for changes, what in (({"run": "0" * 32}, foreign), ({"issued": "2020"}, NOT_ISSUED)):
+        forged(path, **changes)
+        export = ["export", root, "--stage", "1", "--out", str(tmp_path / "out")]
+        for command in (["report", root], export):
+            assert main(command) == 5 and f"{path}: {what}" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        write_bytes(path, own)
+    path.unlink()
+    assert main(["eval", root, "--rescore"]) == 0 == main(["report", root])
+
+
+def test_scores_of_the_base_renew_what_was_compared_with_them(copied, capsys):
+    _, run = copied
+    command = ["eval", str(run.layout.root), "--after", "0", "--task", "letter"]
+    assert main(command) == 0 and [e["stage"] for e in run.ledger.events("certified")][3:] == [FIRST]
+    assert audited(run, capsys)[0] == 0
 
 
 def test_a_certificate_without_its_stage(copied, capsys):
