@@ -5,7 +5,7 @@ import pytest
 from mcit.core.errors import StateError
 from mcit.core.records import GateRecord
 from mcit.core.stored import valid
-from mcit.runs.gates import read_gate, rejected, require_open, stopped, words
+from mcit.runs.gates import read_gate, rejected, require_open, slices_of, stopped, words
 from tests.fakes.run_dir import opened
 
 RESULT = {
@@ -47,3 +47,20 @@ def test_a_run_without_gates(tmp_path):
     run = opened(tmp_path)
     assert rejected(run) == frozenset() and read_gate(run.layout, "01-a") is None
     require_open(run, "01-a")
+
+
+def test_slices_leave_out_what_only_rejected_stages_trained():
+    """Stage 3 comes after a rejected one of task b; a stage after that trains b, which then can be lost again."""
+    stages = [
+        {"index": k, "folder": f"0{k}", "tasks": [task], "slices": {"retention": kept, "neighbourhood": ["near"]}}
+        for k, (task, kept) in enumerate(
+            [("a", []), ("b", ["a"]), ("c", ["a", "b"]), ("b", ["a", "c"]), ("d", ["a", "b"])], 1
+        )
+    ]
+    for number, kept in ((3, ["a"]), (4, ["a", "c"]), (5, ["a", "b"])):
+        stage = stages[number - 1]
+        expected = {"tasks": stage["tasks"], "retention": kept, "neighbourhood": ["near"]}
+        assert slices_of(stage, stages, frozenset({"02"})) == expected
+    assert slices_of(stages[2], stages, frozenset())["retention"] == ["a", "b"]
+    none = {"tasks": ["a"], "neighbourhood": [], "rephrased": [], "retention": []}
+    assert slices_of({"index": 1, "folder": "01", "tasks": ["a"]}, stages, frozenset()) == none
