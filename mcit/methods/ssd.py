@@ -6,8 +6,8 @@ arXiv:2308.07707: with importances I (mean squared gradients) a weight with ``I_
 Hooks: select_trainable (the chosen matrices), streams (rows to forget, for passes alone), on_stage_start (in a stage
 that forgets: dampening), on_stage_end (in one that learns: importances of its rows and, for ``dampen: effect``, what it
 added).
-State: "count", gradients in I_D; "done", alpha and share of weights dampened; tensors "squares" (sum) and "effect" by
-matrix.
+State: "count", gradients in I_D; "done", alpha and the share made smaller of the weights that matter for the rows to
+forget; tensors "squares" (sum) and "effect" by matrix.
 Shapes: O/I out/in features.
 
 List it in the stages that learn, where it keeps I_D of effective weights (of the whole matrix of a LoRA pair), and in
@@ -24,6 +24,7 @@ an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from mcit.core.config import Field, MethodConfig
 from mcit.core.errors import Problem, TrainingError
@@ -47,7 +48,7 @@ class SSD(Method):
     class Config(MethodConfig):
         """Settings of importances and dampening."""
 
-        alpha: float | Percentile | Search = 10.0
+        alpha: Annotated[float, Field(gt=0)] | Percentile | Search = 10.0
         """How much more a weight must matter for the rows to forget: a number, ``{percentile: p}`` or ``{search: [...]}``."""
         strength: float = Field(1.0, gt=0)
         """Factor of the share that stays (lambda)."""

@@ -68,6 +68,8 @@ def test_an_alpha_that_dampens_nothing_or_everything_is_named_before_the_commit(
     with pytest.raises(TrainingError, match="dampens no weight; I_f / I_D is at most"):
         run(tmp_path / "a", alpha=1e12)
     assert not list((tmp_path / "a" / "02-forget").glob("weights*"))
+    with pytest.raises(TrainingError, match="dampens every weight"):
+        run(tmp_path / "d", alpha=1e-30, strength=1e-12)
     with pytest.raises(TrainingError, match="no importances of down_proj are stored"):
         run(tmp_path / "b", targets=["up_proj"])
     with pytest.raises(PlanError, match="nothing to train"):
@@ -88,3 +90,5 @@ def test_state_and_settings():
     config, problems = parse(SSD.Config, {"alpha": {"percentile": 99}})
     assert not problems and parse(SSD.Config, json.loads(config.model_dump_json()))[0] == config
     assert parse(SSD.Config, {"alpha": {"percentile": 0}})[1] and parse(SSD.Config, {"dampen": "all"})[1]
+    for alpha in (0, -1.0, {"search": [5.0, 0.0]}):
+        assert parse(SSD.Config, {"alpha": alpha})[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from mcit.core.errors import TrainingError
 from mcit.core.interfaces import StageContext, TensorStore
 from mcit.core.types import Row, WeightUnit
-from mcit.methods.formulas.dampening import kept_share, percentile, ratios, selected
+from mcit.methods.formulas.dampening import kept_share, percentile, ratios
 from mcit.methods.formulas.importances import loss_on, matrix
 
 
@@ -44,22 +44,35 @@ class Dampening:
     store: TensorStore
 
     def share(self, alpha: float) -> float:
-        """Share of the weights that alpha selects."""
-        hits = sum(int(selected(d, f, alpha).sum()) for d, f in self.pairs.values())
-        return hits / sum(d.numel() for d, _ in self.pairs.values())
+        """Share of the weights that alpha makes smaller, of those that matter for the rows to forget.
+
+        With ``effect`` of those that a learned stage changed. 0 where there are none.
+        """
+        smaller = every = 0
+        for name, (d, f) in self.pairs.items():
+            counted = f > 0
+            if self.what == "effect":
+                added = self.store.get("effect", name)
+                if added is None:
+                    continue
+                counted &= added != 0
+            smaller += int((counted & (kept_share(d, f, alpha=alpha, strength=self.strength) < 1)).sum())
+            every += int(counted.sum())
+        return smaller / every if every else 0.0
 
     def percentile(self, percent: float) -> float:
         """The alpha that leaves so many percent of the weights untouched."""
         return percentile([ratios(d, f) for d, f in self.pairs.values()], percent)
 
     def refuse_all_or_nothing(self, alpha: float) -> None:
-        """Raise TrainingError for an alpha that selects no weight or every one."""
+        """Raise TrainingError for an alpha that makes no weight smaller, or every one that matters for the rows to forget."""
         share = self.share(alpha)
         if share in (0.0, 1.0):
             most = max(float(ratios(d, f).max()) for d, f in self.pairs.values())
             which = "no weight" if share == 0 else "every weight"
-            what = f"alpha {alpha:g} dampens {which}; I_f / I_D is at most {most:g}"
-            raise TrainingError(what, where="ssd", fix="change alpha, or give {percentile: 99}")
+            what = f"alpha {alpha:g} at strength {self.strength:g} dampens {which}; I_f / I_D is at most {most:g}"
+            fix = "lower strength" if self.strength > most else "change alpha, or give {percentile: 99}"
+            raise TrainingError(what, where="ssd", fix=fix)
 
     def searched(self, ctx: StageContext, rows: Sequence[Row], alphas: Sequence[float], *, rise: float) -> float:
         """The smallest alpha, going down, before the loss on `rows` has risen by more than `rise`; weights are as before.

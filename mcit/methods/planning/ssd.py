@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from mcit.core.config import Config, Field
 from mcit.core.errors import Problem
@@ -19,7 +19,7 @@ class Percentile(Config):
 class Search(Config):
     """Alpha by trying."""
 
-    search: list[float] = Field(min_length=1)
+    search: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Alphas."""
     rise: float = Field(0.2, gt=0)
     """Share by which the retained loss may rise."""
@@ -28,7 +28,10 @@ class Search(Config):
 
 
 def ssd_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
-    """Whole weights where it dampens, merged adapters where it keeps what they add, the same squares throughout."""
+    """Whole weights where it dampens, merged adapters where it keeps what they add, the same squares throughout.
+
+    What is to be dampened alone must have been kept by the stages that learned it.
+    """
     where, out = f"stage {stage.name}, method {name}", []
     if stage.forget and stage.adapter.kind != "none":
         fix = "set adapter: {kind: none} and epochs: 0 in this stage"
@@ -36,6 +39,13 @@ def ssd_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Pr
     if config.dampen == "effect" and not stage.forget and stage.adapter.carry != "merge":
         what = f"dampen: effect adds up what adapters bring, but adapter.carry is {stage.adapter.carry}"
         out.append(Problem(where, what, "set adapter.carry: merge, or dampen: weights"))
+    if config.dampen == "effect" and stage.forget:
+        learned = [s for s in plan.stages[: stage.index - 1] if not s.forget and name in (m.name for m in s.methods)]
+        kept = [spec.config.dampen for s in learned for spec in s.methods if spec.name == name]
+        if set(kept) != {"effect"}:
+            which = "not every earlier stage with it keeps" if "effect" in kept else "no earlier stage keeps"
+            what = f"dampens what learned stages added, which {which}"
+            out.append(Problem(where, what, f"list {name} with dampen: effect in the stages that learn"))
     for other in plan.stages[: stage.index - 1]:
         for spec in (s for s in other.methods if s.name == name):
             if any(getattr(spec.config, k) != getattr(config, k) for k in ("squares", "batch")):

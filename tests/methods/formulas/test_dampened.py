@@ -25,9 +25,9 @@ def context(weight, losses=()):
     return SimpleNamespace(weights=weights, forward_pass=lambda rows: iter([(batch_of(1), output([next(coming)] * 2))]))
 
 
-def dampening(store=None, *, what="weights", every=(1.0, 1.0), forget=(2.0, 8.0)):
+def dampening(store=None, *, what="weights", every=(1.0, 1.0), forget=(2.0, 8.0), strength=1.0):
     pairs = {"a.up": (torch.tensor([every]), torch.tensor([forget]))}
-    return Dampening([UNIT], pairs, 1.0, what, store or HostTensors())
+    return Dampening([UNIT], pairs, strength, what, store or HostTensors())
 
 
 def test_importances_are_means_of_what_is_stored():
@@ -64,3 +64,17 @@ def test_nothing_and_everything_are_refused():
         with pytest.raises(TrainingError, match=words):
             dampening().refuse_all_or_nothing(alpha)
     dampening().refuse_all_or_nothing(dampening().percentile(40))
+
+
+def test_weights_that_stay_as_they_are_were_not_dampened():
+    """By the cap of 1, without anything added, or for the rows to forget without weight at all: that is no half."""
+    with pytest.raises(TrainingError, match="(?s)alpha 4 at strength 1e.06 dampens no weight.*lower strength"):
+        dampening(strength=1e6).refuse_all_or_nothing(4.0)
+    assert dampening(strength=5.0).share(1.0) == 0.5, "8 > 5, and 2 < 5 is capped"
+    with pytest.raises(TrainingError, match="dampens no weight"):
+        dampening(what="effect").refuse_all_or_nothing(4.0)
+    store = HostTensors()
+    store.put("effect", "a.up", torch.tensor([[0.0, 8.0]]))
+    assert dampening(store, what="effect").share(4.0) == 1.0, "of one weight that was changed"
+    with pytest.raises(TrainingError, match="dampens every weight"):
+        dampening(every=(1.0, 0.0), forget=(2.0, 0.0)).refuse_all_or_nothing(1.0)

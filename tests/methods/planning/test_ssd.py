@@ -20,3 +20,15 @@ def test_plans_that_cannot_work():
     )
     with pytest.raises(PlanError, match="squares and batch differ"):
         plan_of(stages=[first, second])
+
+
+def test_what_was_added_must_have_been_kept():
+    """By the very setting: a learned stage that lists ssd as it is shipped keeps importances alone."""
+    forget = {**FORGET, "methods": [{"use": "ssd", "dampen": "effect"}]}
+    kept = {**LEARN, "methods": [{"use": "ssd", "dampen": "effect"}]}
+    for learned in ([LEARN], [{**LEARN, "methods": [{"use": "ssd"}]}]):
+        with pytest.raises(PlanError, match="which no earlier stage keeps"):
+            plan_of(stages=[*learned, forget])
+    other = {**LEARN, "recipe": "tiny/letter", "methods": [{"use": "ssd"}]}
+    with pytest.raises(PlanError, match="which not every earlier stage with it keeps"):
+        plan_of(stages=[kept, other, forget])
