@@ -2,7 +2,8 @@
 
 After GUARD ("Generation-time LLM Unlearning via Adaptive Restriction and Detection", arXiv:2505.13312), which detects by an MLP
 on prompt states and restricts decoding by tokens and by meaning. No code was found and its equations could not be seen: sizes,
-thresholds and the choice of phrases are ours. This forgets in behaviour alone: whoever has the weights has what is in them.
+thresholds and the choice of phrases are ours. A later request adds to those before: its detector is fitted on the rows of all
+stages with the method, and phrases are joined. This forgets in behaviour alone: whoever has the weights has what is in them.
 Hooks: streams (``forget``, for passes alone), on_stage_end (detector and phrases). The filter ``guard`` applies them.
 State: "detector", "layer", "mean", "phrases", and for the analytic detector "head"; tensors "detector" of the network, or
 "gram", "cross" and "weight" of the head, from which ``mcit forget`` takes single rows.
@@ -25,7 +26,7 @@ from mcit.core.interfaces import DataContext, StageContext
 from mcit.core.seeds import seed_for
 from mcit.core.types import Claims, JsonDict, PictureChange, Plan, Row, Stage, StreamSpec
 from mcit.methods.base import Method
-from mcit.methods.formulas.detection import held_out, network, ridge, some_rows
+from mcit.methods.formulas.detection import held_out, network, requested, ridge, some_rows
 
 _FLIP = PictureChange("flip")
 
@@ -91,13 +92,11 @@ class Guard(Method):
         return {"forget": StreamSpec(list(ctx.forget_rows()))}
 
     def on_stage_end(self, ctx: StageContext) -> None:
-        """Read prompts, fit the detector, keep the phrases; held-out errors are logged."""
-        c, data = self.config, ctx.data
-        seed = seed_for(ctx.seed, "guard")
-        forget, keep = (some_rows(r, c.rows, ctx.seed) for r in (data.forget_rows(), data.stage_rows()))
-        self._phrases = list(c.phrases) or sorted(
-            {row.answer.strip() for row in data.forget_rows() if row.answer.strip()}
-        )
+        """Read prompts, fit the detector, add the phrases; held-out errors are logged. Raises DataError as `requested`."""
+        c, seed = self.config, seed_for(ctx.seed, "guard")
+        forget, keep = (some_rows(r, c.rows, ctx.seed) for r in requested(ctx.data, self.name))
+        answers = sorted({row.answer.strip() for row in ctx.data.forget_rows() if row.answer.strip()})
+        self._phrases, self._head = list(dict.fromkeys([*self._phrases, *(c.phrases or answers)])), None
         x_ND = torch.cat([self._read(keep, ctx), self._read(forget, ctx)])
         y_N = torch.cat([torch.zeros(len(keep)), torch.ones(len(forget))])
         for kind in ("detector", "gram", "cross", "weight"):

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,7 +31,7 @@ from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, StageContext, StepContext
 from mcit.core.types import Batch, Claims, JsonDict, LossSum, ModelOutput, Plan, Row, Stage, StreamSpec
 from mcit.methods.base import Method
-from mcit.methods.formulas.forgetting import drawn, pushed_in_step, pushed_tokens, spared_ends, token_bound
+from mcit.methods.formulas.forgetting import deleted, drawn, pushed_in_step, pushed_tokens, spared_ends, token_bound
 from mcit.methods.objective import unloadable
 
 
@@ -86,9 +85,7 @@ class OptimisticForget(Method):
     def _rows(self, target: Mapping[str, Any], data: DataContext) -> list[Row]:
         """Rows of a request; none once its data were deleted."""
         (stage,) = (s for s in data.stages if s.index == target["stage"])
-        return (
-            list(data.forget_rows(stage)) if all(not t.gone and Path(t.folder).is_dir() for t in stage.forget) else []
-        )
+        return [] if deleted(stage) else list(data.forget_rows(stage))
 
     def _bound(self) -> float:
         return self._uniform if self.config.bound == "uniform" else float(self.config.bound)

@@ -77,7 +77,7 @@ def test_queued_rows_are_pushed_up_to_the_bound_and_no_further():
 def audited(given, *rows, folder):
     """The end of stage 3 with a request of stage 2, whose rows have these token losses; what is logged."""
     ctx = step_context()
-    task = SimpleNamespace(folder=folder, gone=False)
+    task = SimpleNamespace(recipe="r", folder=folder, gone=False)
     ctx.stage.index = 3
     ctx.data = SimpleNamespace(
         stages=[SimpleNamespace(index=2, forget=(task,))], forget_rows=lambda stage: steps.rows("t", 100)
@@ -97,7 +97,7 @@ def test_what_came_back_is_queued_and_what_is_forgotten_again_is_not(tmp_path):
     assert given.state_dict()["targets"][0]["queued"] is True
     later = SimpleNamespace(
         stage=SimpleNamespace(index=4),
-        stages=[SimpleNamespace(index=2, forget=(SimpleNamespace(folder=tmp_path, gone=False),))],
+        stages=[SimpleNamespace(index=2, forget=(SimpleNamespace(recipe="r", folder=tmp_path, gone=False),))],
         forget_rows=lambda stage: steps.rows("t", stage.index),
     )
     assert len(given.streams(later)["requeued"].rows) == 2 and made(target()).streams(later) == {}

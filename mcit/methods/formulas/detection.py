@@ -13,11 +13,42 @@ from torch import Tensor
 
 from mcit.analytic import detector
 from mcit.analytic.head import RowHead, row_key
+from mcit.core.errors import DataError
+from mcit.core.interfaces import DataContext
 from mcit.core.seeds import seed_for
 from mcit.core.types import Row
+from mcit.methods.formulas.forgetting import deleted
 
 HELD = 0.2
 """Share of prompts that a first detector does not see, for what is said of its errors."""
+
+
+def requested(data: DataContext, name: str) -> tuple[list[Row], list[Row]]:
+    """Rows that this stage and earlier ones with the method `name` forget, and those they retain without them.
+
+    This stage's come first; rows that say the same are taken once. Raises DataError where what an earlier one forgets was
+    deleted: a detector without it would let its prompts pass.
+    """
+    earlier = [s for s in data.stages[:-1] if s.forget and any(spec.name == name for spec in s.methods)]
+    for stage in earlier:
+        if lost := deleted(stage):
+            what = f"the data of {', '.join(lost)}, which stage {stage.name} guards, were deleted: nothing would guard them now"
+            raise DataError(what, where=name, fix="restore them until this stage is committed")
+    forget, keep = list(data.forget_rows()), list(data.stage_rows())
+    if not earlier:
+        return forget, keep
+    forget += _more([row for stage in earlier for row in data.forget_rows(stage)], forget)
+    keep += _more([row for stage in earlier for task in stage.tasks for row in data.rows(task.name)], keep)
+    gone = set(map(row_key, forget))
+    return forget, [row for row in keep if row_key(row) not in gone]
+
+
+def _more(rows: Sequence[Row], known: Sequence[Row]) -> list[Row]:
+    """Each of `rows` once that is not among the known ones."""
+    seen, every = set(map(row_key, known)), dict[str, Row]()
+    for row in rows:
+        every.setdefault(row_key(row), row)
+    return [row for key, row in every.items() if key not in seen]
 
 
 def some_rows(rows: Sequence[Row], count: int, seed: int) -> list[Row]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mcit.core.errors import DataError
 from mcit.core.interfaces import StageContext
-from mcit.core.types import Batch, Counts, ModelOutput, Row
+from mcit.core.types import Batch, Counts, ModelOutput, Row, Stage
 
 LOOKED_AT = 64
 """Retained rows that are looked at for what answers share."""
@@ -132,3 +133,8 @@ def predicting(labels_BT: Tensor) -> Tensor:
     keep_BT = torch.zeros_like(labels_BT, dtype=torch.bool)
     keep_BT[:, :-1] = labels_BT[:, 1:] != -100
     return keep_BT
+
+
+def deleted(stage: Stage) -> list[str]:
+    """Recipes of what a stage forgets whose data are not there any more."""
+    return [task.recipe for task in stage.forget if task.gone or not Path(task.folder).is_dir()]
