@@ -20,6 +20,7 @@ from mcit.core.stored import MANIFEST, check_manifest, read_listed, read_sealed,
 from mcit.core.types import JsonDict
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import Run
+from mcit.runs.shared import shared_from
 
 EVALS = "evals"
 """Scores of a stage that waits or was set aside, beside what a commit holds."""
@@ -182,7 +183,8 @@ def recover(run: Run) -> None:
             what = f"is gone, and the ledger says that the stage was decided on ({logged}); it is trained again"
             run.notes.append(f"{run.layout.gate(folder)}: {what}")
         if record is not None and logged != record["decision"]:
-            _tell(run, "gate" if record["by"] == "gate" else record["decision"], record, recovered=True)
+            why = {"shared": True} if shared_from(run.layout, folder) else {"recovered": True}
+            _tell(run, "gate" if record["by"] == "gate" else record["decision"], record, **why)
         settle(run, folder)
 
 

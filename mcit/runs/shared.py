@@ -68,18 +68,21 @@ def check_order(layout: RunLayout, folders: Sequence[str]) -> None:
 
 
 def share(layout: RunLayout, parent: RunLayout, folders: Sequence[str], *, tasks: Collection[str]) -> None:
-    """Refer to stages of another run, and take over their scores on some tasks and the large tensors of methods.
+    """Refer to stages of another run, and take over gates' records, scores on some tasks and large tensors of methods.
 
     References lead to the run that trained the stage, so they are never longer than one step; they are relative where
-    both runs lie in the same folder. Scores are copied, because each run may add to its own.
+    both runs lie in the same folder. Scores are copied, because each run may add to its own. The ledger tells of records
+    once the run is there (`mcit.runs.gates.recover`).
     """
-    for leftover in layout.stages.glob("*.json"):
+    for leftover in (*layout.stages.glob("*.json"), *(layout.root / "gates").glob("*.json")):
         leftover.unlink()  # of a start that was killed
     for folder in folders:
         target = home(parent, folder).resolve()
         beside = target.parent.parent.parent == layout.root.resolve().parent
         named = os.path.relpath(target, layout.stages.resolve()) if beside else str(target)
         record = {"stage": named, "manifest_sha256": sha256_file(target / MANIFEST)}
+        if parent.gate(folder).is_file():
+            write_bytes(layout.gate(folder), parent.gate(folder).read_bytes())
         write_sealed(layout.reference(folder), record)
     for after in range(len(folders) + 1):
         for task in tasks:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,11 @@ from mcit.core.interfaces import Silent
 from mcit.core.stored import write_sealed
 from mcit.evals import evaluate
 from mcit.evals.audit import audit
+from mcit.evals.certificate import card_rows, certify, read_certificates
 from mcit.plan.record import plan_json, resolved
 from mcit.report.tables import full_report, markdown
 from mcit.runs import draft, gates
+from mcit.runs.extend import open_branch
 from mcit.runs.run import Run, open_run
 from mcit.train import sequence
 from mcit.train.sequence import run_sequence
@@ -184,6 +187,25 @@ def test_promoted_in_somebodys_name(copied, capsys):
     assert run.committed() == ["01-letter", SECOND, THIRD] and gates.read_gate(run.layout, SECOND)["by"] == "bob"
     with pytest.raises(ConfigError, match="was not set aside by a gate"):
         gates.reject(run, 2, by="ann")
+
+
+def test_a_branch_knows_what_was_decided_on_the_stages_that_it_shares(copied):
+    plan, parent = copied
+    with parent.locked():
+        gates.promote(parent, 2, by="bob")
+    start = {"resolved": resolved(plan.config), "plan_json": plan_json(plan), "environment": {"versions": {}}}
+    start["resolved"] = {**start["resolved"], "name": "branch"}
+    start["plan_json"] = {**start["plan_json"], "name": "branch", "digest": "b" * 64}
+    given = SimpleNamespace(config=SimpleNamespace(name="branch"), digest="b" * 64, stages=plan.stages)
+    home = parent.layout.root.parent
+    child = open_branch(given, parent, runs_dir=home, stages=2, config_text="", **start)
+    with child.locked():
+        certify(child, 2)
+    assert gates.read_gate(child.layout, SECOND) == gates.read_gate(parent.layout, SECOND)
+    (line,) = child.ledger.events("promoted")
+    assert line["by"] == "bob" and line["shared"] and "recovered" not in line
+    assert card_rows(read_certificates(child))[1][-2] == "fail; promoted by bob"
+    assert [p for part in audit(child) for p in part.problems] == []
 
 
 def test_decisions_that_are_refused(copied, capsys):
