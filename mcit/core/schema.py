@@ -180,6 +180,10 @@ class SliceConfig(Config):
     """Recipes to keep beside the tasks of earlier stages, such as a general benchmark."""
 
 
+_SPAN = {"share": (0, 1), "percent": (0, 100), "points": (-100, 100), "relative": (-10_000, 100)}
+"""Limits that can be meant, by unit; a drop below 0 is a gain, and a relative gain may be many times what was there."""
+
+
 class ThresholdConfig(Config):
     """A limit on one number; it holds by the conservative bound of the number's 95 % interval."""
 
@@ -196,6 +200,13 @@ class ThresholdConfig(Config):
     first: bool = False
     """Decided before anything else is scored (the canary slice)."""
 
+    @field_validator("at_least", "at_most", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("is a number, not true or false")
+        return value
+
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         drop = self.metric == "drawdown"
@@ -206,6 +217,9 @@ class ThresholdConfig(Config):
             raise ValueError(f"{self.metric} is given in {units[0]} or {units[1]}, not in {self.unit}")
         if (self.at_most if drop else self.at_least) is None or (self.at_least if drop else self.at_most) is not None:
             raise ValueError(f"{self.metric} has {'at_most' if drop else 'at_least'} and no other limit")
+        limit, (low, high) = self.at_most if drop else self.at_least, _SPAN[self.unit]
+        if limit is None or not low <= limit <= high:
+            raise ValueError(f"{limit:g} is no limit in {self.unit}: write a number from {low:g} to {high:g}")
         if (self.task is None) == (self.metric in ("accuracy", "format_validity")):
             raise ValueError("accuracy and format_validity name a task, other metrics none")
         return self
@@ -225,6 +239,8 @@ class GateConfig(Config):
             raise ValueError("min_acc is for monitor: it is measured inside the stage")
         if any(limit.metric not in ("min_acc", "drawdown") for limit in self.monitor):
             raise ValueError("monitor has min_acc and drawdown alone")
+        if any(limit.first for limit in self.monitor):
+            raise ValueError("first is for thresholds: monitor is watched inside the stage")
         return self
 
 

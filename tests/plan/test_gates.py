@@ -37,6 +37,12 @@ def test_thresholds_are_in_plan_json_with_their_checksum(tmp_path):
         ("{metric: accuracy, at_least: 1, unit: share}", "accuracy and format_validity name a task"),
         ("{metric: min_acc, at_least: 1, unit: share}", "min_acc is for monitor"),
         ("{metric: sucess, at_least: 1, unit: share}", "metric"),
+        ("{metric: success, at_least: 95, unit: share}", "95 is no limit in share: write a number from 0 to 1"),
+        ("{metric: success, at_least: -1, unit: share}", "-1 is no limit in share"),
+        ("{metric: success, at_least: 101, unit: percent}", "101 is no limit in percent"),
+        ("{metric: success, at_least: true, unit: share}", "is a number, not true or false"),
+        ("{metric: drawdown, at_most: 101, unit: points}", "write a number from -100 to 100"),
+        ("{metric: drawdown, at_most: 101, unit: relative}", "101 is no limit in relative"),
     ],
 )
 def test_a_threshold_says_all_it_has_to(entry, says, tmp_path):
