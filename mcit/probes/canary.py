@@ -47,7 +47,8 @@ class Canary(Probe):
             every = data.pool(planting.recipe)
             out[folder] = [every[planting.first + k] for k in range(planting.count)]
             for row in out[folder]:
-                if not isinstance(row.meta.get("foil"), str) or row.meta["foil"] == row.answer:
+                foil = row.meta.get("foil")
+                if not isinstance(foil, str) or foil.strip() in ("", row.answer.strip()):
                     fix = "give each row of the recipe the answer of a twin"
                     raise DataError("a canary needs meta.foil, another answer of its form", where=row.where, fix=fix)
         return out

@@ -20,6 +20,7 @@ from mcit.core.config import Field
 from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, ProbeContext
 from mcit.core.types import Encoding, JsonDict, Plan, Row, Stage, Turn
+from mcit.data.folder import DataFolder
 from mcit.probes.base import Probe, ProbeConfig
 from mcit.probes.formulas.recollection import recognised, retention_steps, rouge_1, rouge_l
 
@@ -40,8 +41,23 @@ class Memory(Probe):
         """Largest share of the stage's step time; by default all points are measured."""
 
     def check(self, plan: Plan) -> list[Problem]:
-        """Studied texts and their foils need rows; whether they have foils is seen when rows are read."""
-        return []
+        """There is nothing to study where no task of a stage begins with a plain text that has a foil."""
+        tasks = {
+            task.folder: task
+            for stage in plan.stages
+            for task in stage.tasks
+            if task.rows.get("train") and not task.gone
+        }
+        if any(_is_studied(DataFolder.open(folder).rows("train")) for folder in tasks):
+            return []
+        what = "no stage trains on plain texts with foils, so that nothing would be measured"
+        return [
+            Problem(
+                "use",
+                what,
+                "list a recipe of plain texts with meta.foil, such as memory/sentences, or remove the probe",
+            )
+        ]
 
     def rows(self, data: DataContext) -> Mapping[str, Sequence[Row]]:
         """Plain texts with a foil, by task."""
@@ -49,7 +65,7 @@ class Memory(Probe):
         out = {}
         for task in data.tasks:
             every = data.rows(task)
-            if len(every) and every[0].encoding.raw and every[0].meta.get("foil"):
+            if _is_studied(every):
                 out[task] = [replace(every[k], encoding=cut) for k in range(min(self.config.rows, len(every)))]
         self._study = [s for s in data.stages if any(task.name in out for task in s.tasks)]
         self._stage = data.stage
@@ -87,6 +103,11 @@ class Memory(Probe):
             "full_rouge_1": sum(rouge_1(one["cue"] + one["rest"], one["cue"] + one["text"]) for one in made)
             / len(rows),
         }
+
+
+def _is_studied(rows: Sequence[Row]) -> bool:
+    """Whether rows are plain texts with foils, by the first of them."""
+    return len(rows) > 0 and rows[0].encoding.raw and bool(rows[0].meta.get("foil"))
 
 
 def epoch_ends(stage: Stage) -> list[int]:

@@ -429,6 +429,29 @@ def _archive(root: Path) -> list[str]:
 case("archive of pictures not unpacked (3,000 rows)", _archive, 4)
 
 
+changed("probe of texts in a run without any", "probes=[{use: memory}]", code=3)
+
+
+# ---- gates -----------------------------------------------------------------------------------------------------------
+def gate(name: str, text: str) -> None:
+    """A gate file of the second stage."""
+
+    def make(root: Path) -> list[str]:
+        (root / "gate.yaml").write_text(text)
+        return ["plan", "tiny", "--set", f"stages.1.gate={root / 'gate.yaml'}"]
+
+    case(name, make, 2)
+
+
+_LIMIT = "thresholds: [{metric: success, at_least: 0.5, unit: share}]"
+gate("gate's share above 1", "thresholds: [{metric: success, at_least: 95, unit: share}]")
+gate("gate's share below 0", "thresholds: [{metric: success, at_least: -1, unit: share}]")
+gate("gate's limit true", "thresholds: [{metric: success, at_least: true, unit: share}]")
+gate("gate's percent above 100", "thresholds: [{metric: success, at_least: 101, unit: percent}]")
+gate("gate's points above 100", "thresholds: [{metric: drawdown, at_most: 200, unit: points}]")
+gate("gate's monitor decided first", _LIMIT + "\nmonitor: [{metric: min_acc, at_least: 0.1, unit: share, first: true}]")
+
+
 # ---- bases -----------------------------------------------------------------------------------------------------------
 def base(name: str, damage: Callable[[Path], None], code: int = 2) -> None:
     """A copy of the tiny model with something wrong."""

@@ -77,9 +77,9 @@ def test_recognition_and_recall_by_hand():
 
 
 def test_rows_without_a_twin_are_refused():
-    for foil in (None, ""):
+    for foil in (None, "", " ", 3, "code0", " code0"):
         with pytest.raises(DataError, match="a canary needs meta.foil"):
-            probe_at(planted(1, 30), foil=foil or None)
+            probe_at(planted(1, 30), foil=foil)
     with pytest.raises(PlanError, match="no stage plants canaries"):
         plan_of(probes=[{"use": "canary"}])
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mcit.core.errors import PlanError
 from mcit.probes.memory import Memory, epoch_ends
 from tests.fakes.bench import plan_of
 from tests.train.test_probing import drafted
@@ -52,6 +53,12 @@ def test_the_two_stages_of_the_experiment_on_the_tiny_model(tmp_path):
         assert entry["full_rouge_1"] >= 0.3 and 0 <= entry["rouge_l"] <= 1
         assert entry["full_rouge_1"] > entry["rouge_l"]  # half of the text is given away
     assert lines[0]["values"] != lines[-1]["values"]
+
+
+def test_a_run_without_texts_to_study_is_refused():
+    for recipe in ("tiny/letter", "memory/unrelated"):
+        with pytest.raises(PlanError, match="no stage trains on plain texts with foils"):
+            plan_of(stages=[{"recipe": recipe}], probes=[{"use": "memory"}])
 
 
 @pytest.mark.parametrize("foil", ["", "other"])
