@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from mcit.analytic.head import row_key
 from mcit.core.errors import ConfigError
 from mcit.core.files import digest_of
 from mcit.core.interfaces import Reporter
@@ -28,6 +29,7 @@ from mcit.data.folder import DataFolder
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.evals.evaluate import evaluate, needs_model
+from mcit.evals.filtering import load_filters
 from mcit.evals.score import read_score
 from mcit.evals.unlearning import mean, robustness
 from mcit.models import adapters
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 Kind = Literal["unload", "relearn", "neighbour", "benign"]
 KINDS: tuple[Kind, ...] = ("unload", "relearn", "neighbour", "benign")
 _BATCH = 4
+_VERSION = 2
+"""Goes up when an attack gives other answers; those of another version are made again."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +175,17 @@ class _Attacks:
     stop: Callable[[], bool]
 
     def unloaded(self, forgotten: float | None, before: float | None) -> tuple[bool, float | None]:
-        """Whether something can be taken off, and the accuracy without it: filters, or an adapter that was not merged."""
-        plan = self.session.plan
-        if plan.config.eval.filters:
-            bare = plan.config.eval.model_copy(update={"filters": []})
-            subject = Subject(self.session, self.stage.index, "")
-            return True, self._score(subject, "unload", bare, lambda: self.session.model_after(self.stage.index))
-        if self.stage.adapter.carry in ("keep", "stack", "pool"):
-            return True, before
-        return False, forgotten
+        """Whether something can be taken off, and the accuracy without it.
+
+        That is filters that apply what a method left, and an adapter that was not merged.
+        """
+        own, adapter = self.session.plan.config.eval, self.stage.adapter.carry in ("keep", "stack", "pool")
+        left = [spec for spec, one in zip(own.filters, load_filters(own.filters), strict=True) if not one.reads]
+        if len(left) == len(own.filters):
+            return adapter, before if adapter else forgotten
+        after, bare = self.stage.index - adapter, own.model_copy(update={"filters": left})
+        subject = Subject(self.session, after, "")
+        return True, self._score(subject, "unload", bare, lambda: self.session.model_after(after))
 
     def plain(self, subject: Subject) -> JsonDict:
         """A control as it is, without any attack."""
@@ -209,7 +215,7 @@ class _Attacks:
             return model
 
         try:
-            accuracy = self._score(subject, f"{what.kind}-{len(rows)}", self._bare(subject), make)
+            accuracy = self._score(subject, f"{what.kind}-{len(rows)}", self._bare(subject), make, rows)
         finally:
             for model in used:
                 if any(adapters.ACTIVE in layer.lora_A for layer in adapters.lora_layers(model).values()):
@@ -223,13 +229,19 @@ class _Attacks:
         return own if subject.session is self.session and subject.after else own.model_copy(update={"filters": []})
 
     def _score(
-        self, subject: Subject, name: str, config: EvalConfig, make: Callable[[], torch.nn.Module]
+        self,
+        subject: Subject,
+        name: str,
+        config: EvalConfig,
+        make: Callable[[], torch.nn.Module],
+        rows: Sequence[Row] = (),
     ) -> float | None:
-        """Accuracy on what the stage forgets; `make` gives the model, if the answers are not there yet."""
+        """Accuracy on what the stage forgets; `make` gives the model, trained on `rows`, if the answers are not there yet."""
         from mcit.train.sequence import left_state
 
         session, stage = subject.session, self.stage
         what = [self.what.kind, name, self.what.rank, self.what.lr, self.what.epochs, session.plan.config.seed]
+        what += [_VERSION, list(map(row_key, rows))]
         config = config.model_copy(update={"backend": "own"})
         folder = self.session.run.layout.attacks(stage.folder) / f"{subject.name}{'-' if subject.name else ''}{name}"
         lineage = digest_of([session.lineage(subject.after).digest, what])

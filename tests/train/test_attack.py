@@ -1,16 +1,18 @@
 """Attacks: on a copy, with the rows they say, against controls, and nothing of them in the run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from mcit.core.errors import ConfigError
 from mcit.core.files import sha256_file
 from mcit.core.interfaces import Silent
-from mcit.core.schema import BaseConfig
+from mcit.core.schema import BaseConfig, EvalConfig
 from mcit.evals.unlearning import robustness
 from mcit.plan.plan import make_plan, parse_run
 from mcit.runs.run import open_existing
-from mcit.train.attack import Attack, Subject, _area, attack, attack_problems, attack_rows
+from mcit.train.attack import Attack, Subject, _area, _Attacks, attack, attack_problems, attack_rows
 from mcit.train.sequence import Session
 
 
@@ -57,6 +59,43 @@ def test_rows_of_each_kind(session):
 def test_nothing_to_unload_after_a_merge(session):
     record = attack(session, session.plan.stages[1], Attack("unload"), reporter=Silent())
     assert not record["possible"] and record["results"][0]["accuracy"] == record["forgotten"]
+
+
+def test_other_rows_are_another_attack(session, monkeypatch):
+    """As after a run was extended: its next stage gives the rows of ``benign``, where before an earlier one did."""
+    stage, what, used, own = session.plan.stages[1], Attack("benign", rows=(4,), rank=2), [], session.model_after
+    attack(session, stage, what, reporter=Silent())
+    monkeypatch.setattr(session, "model_after", lambda after: used.append(after) or own(after))
+    attack(session, stage, what, reporter=Silent())
+    assert not used
+    rows = attack_rows(session.plan, stage, "neighbour")
+    monkeypatch.setattr("mcit.train.attack.attack_rows", lambda *_: rows)
+    attack(session, stage, what, reporter=Silent())
+    assert used == [2]
+
+
+@pytest.mark.parametrize(
+    ("filters", "carry", "expected", "scored"),
+    [
+        (["strip"], "merge", (False, 30.0), []),
+        (["strip"], "keep", (True, 80.0), []),
+        (["strip", {"use": "guard"}], "merge", (True, 55.0), [(2, ["strip"])]),
+        (["guard"], "keep", (True, 55.0), [(1, [])]),
+    ],
+)
+def test_what_can_be_taken_off(monkeypatch, filters, carry, expected, scored):
+    """Filters that apply what a method left, and an adapter that was not merged, together; others stay."""
+    calls = []
+
+    def score(self, subject, name, config, make, rows=()):
+        calls.append((subject.after, config.filters))
+        return 55.0
+
+    monkeypatch.setattr(_Attacks, "_score", score)
+    session = SimpleNamespace(plan=SimpleNamespace(config=SimpleNamespace(eval=EvalConfig(filters=filters))))
+    stage = SimpleNamespace(index=2, adapter=SimpleNamespace(carry=carry))
+    found = _Attacks(session, stage, Attack("unload"), Silent(), bool).unloaded(30.0, 80.0)
+    assert found == expected and calls == scored
 
 
 def test_refused(session):
