@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 
 from mcit.core.optional import needed
-from mcit.evals.memorisation import mean_loss
+from mcit.evals.memorisation import finite, mean_loss
 
 SHARE = 0.4
 """Share of tokens that Min-K and Min-K++ look at."""
@@ -48,12 +48,19 @@ def min_k_plus(
 
 
 def auc(forgotten: Sequence[float], holdout: Sequence[float]) -> float:
-    """Area under the ROC curve: how often a holdout row scores above a forgotten one."""
+    """Area under the ROC curve: how often a holdout row scores above a forgotten one.
+
+    Raises TrainingError for scores that are not finite.
+    """
     labels = [0] * len(forgotten) + [1] * len(holdout)
-    found = needed("sklearn.metrics", where="membership").roc_auc_score(labels, [*forgotten, *holdout])
+    scores = finite([*forgotten, *holdout], what="scores", where="membership")
+    found = needed("sklearn.metrics", where="membership").roc_auc_score(labels, scores)
     return float(found)
 
 
-def priv_leak(found: float, gold: float = UNKNOWN) -> float:
-    """``100 ((1 - AUC) - (1 - gold)) / (1 - gold)`` of Min-K: 0 is ideal, -100 still a member, above 0 over-unlearned."""
-    return 100 * (gold - found) / (1 - gold) if gold < 1 else 0.0
+def priv_leak(found: float, gold: float = UNKNOWN) -> float | None:
+    """``100 ((1 - AUC) - (1 - gold)) / (1 - gold)`` of Min-K: 0 is ideal, -100 still a member, above 0 over-unlearned.
+
+    None where the gold model's AUC is 1: against that it is not defined.
+    """
+    return 100 * (gold - found) / (1 - gold) if gold < 1 else None

@@ -12,9 +12,21 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from mcit.core.errors import TrainingError
 from mcit.core.optional import needed
 
 _WHERE = "the forgetting kit"
+_LARGEST = 700.0
+"""Largest exponent taken, so that ratios stay below the largest fp64 number."""
+
+
+def finite(values: Sequence[float], *, what: str, where: str = _WHERE) -> list[float]:
+    """The values. Raises TrainingError for one that is infinite or no number."""
+    bad = sum(not math.isfinite(value) for value in values)
+    if bad:
+        told = f"{bad} of {len(values)} {what} are not finite: the model's likelihoods are broken"
+        raise TrainingError(told, where=where, fix="forget with fewer steps or a smaller learning rate")
+    return list(values)
 
 
 def mean_loss(logprobs_T: Sequence[float]) -> float:
@@ -55,8 +67,12 @@ def _rouge() -> Any:
 
 # ---- truth ratio -----------------------------------------------------------------------------------------------------
 def truth_ratio(correct: float, wrong: Sequence[float]) -> float:
-    """``exp(-mean wrong loss) / exp(-correct loss)``: above 1 where the wrong answers are the likelier ones."""
-    return math.exp(correct - sum(wrong) / len(wrong))
+    """``exp(-mean wrong loss) / exp(-correct loss)``: above 1 where the wrong answers are the likelier ones.
+
+    At most ``exp(700)``. Raises TrainingError for losses that are not finite.
+    """
+    finite([correct, *wrong], what="losses")
+    return math.exp(min(correct - sum(wrong) / len(wrong), _LARGEST))
 
 
 def truth_forgotten(ratios: Sequence[float]) -> float:

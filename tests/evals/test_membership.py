@@ -5,6 +5,7 @@ import zlib
 
 import pytest
 
+from mcit.core.errors import TrainingError
 from mcit.evals.membership import auc, min_k, min_k_plus, priv_leak, reference_score, zlib_score
 
 
@@ -18,7 +19,13 @@ def test_auc_and_privleak():
     assert found == pytest.approx(8 / 9)
     assert priv_leak(found) == pytest.approx(-77.78, abs=0.01)
     assert priv_leak(0.2) == pytest.approx(60.0) and priv_leak(1.0) == -100.0 and priv_leak(0.7, 0.7) == 0.0
-    assert priv_leak(0.9, 1.0) == 0.0
+    assert priv_leak(0.9, 1.0) is None is priv_leak(0.5, 1.0), "not ideal, but not defined"
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_scores_that_are_not_finite_are_named(bad):
+    with pytest.raises(TrainingError, match="membership: 1 of 3 scores are not finite"):
+        auc([1.0, bad], [2.0])
 
 
 def test_min_k():

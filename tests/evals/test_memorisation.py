@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from mcit.core.errors import TrainingError
 from mcit.evals.memorisation import (
     exact_memorisation,
     extraction_strength,
@@ -57,6 +58,16 @@ def test_truth_ratio_and_what_is_made_of_it():
     assert truth_forgotten([1 / ratio, ratio]) == pytest.approx(ratio)
     assert truth_retained([ratio, 2.0]) == pytest.approx(0.776870 / 2, abs=1e-6)
     assert truth_probability(1.0, [2.0, 3.0]) == pytest.approx(0.817574, abs=1e-6)
+
+
+def test_truth_ratios_of_broken_models():
+    """Losses far apart stay numbers; those that are none are named."""
+    ratio = truth_ratio(800.0, [1.0])
+    assert math.isfinite(ratio) and 0 < truth_forgotten([ratio]) < 1e-300 and truth_retained([ratio]) == 0.0
+    assert truth_probability(800.0, [1.0]) < 1e-300 and truth_ratio(1.0, [800.0]) == 0.0
+    for losses in ((math.nan, [1.0]), (1.0, [math.inf, 2.0])):
+        with pytest.raises(TrainingError, match="losses are not finite"):
+            truth_ratio(*losses)
 
 
 def test_options_and_utility():
