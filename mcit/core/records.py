@@ -484,6 +484,8 @@ class Prediction(Record):
     chosen among options and the two likeliest lie within 1e-4."""
     options: Count | None = None
     """Among how many options the answer was chosen; absent where it was written."""
+    refused_option: str | None = None
+    """An option of the row that cannot be an answer of the model, so that the answer was written."""
 
 
 class Likelihood(Record):
@@ -615,6 +617,8 @@ class Answered(Record):
     chosen: Count
     """Among the options of their rows."""
     written: Count
+    refused: Count = 0
+    """Of those written, how many because an option cannot be an answer of the model."""
 
 
 class Score(AnyScore):

@@ -3,10 +3,12 @@
 Rule. Tokens that all options of a row begin with (a blank, perhaps) tell nothing apart and count as part of the prompt. Where
 one token is left of every option, the likeliest of these is the answer: one forward pass. Else an option counts with the sum of
 the log-probabilities of its tokens and of the one that ends an answer, each behind the prompt and the tokens before it. Of
-equal options the first as stated is taken. An option has the tokens that it has as an answer in training.
+equal options the first as stated is taken. An option has the tokens that it has as an answer in training. A row with an option
+that cannot be an answer there (a control token, say) is written like one without options, and its answer says so.
 
 Prompts go through the model as a pack, as in greedy decoding; then longer options go on from the keys and values of their
-prompt, one token of each at a time. A model that takes no packs sees every option as a row of its own, padded.
+prompt, one token of each at a time. A model that takes no packs sees every option behind a prompt of its own, padded. As in
+greedy decoding it is prompts alone that the model's limit holds for.
 
 Greedy decoding gives the same answer where it writes an option and one token tells them apart; where options are longer it
 takes the best token each time and the rule here the likeliest whole, so that the two may differ.
@@ -16,13 +18,15 @@ Shapes: B rows, V vocabulary, K options of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from mcit.core.errors import DataError
 from mcit.core.types import JsonDict, Row, Sample, Turn
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE
@@ -32,7 +36,6 @@ from mcit.engine.pack import Pack
 from mcit.evals.decode import NEAR, next_scores, prefilled
 from mcit.evals.filters.base import Filter
 from mcit.evals.generator import Generator
-from mcit.evals.likelihood import last_answer
 from mcit.evals.options import Options
 
 Tokens = tuple[int, ...]
@@ -40,35 +43,61 @@ Case = tuple[Tokens, list[Tokens]]
 """What the options of a row begin with, and what of each is compared; see `told_apart`."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An option as an answer: its tokens with the end, N, as training has them behind a prompt."""
+
+    ids: Tokens
+    values: Mapping[str, Tensor]
+    """What the processor says of each token, (N, ...)."""
+
+    def part(self, first: int, count: int) -> Answer:
+        """`count` tokens from number `first` on."""
+        here = slice(first, first + count)
+        return Answer(self.ids[here], {name: value[here] for name, value in self.values.items()})
+
+
 class Choosing:
     """Answers rows that have options by the likeliest, and lets the generator answer the others."""
 
     def __init__(self, generator: Generator, model: Any, encoder: Any, options: Options) -> None:
         self._generator, self._model, self._encoder, self._options = generator, model, encoder, options
-        self._known: dict[str, Tokens] = {}
+        self._known: dict[str, Answer | DataError] = {}
 
     def answer(
         self, rows: Sequence[Row], *, filters: Sequence[Filter] = (), device: torch.device | str
     ) -> list[JsonDict]:
         """As `Generator.answer`. Of a chosen answer ``options`` is how many there were, ``tokens`` its own without the end, and
-        ``near_tie`` 0 where the two likeliest options lie within `decode.NEAR`.
+        ``near_tie`` 0 where the two likeliest options lie within `decode.NEAR`; of one that was written because an option
+        cannot be an answer ``refused_option`` is that option.
         """
         stated = [list(self._options(row)) for row in rows]
-        written = [k for k, options in enumerate(stated) if not options]
+        refused = [self._refused(row, options) for row, options in zip(rows, stated, strict=True)]
+        choosing = [k for k, options in enumerate(stated) if options and refused[k] is None]
+        written = [k for k in range(len(rows)) if k not in set(choosing)]
         out: dict[int, JsonDict] = {}
         if written:
             made = self._generator.answer([rows[k] for k in written], filters=filters, device=device)
-            out |= dict(zip(written, made, strict=True))
-        choosing = [k for k, options in enumerate(stated) if options]
+            for k, answer in zip(written, made, strict=True):
+                out[k] = answer if refused[k] is None else {**answer, "refused_option": refused[k]}
         if choosing:
             found = self._scores([rows[k] for k in choosing], [stated[k] for k in choosing], torch.device(device))
             out |= {k: self._chosen(rows[k], stated[k], own, filters) for k, own in zip(choosing, found, strict=True)}
         return [out[k] for k in range(len(rows))]
 
+    def _refused(self, row: Row, options: Sequence[str]) -> str | None:
+        """The first option that cannot be an answer."""
+        for text in options:
+            try:
+                self._answer(text, row)
+            except DataError:
+                return text
+        return None
+
     def _chosen(self, row: Row, options: Sequence[str], scores: Sequence[float], filters: Sequence[Filter]) -> JsonDict:
         best = max(scores)
         text = options[scores.index(best)]  # of equals the first
-        tokens = len(self._tokens(text, row)) - 1
+        tokens = len(self._answer(text, row).ids) - 1
         for one in filters:
             text = one.text(text, row)
         near = 0 if sum(score >= best - NEAR for score in scores) > 1 else None
@@ -76,40 +105,55 @@ class Choosing:
 
     def _scores(self, rows: Sequence[Row], options: Sequence[Sequence[str]], device: torch.device) -> list[list[float]]:
         """Of the options of each row, up to a number that all of a row have in common."""
-        cases = [told_apart([self._tokens(text, row) for text in own]) for row, own in zip(rows, options, strict=True)]
-        samples = [_longer(self._encoder.prompt(row), begun) for row, (begun, _) in zip(rows, cases, strict=True)]
+        answers = [[self._answer(text, row) for text in own] for row, own in zip(rows, options, strict=True)]
+        cases = [told_apart([answer.ids for answer in own]) for own in answers]
+        samples = [
+            _longer(self._encoder.prompt(row), own[0].part(0, len(begun)))
+            for row, own, (begun, _) in zip(rows, answers, cases, strict=True)
+        ]
         most = max(sum(len(ids) for ids in rest if len(ids) > 1) for _, rest in cases)
         out: list[list[float]] = []
         for part in self._generator.parts(samples, limit=most):
             here = slice(len(out), len(out) + len(part))
             pack = self._generator.pack(part, device)
             if pack is None:
-                out += self._padded(rows[here], options[here], cases[here], device)
+                out += self._padded(part, answers[here], cases[here], device)
             else:
                 out += packed_scores(self._model, pack, [rest for _, rest in cases[here]], device=device)
         return out
 
-    def _tokens(self, text: str, row: Row) -> Tokens:
-        """Of an answer and its end, as training has them behind a prompt; they do not depend on what the prompt says."""
+    def _answer(self, text: str, row: Row) -> Answer:
+        """As `as_answer` of the row."""
         if text not in self._known:
-            asked = replace(row, images=(), turns=(Turn("user", "?"), Turn("assistant", text)))
-            labels_T = self._encoder.encode(asked).labels_T
-            self._known[text] = tuple(labels_T[labels_T != IGNORE].tolist())
-        return self._known[text]
+            try:
+                self._known[text] = as_answer(self._encoder, text, row)
+            except DataError as error:
+                self._known[text] = error
+        known = self._known[text]
+        if isinstance(known, DataError):
+            raise known
+        return known
 
     def _padded(
-        self, rows: Sequence[Row], options: Sequence[Sequence[str]], cases: Sequence[Case], device: torch.device
+        self,
+        prompts: Sequence[Sample],
+        answers: Sequence[Sequence[Answer]],
+        cases: Sequence[Case],
+        device: torch.device,
     ) -> list[list[float]]:
         """The same by rows of their own: one for each option of which more than one token counts, at least one a row."""
         asked = [(b, k) for b, (_, rest) in enumerate(cases) for k in range(len(rest)) if k == 0 or len(rest[k]) > 1]
-        samples = [last_answer(self._encoder.encode(answered(rows[b], options[b][k]))) for b, k in asked]
+        samples = []
+        for b, k in asked:
+            begun, rest = cases[b]
+            samples.append(_longer(prompts[b], answers[b][k].part(len(begun), len(rest[k])), supervised=True))
         out = [[0.0] * len(rest) for _, rest in cases]
         done = 0
         for part in self._generator.parts(samples, limit=0):
             made = run_model(self._model, collate(part, stream="eval", pad_id=self._encoder.pad_id), device=device)
             for n, (b, k) in enumerate(asked[done : done + len(part)]):
-                begun, rest = cases[b]
-                places = (made.row_N == n).nonzero().flatten()[len(begun) :]
+                rest = cases[b][1]
+                places = (made.row_N == n).nonzero().flatten()
                 logp_V = made.logits_NV[places[0]].float().log_softmax(-1)
                 out[b] = [
                     float(logp_V[ids[0]]) if len(ids) == 1 else known for ids, known in zip(rest, out[b], strict=True)
@@ -120,9 +164,16 @@ class Choosing:
         return out
 
 
-def answered(row: Row, text: str) -> Row:
-    """The row with another last answer."""
-    return replace(row, turns=(*row.turns[:-1], replace(row.turns[-1], text=text)))
+def as_answer(encoder: Any, text: str, row: Row) -> Answer:
+    """An option of a row as an answer; its tokens do not depend on what the prompt says.
+
+    Raises DataError for a text that cannot be an answer in training.
+    """
+    asked = replace(row, images=(), turns=(Turn("user", "?"), Turn("assistant", text)))
+    sample = encoder.without_limit().encode(asked)
+    own_T = sample.labels_T != IGNORE
+    values = {name: sample.pixels[name][own_T] for name in sample.token_keys & sample.pixels.keys()}
+    return Answer(tuple(sample.labels_T[own_T].tolist()), values)
 
 
 def told_apart(options: Sequence[Tokens]) -> Case:
@@ -132,14 +183,24 @@ def told_apart(options: Sequence[Tokens]) -> Case:
     return begun, [ids[:1] for ids in rest] if all(len(ids) == 2 for ids in rest) else rest
 
 
-def _longer(sample: Sample, begun: Tokens) -> Sample:
-    """The prompt with the beginning of the answer behind it."""
-    if not begun:
+def _longer(sample: Sample, more: Answer, *, supervised: bool = False) -> Sample:
+    """The prompt with tokens of an answer behind it; where the processor says nothing of these, it says 0."""
+    if not more.ids:
         return sample
-    ids_T = torch.tensor(begun, dtype=torch.int64)
+    ids_T = torch.tensor(more.ids, dtype=torch.int64)
     image_T = sample.image_T if sample.image_T is None else torch.cat([sample.image_T, torch.zeros_like(ids_T).bool()])
-    labels_T = torch.cat([sample.labels_T, torch.full_like(ids_T, IGNORE)])
-    return replace(sample, input_ids_T=torch.cat([sample.input_ids_T, ids_T]), labels_T=labels_T, image_T=image_T)
+    pixels = dict(sample.pixels)
+    for name in sample.token_keys & pixels.keys():
+        said = pixels[name]
+        values = more.values.get(name, said.new_zeros(len(ids_T), *said.shape[1:]))
+        pixels[name] = torch.cat([said, values.to(said.dtype)])
+    return replace(
+        sample,
+        input_ids_T=torch.cat([sample.input_ids_T, ids_T]),
+        labels_T=torch.cat([sample.labels_T, ids_T if supervised else torch.full_like(ids_T, IGNORE)]),
+        image_T=image_T,
+        pixels=pixels,
+    )
 
 
 def packed_scores(

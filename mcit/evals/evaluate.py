@@ -34,6 +34,7 @@ from mcit.evals.predictions import (
     made_with,
     read_predictions,
     recorded_settings,
+    refused,
 )
 from mcit.evals.score import SCORE, load_scorer, read_rows, read_score, score_predictions, write_score
 from mcit.evals.style import VERSION as STYLE_VERSION
@@ -273,6 +274,7 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
     made = read_predictions(path)
     if "options" in settings:
         extra["answered"] = {"chosen": chosen(made), "written": len(made) - chosen(made)}
+        extra["answered"] |= {"refused": refused(made)} if refused(made) else {}
     scored = score_predictions(made, scorer=scorer, style=style, extra=extra)
     write_score(path, scored)
     score = scored.score
@@ -280,4 +282,5 @@ def _score(task: str, path: Path, reporter: Reporter, *, scorer: str, style: str
         f"{path.parent.name}/{task}: strict {score['strict']['accuracy']:.1f} %, "
         f"fixed {score['fixed']['accuracy']:.1f} %, format-valid {score['format_validity']:.1f} % of {score['n']} rows"
         + (f", {chosen(made)} of them chosen among options" if "options" in settings else "")
+        + (f", {refused(made)} written because an option cannot be an answer" if refused(made) else "")
     )

@@ -120,6 +120,11 @@ def chosen(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(row.get("options") is not None for row in rows)
 
 
+def refused(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many answers were written because an option of their row cannot be an answer of the model."""
+    return sum(row.get("refused_option") is not None for row in rows)
+
+
 def made_with(folder: Path) -> JsonDict | None:
     """The settings of finished predictions; None if there are none or if they do not belong to their record."""
     if not (folder / PREDICTIONS).is_file() or not (folder / GENERATION).is_file():

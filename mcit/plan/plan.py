@@ -294,7 +294,7 @@ def check_plan(plan: Plan) -> list[Problem]:
     from mcit.plan.forgetting import forget_problems
     from mcit.plan.precision import precision_problems
     from mcit.plan.preflight import check_rows, check_shapes, skeleton
-    from mcit.plan.scoring import scoring_problems
+    from mcit.plan.scoring import option_notes, scoring_problems
     from mcit.plan.selection import member_problems, narrowed, selection_problems
     from mcit.plan.vision import vision_problems
 
@@ -318,6 +318,7 @@ def check_plan(plan: Plan) -> list[Problem]:
     problems += forget_problems(plan)
     doing("checking rows and pictures")
     problems += check_rows(plan)
+    problems += option_notes(plan)
     doing("checking what is trained")
     shapes = check_shapes(plan)
     problems += shapes

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from mcit.core import lookup
 from mcit.core.config import suggestion
-from mcit.core.errors import Problem
+from mcit.core.errors import DataError, Problem
 from mcit.core.optional import missing
 from mcit.core.types import Plan, TaskSpec
+from mcit.plan.preflight import make_encoder, sampled
 
 _LOOKED_AT = 2_000
 """Test rows of a task whose form is looked at."""
@@ -89,6 +90,35 @@ def _option_problems(plan: Plan, tasks: Sequence[TaskSpec]) -> list[Problem]:
     what = "no test row has options that its scorer lets choose among: answers are written"
     fix = "nothing, or see `eval.options` in docs/scorers.md"
     return [Problem(f"{task.recipe}: eval.options", what, fix, "note") for task in without]
+
+
+def option_notes(plan: Plan) -> list[Problem]:
+    """Of each task how many sampled test rows have an option that cannot be an answer of the model: these are written."""
+    from mcit.data.folder import DataFolder
+    from mcit.evals.choosing import as_answer
+    from mcit.evals.options import chooser, choosing
+
+    config, out = plan.config.eval, []
+    if config.options == "generate" or config.tasks == "none":
+        return []
+    encoder = make_encoder(plan)
+    for task in (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks):
+        if not task.rows.get("test"):
+            continue
+        options, refused = chooser(choosing(task)), []
+        rows = sampled(DataFolder.open(task.folder).rows("test")[: config.rows])
+        for row in rows:
+            try:
+                for text in options(row):
+                    as_answer(encoder, text, row)
+            except DataError as error:
+                refused.append(error)
+        if refused:
+            some = f"{len(refused)} of {len(rows)} rows looked at"
+            what = f"{some} have an option that cannot be an answer, so that theirs is written"
+            where = f"{task.recipe}: {refused[0].where}"
+            out.append(Problem(where, f"{what}, the first: {refused[0].what}", "change the option's words", "note"))
+    return out
 
 
 def _gold_problems(task: TaskSpec, plan: Plan) -> list[Problem]:

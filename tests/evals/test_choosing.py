@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from mcit.data.encode import Encoder
-from mcit.evals.choosing import Choosing, told_apart
+from mcit.evals.choosing import Choosing, _longer, as_answer, told_apart
 from mcit.evals.decode import NEAR
 from mcit.evals.filters.strip import Strip
 from mcit.evals.generator import greedy
+from mcit.evals.likelihood import last_answer
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.rows import picture, row
@@ -118,6 +119,41 @@ def test_rows_without_options_are_written(model, encoder, asked):
     with greedy(model, encoder, max_new_tokens=6) as generator:
         assert found == generator.answer(without, device=CPU)
     assert "options" not in found[0]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_limit_is_that_of_prompts(model, encoder, asked, share):
+    """As in greedy decoding: rows that it would answer do not end an evaluation."""
+    rows, options = asked
+    most = max(len(encoder.prompt(one).input_ids_T) for one in rows)
+    limited = Encoder(encoder.processor, max_length=most)
+    assert chosen(model, limited, rows, options, share=share) == chosen(model, encoder, rows, options, share=share)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("text", ["<image> left", "so</s>"])
+def test_a_row_with_an_option_that_cannot_be_an_answer_is_written(model, encoder, asked, share, text):
+    rows, options = asked
+    spoilt = {**options, "r3": (*WORDS, text)}
+    without = chosen(model, encoder, rows, {**options, "r3": ()}, share=share)
+    for one, answer, plain in zip(rows, chosen(model, encoder, rows, spoilt, share=share), without, strict=True):
+        assert answer == ({**plain, "refused_option": text} if one.id == "r3" else plain)
+
+
+def test_an_option_behind_a_prompt_is_the_row_in_training(asked):
+    """Also what the processor says of each token: here that a prompt is read in both directions."""
+    processor = load_processor(tiny_path())
+    processor.prefix_attention = True
+    encoder = Encoder(processor)
+    for one in (one for one in asked[0] if len(one.turns) == 2):
+        whole, prompt = last_answer(encoder.encode(one)), encoder.prompt(one)
+        answer = as_answer(encoder, one.answer, one)
+        begun = _longer(prompt, answer.part(0, 2))
+        assert int(begun.pixels["token_type_ids"].sum()) == 2 and not (begun.labels_T != -100).any()
+        own = _longer(prompt, answer, supervised=True)
+        assert own.input_ids_T.equal(whole.input_ids_T) and own.labels_T.equal(whole.labels_T)
+        assert own.pixels.keys() == whole.pixels.keys()
+        assert all(torch.equal(value, whole.pixels[name]) for name, value in own.pixels.items())
 
 
 def test_letters_take_one_pass_with_each_prompt_once(model, encoder, asked):

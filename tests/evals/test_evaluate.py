@@ -158,6 +158,18 @@ def test_options_are_chosen_where_scorer_and_rows_allow_it(setting, done, chosen
     assert needs(setting, chosen, config=FORWARD) == (False, False)
 
 
+def test_rows_that_are_written_for_an_option_are_counted(setting, tmp_path, monkeypatch) -> None:
+    """In the score and in the line of the evaluation."""
+    monkeypatch.setattr(module, "chooser", lambda settings: lambda row: ("A", "<image> B"))
+    lines: list[str] = []
+    monkeypatch.setattr(Silent, "line", lambda self, text: lines.append(text))
+    go(setting, tmp_path / "after-01", config=FORWARD)
+    score = read_json(tmp_path / "after-01" / "letter" / "score.json")
+    assert score["answered"] == {"chosen": 0, "written": 5, "refused": 5}
+    assert {line["refused_option"] for line in read_predictions(tmp_path / "after-01" / "letter")} == {"<image> B"}
+    assert any("5 written because an option cannot be an answer" in line for line in lines)
+
+
 def test_without_the_setting_nothing_says_a_word_of_it(setting, done) -> None:
     """So answers of before it was there are still those of this config."""
     record, score = (read_json(done / "letter" / name) for name in ("generation.json", "score.json"))

@@ -100,3 +100,13 @@ def test_options_are_not_chosen_under_a_filter_that_guards(tmp_path):
     letters = recipe_of(tmp_path, [LISTED], scorer="choice", name="letters")
     with pytest.raises(PlanError, match="filter 'guard' acts while an answer is written"):
         plan(letters, options="forward", filters=["guard"])
+
+
+def test_options_that_cannot_be_answers_are_noted(tmp_path):
+    """With the row and why; only where options are chosen."""
+    named = {**ROW, "meta": {"choices": ["cat", "dog"]}}
+    spoilt = {**ROW, "question_id": "q2", "meta": {"choices": ["cat", "<image> left"]}}
+    recipe = recipe_of(tmp_path, [named, spoilt], scorer="exact")
+    (note,) = [note for note in plan(recipe, options="forward").notes if "cannot be an answer" in note]
+    assert "test.json:1:q2" in note and "1 of 2 rows" in note
+    assert not [note for note in plan(recipe).notes if "cannot be an answer" in note]
