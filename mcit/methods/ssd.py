@@ -135,6 +135,7 @@ class SSD(Method):
             dampening.refuse_all_or_nothing(alpha)
         dampening.apply(ctx, alpha)
         self._done = {"alpha": alpha, "share": dampening.share(alpha)}
+        dampening.keep_rest(alpha)
         ctx.log("ssd/alpha", alpha)
         ctx.log("ssd/share", self._done["share"])
 

@@ -112,6 +112,13 @@ class Dampening:
                 if added is not None:
                     weight -= ((1 - stay) * added).to(weight.device)
 
+    def keep_rest(self, alpha: float) -> None:
+        """Of what learned stages added, keep what `apply` left, so that a later request takes nothing off twice."""
+        for name, pair in self.pairs.items():
+            added = self.store.get("effect", name)
+            if self.what == "effect" and added is not None:
+                self.store.put("effect", name, kept_share(*pair, alpha=alpha, strength=self.strength) * added)
+
     def _restore(self, ctx: StageContext) -> None:
         for unit in self.units:
             with ctx.weights.edit(unit) as tensors:

@@ -50,6 +50,20 @@ def test_weights_or_what_was_added_to_them():
     assert weight.tolist() == [[1.0, 9.0]]
 
 
+def test_what_was_taken_off_is_not_taken_off_again():
+    """Of 8 added to a weight of 16 one eighth stays: 9, of which the next request takes 7/8 of the 1 that is left."""
+    store, weight = HostTensors(), torch.tensor([[1.0, 16.0]])
+    store.put("effect", "a.up", torch.tensor([[1.0, 8.0]]))
+    for expected in (9.0, 8.125):
+        one = dampening(store, what="effect")
+        one.apply(context(weight), 4.0)
+        one.keep_rest(4.0)
+        assert weight.tolist() == [[1.0, expected]]
+    plain = dampening(HostTensors())
+    plain.keep_rest(4.0)
+    assert plain.store.get("effect", "a.up") is None
+
+
 def test_a_search_stops_before_the_loss_rises_too_much_and_leaves_the_weights():
     """Loss 1 before; 1.1 at alpha 7, 1.5 at 3, where a rise of 0.2 is allowed. Alphas 9 and 1 select nothing and all."""
     weight, found = torch.tensor([[1.0, 16.0]]), dampening()
