@@ -209,6 +209,18 @@ def test_a_certificate_of_another_run_is_taken_by_no_command(copied, tmp_path, c
     assert main(["eval", root, "--rescore"]) == 0 == main(["report", root])
 
 
+def test_certificates_are_read_where_the_ledger_lost_lines(copied, capsys):
+    """What no line says cannot be compared: the report goes on, and the audit tells."""
+    _, run = copied
+    ledger, data = run.layout.ledger, run.layout.ledger.read_bytes()
+    for left in (data[: len(data) // 2], data.replace(b'"certified"', b'"cortified"', 1), data[9:], b"", None):
+        ledger.write_bytes(left) if left is not None else ledger.unlink()
+        again = Run(run.layout.root)
+        with again.locked():
+            assert certify(again, 3) == [] and len(read_certificates(again)) == 3
+        assert audited(run, capsys)[0] == 5
+
+
 def test_scores_of_the_base_renew_what_was_compared_with_them(copied, capsys):
     _, run = copied
     command = ["eval", str(run.layout.root), "--after", "0", "--task", "letter"]
