@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, uint8
 
 from mcit.core.errors import StateError
-from mcit.core.files import canonical_json, digest_of, explained, remove_temporaries
+from mcit.core.files import canonical_json, digest_of, explained, remove_temporaries, write_bytes
 from mcit.core.paths import cache_dir
 from mcit.core.tensorfile import save_tensors
 from mcit.core.types import JsonDict
@@ -35,10 +35,15 @@ _KEPT = 7 / 8
 
 def held_bytes() -> int:
     """Bytes of what is kept, as the last process that wrote has counted them."""
+    return _counted() or 0
+
+
+def _counted() -> int | None:
+    """The same; None where no count can be read."""
     try:
         return int((cache_dir() / FOLDER / _COUNT).read_text())
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 class FeatureStore:
@@ -50,7 +55,7 @@ class FeatureStore:
         self._folder = self._root / digest_of(identity)[:32]
         self._limit = limit
         self._sound: set[str] = set()
-        self._counted = False
+        self._sure = False
         self.note = ""
         """Why nothing more is kept; empty while it is."""
 
@@ -104,12 +109,11 @@ class FeatureStore:
     # ---- the bound, under the lock ----------------------------------------------------------------------------------
     def _room(self, size: int) -> int | None:
         """Bytes held once there is room for so many more; None where there is none."""
-        if self._counted:
-            held = held_bytes()
-        else:  # a process that was killed may have left its file uncounted
+        held = _counted() if self._sure else None
+        if held is None:  # a process that was killed may have left its file uncounted
             remove_temporaries(self._root)
             held = sum(seen.st_size for _, seen in self._files())
-            self._counted = True
+            self._sure = True
         return held if held + size <= self._limit else self._after_removal(size)
 
     def _after_removal(self, size: int) -> int | None:
@@ -131,4 +135,4 @@ class FeatureStore:
         return found
 
     def _count(self, held: int) -> None:
-        (self._root / _COUNT).write_text(str(held))
+        write_bytes(self._root / _COUNT, str(held).encode(), durable=False)

@@ -24,6 +24,8 @@ _BLOCKS = (512, 256, 128, 64)
 _UNIT = 8
 """What is left is filled up to a multiple of this; fewer positions than this go the usual way."""
 _CPUS = Path("/proc/cpuinfo")
+_SAID = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
+"""What of it says which processor this is; the last three on ARM."""
 
 
 @functools.cache
@@ -37,6 +39,16 @@ def pays() -> bool:
         return "AuthenticAMD" in _CPUS.read_text()
     except OSError:
         return False
+
+
+def processor() -> dict[str, str]:
+    """Maker, model and abilities of this processor, as far as the system says."""
+    try:
+        first = _CPUS.read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    return {name: said[name] for name in _SAID if name in said}
 
 
 def product(x_PI: Tensor, W_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:

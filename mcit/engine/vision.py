@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mcit.core.entries import code_digest, versions
 from mcit.core.errors import TrainingError
 from mcit.core.files import canonical_json, digest_of
+from mcit.core.profile import timed
 from mcit.core.types import JsonDict
 from mcit.engine import linears
 from mcit.engine.features import FeatureStore
@@ -93,6 +94,18 @@ class KeptTower:
         name: str,
     ) -> Tensor:
         """A part for all pictures; one that is shown twice is computed once. `made` is what was computed for other parts."""
+        with timed("vision"):
+            return self._parts(store, pixels_NCHW, rest, keys, made, name)
+
+    def _parts(
+        self,
+        store: FeatureStore,
+        pixels_NCHW: Tensor,
+        rest: Mapping[str, Any],
+        keys: Sequence[str],
+        made: dict[str, Parts],
+        name: str,
+    ) -> Tensor:
         parts: dict[str, Tensor] = {}
         for key, picture_CHW in zip(keys, pixels_NCHW, strict=True):
             if key in parts:
@@ -109,6 +122,7 @@ class KeptTower:
                         where="engine.vision_cache",
                         fix="set it to off",
                     )
+                value = value.contiguous()  # as it is read again
                 store.put(f"{key}-{name}", value.cpu())
             parts[key] = value.to(pixels_NCHW.device)
         if store.note:
@@ -214,8 +228,20 @@ def _named(out: Mapping[str, Any]) -> Iterator[tuple[str, Tensor | None]]:
 
 
 def trial(tower: nn.Module, pixel_values: Tensor, **rest: Any) -> str | Parts:
-    """Why pictures cannot be computed one by one: outputs of two of them, together and alone, are compared. Or the output."""
-    pair = torch.stack([pixel_values[0], pixel_values[0].flip(-1)])
+    """Why pictures cannot be computed one by one: outputs of two of them, together and alone, are compared. Or the output.
+
+    The second picture is the first with noise on it.
+    """
+    try:
+        return _tried(tower, pixel_values, rest)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _tried(tower: nn.Module, pixel_values: Tensor, rest: Mapping[str, Any]) -> str | Parts:
+    first_CHW = pixel_values[0]
+    noise_CHW = torch.randn(first_CHW.shape, generator=torch.Generator().manual_seed(0))
+    pair = torch.stack([first_CHW, first_CHW + noise_CHW.to(first_CHW)])
     with torch.no_grad():
         together, *alone = (parts_of(run_tower(tower, x, **rest)) for x in (pair, *pair.clone().split(1)))
     if not together or any(one.keys() != together.keys() for one in alone):
@@ -225,10 +251,18 @@ def trial(tower: nn.Module, pixel_values: Tensor, **rest: Any) -> str | Parts:
         parts = [one[name] for one in alone]
         if both is None or any(part is None for part in parts):
             continue
+        if not both.ndim:
+            return f"the tower's {name} is one number for all pictures"
         apart = torch.cat([part for part in parts if part is not None])
-        if apart.shape != both.shape or not (apart - both).abs().max() <= close * both.abs().max():
+        if apart.shape != both.shape or not _alike(apart, both, close):
             return "what the tower makes of a picture depends on the pictures beside it"
     return {name: None if part is None else part.new_empty(0) for name, part in together.items()}
+
+
+def _alike(one: Tensor, other: Tensor, close: float) -> bool:
+    if one.dtype == torch.bool:
+        return torch.equal(one, other)
+    return bool((one - other).abs().max() <= close * other.abs().max())
 
 
 class _Refused(Exception):
@@ -324,14 +358,14 @@ def identity(tower: nn.Module) -> JsonDict:
         "weights": digest.hexdigest(),
         "class": f"{type(tower).__module__}.{type(tower).__qualname__}",
         "config": digest_of(repr(sorted(vars(getattr(tower, "config", tower)).items(), key=str))),
-        "libraries": versions(("torch", "transformers")),
+        "libraries": versions(("torch", "transformers", "timm")),
         "code": code_digest("engine", "models"),
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
     }
 
 
-def _processor() -> list[str]:
-    return [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()]
+def _processor() -> list[Any]:
+    return [platform.machine(), linears.processor() or platform.processor(), torch.backends.cpu.get_cpu_capability()]
 
 
 def _numerics(like: Tensor) -> list[str | int | bool]:

@@ -88,6 +88,30 @@ def test_what_a_killed_writer_left_is_removed_and_not_counted():
     assert not left.exists() and held_bytes() == sum(file.stat().st_size for file in files())
 
 
+def test_a_count_that_is_lost_is_made_again():
+    """Else the bound would begin anew."""
+    store = FeatureStore({"tower": 1}, 3 * SIZE)
+    for key in "abcde":
+        store.put(key, VALUE)
+        (cache_dir() / FOLDER / ".held").write_text("")
+    assert store.note == "it is full" and sum(file.stat().st_size for file in files()) <= 3 * SIZE
+
+
+def test_a_count_is_written_whole(monkeypatch):
+    """A process that is killed meanwhile leaves the count of before."""
+    store = FeatureStore({"tower": 1}, 1 << 20)
+    store.put("a", VALUE)
+    counted = held_bytes()
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store._count(10**9)
+    assert held_bytes() == counted
+
+
 def test_at_the_bound_what_this_process_uses_stays_and_what_nobody_used_goes():
     for tower in (1, 2):
         FeatureStore({"tower": tower}, 1 << 20).put("a", VALUE)

@@ -7,14 +7,16 @@ import weakref
 import pytest
 import torch
 
+from mcit.core.files import canonical_json
 from mcit.core.paths import cache_dir
+from mcit.core.profile import profiled
 from mcit.core.schema import OptimConfig
 from mcit.engine import linears
 from mcit.engine.base import EngineSpec
 from mcit.engine.features import FOLDER
 from mcit.engine.gated import gated
 from mcit.engine.plain import PlainEngine
-from mcit.engine.vision import Features, keep_features, run_tower
+from mcit.engine.vision import Features, identity, keep_features, run_tower
 from tests.fakes.models import adapted, tiny_model
 from tests.fakes.packs import questions
 from tests.fakes.toy import toy_batch
@@ -205,21 +207,70 @@ def test_a_call_that_cannot_be_kept_runs_as_it_is(spoil, reason):
 class Plain(torch.nn.Module):
     """A tower whose features may depend on the pictures beside it."""
 
-    def __init__(self, mixing=0.0):
+    def __init__(self, mixing=0.0, more=lambda x: {}):
         super().__init__()
         self.scale, self.mixing = torch.nn.Parameter(torch.ones(1), requires_grad=False), mixing
+        self.more = more
 
     def forward(self, pixel_values, sizes=None):
         x = pixel_values.flatten(1) * self.scale
-        return {"last_hidden_state": x + self.mixing * x.mean(0)}
+        return {"last_hidden_state": x + self.mixing * x.mean(0), **self.more(x)}
 
 
-def test_a_tower_that_mixes_pictures_is_found_out():
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_tower_that_mixes_pictures_is_found_out(blank):
     told, tower = [], Plain(0.5).eval()
     keep_features(tower, LIMIT, told=told.append)
-    pixels = torch.randn(2, 3, 4, 4)
+    pixels = torch.ones(2, 3, 4, 4) if blank else torch.randn(2, 3, 4, 4)
     assert torch.equal(tower(pixels)["last_hidden_state"], run_tower(tower, pixels)["last_hidden_state"])
     assert "depends on the pictures beside it" in told[0] and not files()
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        (lambda x: {"loss": x.mean()}, "the tower's loss is one number for all pictures"),
+        (lambda x: {"mask": x > x[:1]}, "depends on the pictures beside it"),
+        (lambda x: {"mask": x > 0}, ""),
+        (lambda x: {"odd": x.new_zeros(len(x), 0)}, "RuntimeError: "),
+    ],
+    ids=["number", "mixed truths", "truths", "nothing"],
+)
+def test_outputs_that_are_no_features_are_a_reason(more, reason):
+    told, tower = [], Plain(more=more).eval()
+    keep_features(tower, LIMIT, told=told.append)
+    pixels = torch.randn(2, 3, 4, 4)
+    assert torch.equal(tower(pixels)["last_hidden_state"], pixels.flatten(1))
+    assert len(told) == bool(reason) and all(reason in line for line in told)
+
+
+def test_what_is_computed_lies_in_memory_as_what_is_read():
+    tower = Plain(more=lambda x: {"turned": x.view(len(x), 6, 8).mT}).eval()
+    keep_features(tower, LIMIT)
+    pixels = torch.randn(1, 3, 4, 4)
+    fresh, read = (tower(pixels)["turned"] for _ in range(2))
+    assert fresh.stride() == read.stride() and torch.equal(fresh, read)
+
+
+def test_time_of_features_is_visions():
+    model, _ = with_cache()
+    with torch.no_grad(), profiled() as profile, profile.part("language forward"):
+        model.model.vision_tower(toy_batch(model).pixels["pixel_values"]).last_hidden_state  # noqa: B018
+    assert profile.json()[0]["seconds"]["vision"] > 0
+
+
+def test_the_kind_of_processor_names_a_tower(tmp_path, monkeypatch):
+    """By what the system says of it; `platform.processor` is empty on most."""
+    cpus, seen = tmp_path / "cpuinfo", set()
+    monkeypatch.setattr(linears, "_CPUS", cpus)
+    for said in ("vendor_id : A\nmodel\t: 1\n", "vendor_id : A\nmodel\t: 2\n", "vendor_id : A\nmodel : 1\nflags : f\n"):
+        cpus.write_text(f"processor : 0\n{said}cpu MHz : {len(seen)}\n\nprocessor : 1\n")
+        seen.add(canonical_json(identity(Plain())))
+    assert len(seen) == 3
+    cpus.write_text("processor : 0\nvendor_id : A\nmodel : 1\ncpu MHz : 99\n")
+    assert canonical_json(identity(Plain())) in seen
+    cpus.unlink()
+    assert identity(Plain())["machine"]
 
 
 def test_a_full_cache_is_told_once_and_changes_nothing():
