@@ -328,22 +328,26 @@ class Meter:
 
 
 def validation(
-    engine: Engine, rows: Sequence[Row], batches: Callable[[Sequence[Row]], list[Batch]]
+    engine: Engine, rows: Sequence[Row], batch_of: Callable[[Sequence[Row]], Batch], *, size: int
 ) -> Callable[[], dict[str, float]]:
     """A function that scores validation rows: mean token loss and share of answer tokens predicted right.
 
-    Rank r of W takes batches r, r + W, …; every rank calls it and gets the sums over all.
+    Batches of `size` rows, made one at a time; rank r of W makes and takes batches r, r + W, …; every rank calls it and gets
+    the sums over all.
     """
 
     def score() -> dict[str, float]:
         totals = torch.zeros(3, dtype=torch.float64)
-        every, size = batches(rows), world.size()
-        for first in range(0, len(every), size):
+        starts = range(0, len(rows), size)
+        for first in range(0, len(starts), world.size()):
             turn = first + world.rank()
-            batch = every[turn if turn < len(every) else 0]  # sharded weights are gathered in a pass: all ranks run it
+            start = starts[
+                turn if turn < len(starts) else 0
+            ]  # sharded weights are gathered in a pass: all ranks run it
+            batch = batch_of(rows[start : start + size])
             with torch.no_grad(), engine.quiet():
                 out = engine.forward(batch)
-            if turn < len(every):
+            if turn < len(starts):
                 right = (out.logits_NV.argmax(-1) == out.targets_N).sum()
                 totals += torch.tensor([float(out.nll_N.sum()), float(right), batch.target_count], dtype=torch.float64)
         nll, right, count = world.all_sum(totals).tolist()

@@ -252,7 +252,7 @@ class _Features:
         self._where = device or torch.device("cuda" if cuda else "cpu")
         self._bf16 = runs_bf16(plan.config.base.dtype, self._where)
         identity, self._encoder = base_identity(plan, base_digest(plan.model_path)), make_encoder(plan)
-        load: Callable[[], Any] = functools.partial(load_run_base, plan, device=self._where)
+        load: Callable[[], Any] = functools.partial(load_run_base, plan, device=self._where, told=reporter.line)
         self._base = BaseModel(identity, self._encoder, load, bf16=self._bf16)
         self._session = Session(plan, run, reporter)
         self._stages = {stage.folder: stage.index for stage in plan.stages}

@@ -15,7 +15,7 @@ from mcit.core.errors import PlanError, TrainingError
 from mcit.core.files import write_json
 from mcit.core.seeds import seed_for
 from mcit.core.tensorfile import save_tensors
-from mcit.core.types import Draw, Plan, Row, Stage
+from mcit.core.types import Batch, Draw, Plan, Row, Stage
 from mcit.data.collate import collate
 from mcit.data.encode import Encoder
 from mcit.data.ghost import Ghost
@@ -142,8 +142,8 @@ def build_stage(
     if plan.config.eval.validate_every:
         rows = book.validation_rows()
         if rows:
-            batches = functools.partial(_batches, encoder=material.encoder, size=plan.config.engine.micro_batch)
-            work.validate = validation(engine, rows, batches)
+            batch_of = functools.partial(_batch, encoder=material.encoder)
+            work.validate = validation(engine, rows, batch_of, size=plan.config.engine.micro_batch)
             work.validate_every = plan.config.eval.validate_every
     return work
 
@@ -267,12 +267,8 @@ def agreed_choice(methods: MethodSet, ctx: Context, name: str, count: int, size:
     return draws
 
 
-def _batches(rows: Sequence[Row], *, encoder: Encoder, size: int) -> list[Any]:
-    pad = encoder.pad_id
-    return [
-        collate([encoder.encode(row) for row in rows[i : i + size]], stream="validation", pad_id=pad)
-        for i in range(0, len(rows), size)
-    ]
+def _batch(rows: Sequence[Row], *, encoder: Encoder) -> Batch:
+    return collate([encoder.encode(row) for row in rows], stream="validation", pad_id=encoder.pad_id)
 
 
 def write_stage(folder: Path, work: StageWork, material: Material) -> None:

@@ -12,6 +12,7 @@ from mcit.core.profile import profiled
 from mcit.core.records import PlanRecord, ProgressRecord
 from mcit.core.seeds import seed_for
 from mcit.core.types import Progress
+from mcit.data.encode import Encoder
 from mcit.engine.plain import PlainEngine
 from mcit.methods.base import Method
 from mcit.models.basefiles import base_digest
@@ -184,6 +185,23 @@ def test_ranks_share_the_validation_split(size, monkeypatch):
         work.validate()
         assert len(passes) == -(-once // size)
     assert whole[2] > 0 and torch.stack(sums).sum(0).tolist() == pytest.approx(whole.tolist(), rel=1e-9)
+
+
+def test_a_rank_encodes_only_the_validation_batches_of_its_turn(monkeypatch):
+    """One at a time: pictures of a whole split are never held together, on no rank."""
+    import mcit.train.loop as module
+
+    work, _ = work_of(plan_of(eval={"tasks": "none", "validate_every": 2}))
+    events = []
+    encode, forward = Encoder.encode, work.engine.forward
+    monkeypatch.setattr(Encoder, "encode", lambda self, row: events.append("row") or encode(self, row))
+    monkeypatch.setattr(work.engine, "forward", lambda batch: events.append(len(batch.rows)) or forward(batch))
+    monkeypatch.setattr(module.world, "all_sum", lambda tensor: tensor)
+    monkeypatch.setattr(module.world, "size", lambda: 2)
+    work.validate()
+    passes = [k for k, event in enumerate(events) if event != "row"]
+    assert len(passes) > 1
+    assert [events[k] for k in passes] == [k - before - 1 for before, k in zip([-1, *passes], passes, strict=False)]
 
 
 def test_dropout_does_not_depend_on_what_the_process_did_before(tmp_path):
@@ -511,7 +529,7 @@ def answering(*batches):
 
     made = [SimpleNamespace(targets=t, nll=[2.0] * len(t), target_count=len(t)) for t in batches]
     engine = SimpleNamespace(forward=forward, quiet=contextlib.nullcontext)
-    return validation(engine, [], lambda rows: made), made, given
+    return validation(engine, made, lambda rows: made[made.index(*rows)], size=1), made, given
 
 
 def test_validation_by_hand(monkeypatch):

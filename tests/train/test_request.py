@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from mcit.data.folder import DataFolder
 from mcit.evals.audit import audit
 from mcit.plan.plan import make_plan, parse_run
 from mcit.runs.run import open_existing
+from mcit.train import request as module
 from mcit.train.request import forget_rows, read_request, stored_heads
 from mcit.train.routing import build
 from tests.fakes.trained_run import make_run
@@ -178,3 +180,16 @@ def test_a_run_without_such_a_head(tmp_path):
     found, _ = make_run(tmp_path, ["merge"])
     with found.locked(), pytest.raises(McitError, match="has no analytic head"):
         forget_rows(None, found, [], scratch=tmp_path, reporter=Silent())
+
+
+def test_lines_of_the_base_are_shown(monkeypatch):
+    """Of the vision cache, say: the base of a request is loaded as a run's is."""
+    lines, reporter = [], Silent()
+    reporter.line = lines.append
+    for name in ("base_digest", "base_identity", "make_encoder", "Session"):
+        monkeypatch.setattr(module, name, lambda *given: None)
+    monkeypatch.setattr(module, "load_run_base", lambda plan, *, device, told=lambda line: None: told("of the base"))
+    engine, base = SimpleNamespace(device="cpu"), SimpleNamespace(dtype="fp32")
+    plan = SimpleNamespace(config=SimpleNamespace(engine=engine, base=base), model_path=None, stages=[])
+    module._Features(plan, None, reporter, None)._base._load()
+    assert lines == ["of the base"]
