@@ -29,6 +29,7 @@ from mcit.plan.known import Found, kept
 from mcit.plan.preflight import train_sizes
 from mcit.plan.selection import Names
 from mcit.plan.vision import disk_problems as cache_problems
+from mcit.plan.vision import room_beside
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import find_run
 
@@ -369,8 +370,8 @@ def resource_problems(plan: Plan, found: RunEstimate, runs_dir: Path, *, begun: 
     """
     root = begun or find_run(runs_dir, plan.config.name, plan.digest).layout.root
     here = machine(plan.config.engine)
-    problems = [*memory_problems(plan, found, here), *disk_problems(found.disk - held_by(root), runs_dir)]
-    problems += cache_problems(plan)
+    problems = [*memory_problems(plan, found, here), *cache_problems(plan)]
+    problems += disk_problems(found.disk - held_by(root), runs_dir, cache=room_beside(plan, runs_dir))
     for stage in found.stages:
         if not stage.shape.activations.traced:
             what = f"activations are a rough count: {stage.shape.activations.why.splitlines()[0]}"
@@ -387,8 +388,8 @@ def held_by(root: Path) -> int:
     return held
 
 
-def disk_problems(needed: int, runs_dir: Path) -> list[Problem]:
-    """A folder that cannot be written, or less free space than the `needed` bytes."""
+def disk_problems(needed: int, runs_dir: Path, *, cache: int = 0) -> list[Problem]:
+    """A folder that cannot be written, or less free space than the `needed` bytes and those of a `cache` on the same disk."""
     folder = next(p for p in [runs_dir, *runs_dir.absolute().parents] if p.exists())
     where, fix = f"--runs-dir {runs_dir}", "choose a folder that can be written"
     if not folder.is_dir():
@@ -398,7 +399,9 @@ def disk_problems(needed: int, runs_dir: Path) -> list[Problem]:
     total, _, free = shutil.disk_usage(folder)
     if not total:
         return [Problem(where, f"{folder} is on a file system that keeps no files", fix)]
-    if free >= needed:
+    needed = max(0, needed)  # a run that goes on may have more than it was estimated to
+    if free >= needed + cache:
         return []
-    what = f"the run needs about {size_text(needed)} on disk beside what it has, {size_text(free)} are free"
+    beside = f" and {size_text(cache)} for engine.vision_cache" if cache else ""
+    what = f"the run needs about {size_text(needed)} on disk beside what it has{beside}, {size_text(free)} are free"
     return [Problem(where, what, "free space there or choose another folder")]

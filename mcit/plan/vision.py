@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,25 @@ def vision_problems(plan: Plan) -> list[Problem]:
 def disk_problems(plan: Plan) -> list[Problem]:
     """A bound above what the disk of the cache has left."""
     limit = limit_of(plan)
-    folder = next(p for p in [cache_dir(), *cache_dir().absolute().parents] if p.exists())
-    left = shutil.disk_usage(folder).free + held_bytes() if limit else 0
+    left = shutil.disk_usage(_existing(cache_dir())).free + held_bytes() if limit else 0
     if limit <= left:
         return []
     what = f"is {size_text(limit)}, the disk of {cache_dir()} has {size_text(left)} for it"
     return [
         Problem(_WHERE, what, "set a smaller size, free space there, or set MCIT_CACHE to a folder of another disk")
     ]
+
+
+def room_beside(plan: Plan, folder: Path) -> int:
+    """Bytes that the cache may still take of the disk that `folder` is on; 0 where it is on another one."""
+    limit = limit_of(plan)
+    if not limit or _existing(cache_dir()).stat().st_dev != _existing(folder).stat().st_dev:
+        return 0
+    return max(0, limit - held_bytes())
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in [folder, *folder.absolute().parents] if p.exists())
 
 
 def vision_facts(plan: Plan) -> JsonDict | None:

@@ -3,6 +3,7 @@
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch
 from mcit.cli.main import main
 from mcit.core.errors import Problem
 from mcit.core.paths import cache_dir
-from mcit.plan import preflight
-from mcit.plan.vision import disk_problems, vision_facts, vision_line, vision_problems
+from mcit.plan import preflight, resources
+from mcit.plan.vision import disk_problems, room_beside, vision_facts, vision_line, vision_problems
 from tests.fakes.bench import plan_of
 
 
@@ -105,6 +106,23 @@ def test_a_bound_above_the_disk_is_refused(monkeypatch):
     assert isinstance(problem, Problem) and "is 2.0 GiB" in problem.what and "has 1.5 GiB for it" in problem.what
     monkeypatch.setattr("mcit.plan.vision.held_bytes", lambda: 1 << 29)
     assert disk_problems(planned("2G")) == [], "what is kept already counts"
+
+
+def test_a_run_and_its_cache_on_one_disk_need_room_for_both(monkeypatch, tmp_path):
+    """Each alone fits; what the cache holds needs no room any more."""
+    monkeypatch.setenv("MCIT_CACHE", str(tmp_path / "cache"))
+    plan = planned("1G")
+    assert room_beside(plan, tmp_path / "runs") == 1 << 30 and room_beside(planned("off"), tmp_path) == 0
+    monkeypatch.setattr("mcit.plan.vision.held_bytes", lambda: 1 << 29)
+    assert room_beside(plan, tmp_path / "runs") == 1 << 29
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(9 << 30, 0, (1 << 30) + 1000))
+    found = SimpleNamespace(disk=(1 << 29) + 1001, stages=[])
+    monkeypatch.setattr(resources, "memory_problems", lambda *given: [])
+    (problem,) = resources.resource_problems(plan, found, tmp_path / "runs")
+    assert "and 0.5 GiB for engine.vision_cache" in problem.what
+    found.disk -= 1
+    assert resources.resource_problems(plan, found, tmp_path / "runs") == []
 
 
 def test_the_plan_says_it(capsys):
