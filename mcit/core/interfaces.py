@@ -175,6 +175,12 @@ class DataContext(Protocol):
     def forget_rows(self, stage: Stage | None = None) -> Sequence[Row]:
         """Training rows of the recipes that this stage (or an earlier one) forgets, in their order; without those held out."""
 
+    def without_forgotten(self, rows: Sequence[Row], *, known: Collection[str] = ()) -> list[Row]:
+        """Those of `rows`, which a method kept, that neither this stage nor one since their task was last trained forgets.
+
+        `known` are folders of stages whose rows are out already. Raises DataError for another one whose data were deleted.
+        """
+
     def alternate_rows(self) -> Sequence[Row]:
         """The rows to forget, in their order, with their alternate answers. Raises DataError for one without."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from mcit.core.errors import DataError, Problem
 from mcit.core.types import Row, Turn
 from mcit.data.images import resolve_below
+from mcit.data.overlap import asked, pictures_of
 from mcit.data.rowset import pick
 
 _LOOKS = 1000
@@ -46,11 +47,6 @@ def decoupled(rows: Sequence[Row], given: Sequence[Row]) -> list[Row]:
     Raises DataError for rows without one, or with one that shows the same picture.
     """
     return _paired(rows, given, "decouple", _decouple)
-
-
-def asked(row: Row) -> tuple[str, ...]:
-    """What a row asks: its user turns, whatever the white space."""
-    return tuple(" ".join(turn.text.split()) for turn in row.turns if turn.role == "user")
 
 
 def answered(row: Row, text: str) -> tuple[Turn, ...]:
@@ -144,10 +140,13 @@ def made_decoupled(
 ) -> list[Row]:
     """What the rows to forget ask, about pictures of retained rows of another category, with what `answer` says of each.
 
+    A picture that is to be forgotten, whatever is asked about it, is none to ask about.
+
     A row whose answers to `tries` pictures are all empty takes the harmless row of the next one that has one. Raises
     DataError for rows that no retained picture fits, or if every answer is empty.
     """
-    asked_of = [_elsewhere(row, retained, category, tries, seed) for row in rows]
+    harmful = {picture for row in rows for picture in pictures_of(row)}
+    asked_of = [_elsewhere(row, retained, category, tries, seed, harmful) for row in rows]
     given = iter(answer([one for several in asked_of for one in several]))
     made: list[Row | None] = []
     for several in asked_of:
@@ -161,19 +160,20 @@ def made_decoupled(
     return [row if row is not None else next(spare) for row in made]
 
 
-def _elsewhere(row: Row, retained: Sequence[Row], category: str, count: int, seed: int) -> list[Row]:
-    """The row about pictures of `count` retained rows of another category."""
+def _elsewhere(row: Row, retained: Sequence[Row], category: str, count: int, seed: int, harmful: Set[str]) -> list[Row]:
+    """The row about pictures of `count` retained rows of another category, none of them `harmful`."""
     answered(row, "")  # one answer
     mine, draw = _category(row, category), random.Random(f"{seed}/decouple/{row.task}/{row.id}").random
     found: list[Row] = []
     for _ in range(_LOOKS if len(retained) and row.images else 0):
         other = retained[int(draw() * len(retained))]
-        if len(other.images) == len(row.images) and _category(other, category) != mine:
+        fits = len(other.images) == len(row.images) and _category(other, category) != mine
+        if fits and not harmful & set(pictures_of(other)):
             found.append(replace(row, images=other.images, root=other.root))
         if len(found) == count:
             return found
     if not found:
-        what = f"no retained row has {len(row.images)} picture(s) of another {category} to ask about"
+        what = f"no retained row has {len(row.images)} picture(s) of another {category} that are not to be forgotten"
         raise DataError(what, where=row.where, fix="give a harmless picture in decouple, or change `category`")
     return found
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Stage, TaskSpec
 from mcit.data import forgetset
 from mcit.data.folder import DataFolder
+from mcit.data.overlap import overlapping
 from mcit.data.rowset import joined
 
 
@@ -51,6 +52,26 @@ class RowBook:
     def forget_rows(self, stage: Stage | None = None) -> Sequence[Row]:
         """Training rows of the recipes that the stage, or an earlier one, forgets; without those held out."""
         return forgetset.to_forget(self._train((stage or self.stage).forget))
+
+    def without_forgotten(self, rows: Sequence[Row], *, known: Collection[str] = ()) -> list[Row]:
+        """Those of `rows` that were not forgotten, by this stage or by one since their task was last trained.
+
+        `known` are folders of stages whose rows are out already. Raises DataError for another one whose data were deleted.
+        """
+        last = {task.name: stage.index for stage in self.stages[:-1] for task in stage.tasks}
+        left = list(rows)
+        for stage in self.stages:
+            since = [row for row in left if stage.index >= last.get(row.task, 0)]
+            if not stage.forget or not since or stage.folder in known:
+                continue
+            if any(task.gone for task in stage.forget):
+                what = (
+                    f"which of the rows kept of earlier stages {stage.name} forgot is not known: its data were deleted"
+                )
+                raise DataError(what, where=self.stage.name, fix="restore them, or leave out what replays rows")
+            out = {id(row) for row, _ in overlapping(since, self.forget_rows(stage))}
+            left = [row for row in left if id(row) not in out]
+        return left
 
     def alternate_rows(self) -> Sequence[Row]:
         """The rows to forget with their alternate answers. Raises DataError for rows without one."""

@@ -57,7 +57,8 @@ class AGEM(Method):
         """One stream over all kept rows; none in the first stage."""
         if not self._memory or self.config.per_step == 0:
             return {}
-        return {STREAM: StreamSpec(self._memory.rows(ctx), self.config.per_step)}
+        rows = self._memory.rows(ctx)
+        return {STREAM: StreamSpec(rows, self.config.per_step)} if rows else {}
 
     def passes(self, step: StepPasses, ctx: StepContext) -> None:
         """The memory's gradient, then the step's own, then the projection."""

@@ -54,6 +54,7 @@ class FrequencyReplay(Method):
             tau = self.config.tau if self.config.policy == "age_weighted" else None
             places = kept(len(own), self.config.visits[recipe], self.config.keep, seed=recipe, tau=tau)
             rows += [own[place] for place in places]
+        rows = ctx.without_forgotten(rows) if rows else rows
         return {"replay": StreamSpec(rows, self.config.per_step)} if rows else {}
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:

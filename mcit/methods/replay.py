@@ -3,7 +3,8 @@
 Paper: Rolnick et al., "Experience Replay for Continual Learning", NeurIPS 2019, arXiv:1811.11682; the small per-task memory
 of rows follows Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019, arXiv:1902.10486, section 3.
 Hooks: streams (rows of earlier tasks), loss_term (their token loss), on_stage_end (chooses what to keep).
-State: "kept", a list of [task, row ids] per finished stage; with `age_weighted` "aged", what decides who makes room.
+State: "kept", a list of [task, row ids] per finished stage, less rows that a stage forgot since; "without", those stages;
+with `age_weighted` "aged", what decides who makes room.
 
 The replayed rows come on top of the task's rows of a step; their loss is a mean over their own answer tokens, times `weight`,
 and is added to the task's (one mean over all rows of a step, as others take it, would weigh the two by their counts).
@@ -47,10 +48,11 @@ class Replay(Method):
         return self._memory.check(stage, plan)
 
     def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
-        """One stream over all kept rows; none in the first stage."""
+        """One stream over all kept rows; none in the first stage, or where all of them were forgotten."""
         if not self._memory or self.config.weight == 0:
             return {}
-        return {"replay": StreamSpec(self._memory.rows(ctx), self.config.per_step)}
+        rows = self._memory.rows(ctx)
+        return {"replay": StreamSpec(rows, self.config.per_step)} if rows else {}
 
     def loss_term(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum | None:
         """Token loss of the replayed rows."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 
 from mcit.core.errors import McitError, Problem
-from mcit.core.files import sha256_file
 from mcit.core.optional import missing
 from mcit.core.schema import KitConfig
 from mcit.core.types import FORGET_DATA, SHARED, Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
-from mcit.data.forgetset import asked, held_out, to_forget
+from mcit.data.forgetset import held_out, to_forget
+from mcit.data.overlap import overlapping
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.evals.filtering import name_of
@@ -76,38 +74,6 @@ def forget_problems(plan: Plan) -> list[Problem]:
 def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[tuple[Row, Row]]:
     """Training rows to forget that are also training rows of `tasks`."""
     return overlapping(to_forget(_rows(forget)), _rows(tasks))
-
-
-def overlapping(forgotten: Sequence[Row], retained: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Pairs of rows that ask the same about the same pictures, or come from the same place of origin with them."""
-    by_key: dict[object, list[Row]] = {}
-    for row in retained:
-        for key in _keys(row):
-            by_key.setdefault(key, []).append(row)
-    found = []
-    for row in forgotten:
-        near = [other for key in _keys(row) for other in by_key.get(key, [])]
-        twin = next((other for other in near if pictures_of(other) == pictures_of(row)), None)
-        if twin is not None:
-            found.append((row, twin))
-    return found
-
-
-def _keys(row: Row) -> Iterable[object]:
-    """What rows must have in common beside their pictures; a place of origin is relative to a recipe and says little alone."""
-    yield "asks", asked(row) or tuple(" ".join(t.text.split()) for t in row.turns)
-    if row.images:
-        yield "where", row.where
-
-
-def pictures_of(row: Row) -> tuple[str, ...]:
-    """Checksums of a row's pictures."""
-    return tuple(_picture(Path(row.root) / name) for name in row.images)
-
-
-@cache
-def _picture(path: Path) -> str:
-    return sha256_file(path)
 
 
 def _rows(tasks: tuple[TaskSpec, ...]) -> Sequence[Row]:

@@ -16,13 +16,14 @@ from mcit.core.schema import KitConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
+from mcit.data.overlap import pictures_of
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined, pick
 from mcit.evals.filtering import identity, load_filters
 from mcit.evals.generator import sharing
 from mcit.evals.kit import Sets, Subject, mean_losses, measure, read_kit, settings_digest
 from mcit.models.quant import runs_bf16
-from mcit.plan.forgetting import overlap, pictures_of
+from mcit.plan.forgetting import overlap
 from mcit.plan.gone import gone
 from mcit.runs.layout import KIT
 

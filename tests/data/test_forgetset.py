@@ -6,7 +6,8 @@ import pytest
 
 from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
-from mcit.data.forgetset import answered, asked, decoupled, held_out, made_decoupled, to_forget, with_alternates
+from mcit.data.forgetset import answered, decoupled, held_out, made_decoupled, to_forget, with_alternates
+from mcit.data.overlap import asked
 
 
 def row(number, *, answer="dog", question="<image>\nwhat?", image="a.png", root="/r", **meta):
@@ -84,7 +85,23 @@ def made(rows, answer, **settings):
     return made_decoupled(rows, RETAINED, answer, **{"category": "answer", "tries": 2, "seed": 1, **settings})
 
 
-def test_harmless_rows_are_made_from_retained_pictures_of_another_category():
+@pytest.fixture
+def pictures(monkeypatch):
+    """Files that are not there: the path stands for the content."""
+    monkeypatch.setattr("mcit.data.overlap._picture", str)
+
+
+def test_pictures_to_forget_are_none_to_ask_about(pictures):
+    """Whatever else is asked about them: the start model would say what is to be forgotten."""
+    rows = [row(0, image="y1.png", answer="x", root="/s")]
+    with pytest.raises(DataError, match="that are not to be forgotten"):
+        made(rows, lambda asked: ["a"] * len(asked))
+    asked_of = []
+    made([row(0, image="y1.png", answer="x", root="/t")], lambda asked: asked_of.extend(asked) or ["a"] * len(asked))
+    assert {one.root for one in asked_of} == {"/s"}, "another picture of that name"
+
+
+def test_harmless_rows_are_made_from_retained_pictures_of_another_category(pictures):
     """The question stays, the picture is another one, the answer is what the model says; the same with the same seed."""
     rows = [row(n, answer="x") for n in range(3)]
     asked_of = []
@@ -99,7 +116,7 @@ def test_harmless_rows_are_made_from_retained_pictures_of_another_category():
     assert len(asked_of) == 6 and found == made(rows, answer) and asked(found[0]) == asked(rows[0])
 
 
-def test_refused_pictures_give_way_to_others():
+def test_refused_pictures_give_way_to_others(pictures):
     """The second try where the first is empty; a row with none takes that of another; all empty is an error."""
     rows = [row(n, answer="z") for n in range(2)]
     assert [r.answer for r in made(rows, lambda asked: ["", "two", "", ""])] == ["two", "two"]
@@ -107,7 +124,7 @@ def test_refused_pictures_give_way_to_others():
         made(rows, lambda asked: [""] * len(asked))
 
 
-def test_no_picture_of_another_category():
+def test_no_picture_of_another_category(pictures):
     with pytest.raises(DataError, match="no retained row has 1 picture"):
         made([row(0)], lambda asked: ["a"] * len(asked), category="task")
     with pytest.raises(DataError, match="no meta 'kind'"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mcit.core.errors import DataError
@@ -39,3 +41,30 @@ def test_rows_beside_those_to_forget(tmp_path):
     assert len(book.holdout_rows()) == plan.stages[1].holdout[0].rows["train"] > 5
     with pytest.raises(DataError, match="no harmless picture"):
         book.decouple_rows()
+
+
+RETAINS = {"recipe": "tiny/word-retain", "forget": "tiny/word-forget", "methods": [{"use": "npo"}]}
+
+
+def test_kept_rows_that_a_stage_forgets_are_none_to_replay():
+    """In the forget stage and after it, until their task is trained again; deleted data are an error unless they are out."""
+    plan = plan_of(
+        {"recipe": "tiny/word"}, RETAINS, {"recipe": "tiny/yesno"}, {"recipe": "tiny/word"}, {"recipe": "tiny/letter"}
+    )
+    first, forgets, third, *_ = plan.stages
+    tasks = plan.tasks
+    rows = list(RowBook(tasks, first).stage_rows())
+    red = [row for row in rows if row.answer == "red"]
+    assert 20 < len(red) < len(rows)
+
+    def left(count, **known):
+        return RowBook(tasks, plan.stages[count - 1], plan.stages[: count - 1]).without_forgotten(rows, **known)
+
+    assert left(1) == rows and left(5) == rows, "not forgotten yet; learned again"
+    assert left(2) == left(3) == [row for row in rows if row.answer != "red"]
+    assert left(3, known=[forgets.folder]) == rows, "its rows are out already"
+    gone = replace(forgets, forget=tuple(replace(task, gone=True) for task in forgets.forget))
+    book = RowBook(tasks, third, (first, gone))
+    with pytest.raises(DataError, match="forgot is not known: its data were deleted"):
+        book.without_forgotten(rows)
+    assert book.without_forgotten(rows, known=[forgets.folder]) == rows and book.without_forgotten([]) == []

@@ -16,7 +16,10 @@ def context(*, index=2, reference=None, num_units=1, seed=5, rows=(), weights=No
     stage = SimpleNamespace(index=index, name="s", seed=seed, tasks=())
     logged = {}
     data = SimpleNamespace(
-        stage_rows=lambda: list(rows), rows=lambda task, split="train": [r for r in rows if r.task == task]
+        stages=(),
+        stage_rows=lambda: list(rows),
+        rows=lambda task, split="train": [r for r in rows if r.task == task],
+        without_forgotten=lambda kept, known=(): list(kept),
     )
     return SimpleNamespace(
         stage=stage,

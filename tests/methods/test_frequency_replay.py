@@ -30,14 +30,16 @@ def test_old_rows_of_a_concept_make_room_first():
     assert not set(kept(1000, 2, 200, seed="a", tau=1e9)) - long <= first
     config = FrequencyReplay.Config(visits={"a": 3}, keep=12, policy="age_weighted", tau=0.01)
     pools = {"a": rows("a", 40)}
-    chosen = FrequencyReplay(config).streams(SimpleNamespace(pool=pools.__getitem__))["replay"].rows
+    chosen = (
+        FrequencyReplay(config).streams(SimpleNamespace(pool=pools.__getitem__, without_forgotten=list))["replay"].rows
+    )
     assert [row.id for row in chosen] == [f"a{k}" for k in kept(40, 3, 12, seed="a", tau=0.01)]
 
 
 def test_rows_of_the_listed_concepts_are_replayed():
     method = FrequencyReplay(FrequencyReplay.Config(visits={"a": 2, "b": 1}, keep=3))
     pools = {"a": rows("a", 9), "b": rows("b", 2)}
-    spec = method.streams(SimpleNamespace(pool=pools.__getitem__))["replay"]
+    spec = method.streams(SimpleNamespace(pool=pools.__getitem__, without_forgotten=list))["replay"]
     assert [row.task for row in spec.rows] == ["a"] * 3 + ["b"] * 2 and spec.per_step == 4
     assert method.recipes() == ("a", "b")
 

@@ -16,11 +16,14 @@ ROWS = rows("a", 4)
 KEYS = [f"a/a{k}" for k in range(4)]
 
 
+DATA = SimpleNamespace(rows=lambda task: ROWS, without_forgotten=lambda kept, known=(): kept)
+
+
 def made(**settings):
     """A method that keeps the four rows, with its stream open."""
     given = OptimisticReplay(OptimisticReplay.Config(**settings))
     given.load_state_dict({"kept": [["a", [row.id for row in ROWS]]], "satisfied": {}})
-    given.streams(SimpleNamespace(rows=lambda task: ROWS))
+    given.streams(DATA)
     return given
 
 
@@ -124,14 +127,14 @@ def test_a_threshold_of_zero_evicts_nothing_and_a_weight_of_zero_opens_nothing()
     assert given.state_dict()["satisfied"] == {"a/a0": 0}
     off = OptimisticReplay(OptimisticReplay.Config(weight=0))
     off.load_state_dict(given.state_dict())
-    assert off.streams(SimpleNamespace(rows=lambda task: ROWS)) == {}
+    assert off.streams(DATA) == {}
 
 
 def test_what_was_evicted_stays_so_in_a_later_stage():
     state = json.loads(json.dumps(evicted().state_dict()))
     later = OptimisticReplay(OptimisticReplay.Config(audit=0))
     later.load_state_dict(state)
-    later.streams(SimpleNamespace(rows=lambda task: ROWS))
+    later.streams(DATA)
     assert later.state_dict() == state and set(places(later, 3)) == {0, 3}
 
 

@@ -9,7 +9,8 @@ import torch
 from mcit.core.errors import PlanError
 from mcit.core.ranks import ONE
 from mcit.core.schema import KitConfig
-from mcit.plan.forgetting import kit_problems, pictures_of
+from mcit.data.overlap import pictures_of
+from mcit.plan.forgetting import kit_problems
 from mcit.plan.plan import make_plan, parse_run
 from mcit.train import kit
 from mcit.train.kit import gold_after, kit_due, sets_of

@@ -48,6 +48,7 @@ class RowMemory:
         self._config, self._keep, self._draw = config, keep, draw
         self._kept: Kept = []
         self._aged: list[Aged] = []
+        self._without: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self._kept)
@@ -65,6 +66,7 @@ class RowMemory:
 
         With ``age_weighted`` only the same rows do, which are new again.
         """
+        self._forget(ctx.data)
         if self._config.policy == "uniform":
             self._kept = remember(self._kept, ctx, count=self._keep, draw=self._draw)
             return
@@ -79,27 +81,40 @@ class RowMemory:
         self._aged = pruned([*held, *new.values()], self._keep, now=ctx.stage.index, tau=self._config.tau)
         self._kept = grouped(self._aged)
 
+    def _forget(self, ctx: DataContext) -> None:
+        """Take out what stages forgot, so that their data may be deleted."""
+        forgets = [stage.folder for stage in ctx.stages if stage.forget]
+        if set(forgets) <= set(self._without):
+            return
+        left = {(row.task, row.id) for row in self.rows(ctx)}
+        kept = [(task, [i for i in ids if (task, i) in left]) for task, ids in self._kept]
+        self._kept = [(task, ids) for task, ids in kept if ids]
+        self._aged = [row for row in self._aged if (row.task, row.id) in left]
+        self._without = forgets
+
     def rows(self, ctx: DataContext, *, present: StepContext | None = None) -> list[Row]:
-        """The kept rows, task by task, with what would be kept of the `present` stage if it ended now.
+        """The kept rows, task by task, with what would be kept of the `present` stage if it ended now; none that was forgotten.
 
         Raises StateError for one that is no longer in its task.
         """
         if present is None:
-            return recall(self._kept, ctx, where=self._draw)
+            return ctx.without_forgotten(recall(self._kept, ctx, where=self._draw), known=self._without)
         other = RowMemory(self._config, keep=self._keep, draw=self._draw)
-        other._kept, other._aged = self._kept, self._aged
+        other._kept, other._aged, other._without = self._kept, self._aged, self._without
         other.add(present)
         return other.rows(ctx)
 
     def state(self) -> JsonDict:
-        """Ids by task, and with ``age_weighted`` the stage and relevance of each row."""
+        """Ids by task, stages whose forgotten rows are out, and with ``age_weighted`` the stage and relevance of each row."""
         aged = self._aged if self._config.policy == "age_weighted" else []
-        return {"kept": [[task, ids] for task, ids in self._kept], "aged": [list(row) for row in aged]}
+        kept = [[task, ids] for task, ids in self._kept]
+        return {"kept": kept, "without": self._without, "aged": [list(row) for row in aged]}
 
     def load(self, state: JsonDict) -> None:
         """Take back what `state` gave."""
         self._kept = kept_of(state["kept"])
         self._aged = [Aged(*row) for row in state.get("aged", [])]
+        self._without = [str(folder) for folder in state.get("without", [])]
 
 
 def pruned(rows: Sequence[Aged], keep: int, *, now: int, tau: float) -> list[Aged]:

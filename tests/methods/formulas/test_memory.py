@@ -80,7 +80,7 @@ def test_state_of_an_age_weighted_memory_comes_back_exactly():
         one.add(context(index=3, seed=3, rows=rows("c", 9)))
     assert loaded.state() == memory.state()
     uniform = RowMemory(MemoryConfig(), keep=4, draw="x")
-    assert uniform.state() == {"kept": [], "aged": []} and not uniform
+    assert uniform.state() == {"kept": [], "without": [], "aged": []} and not uniform
 
 
 @pytest.mark.parametrize("policy", ["uniform", "age_weighted"])
@@ -99,3 +99,32 @@ def test_settings_that_make_no_sense_are_refused():
     problems = parse(MemoryConfig, {"policy": "age_wieghted", "tau": 0})[1]
     assert [problem.where for problem in problems] == ["policy", "tau"]
     assert "age_weighted" in problems[0].fix
+
+
+@pytest.mark.parametrize("policy", ["uniform", "age_weighted"])
+def test_rows_that_a_stage_forgot_leave_the_memory_with_it(policy):
+    """What it forgot is out of the rows at once, out of the state at its end, and not asked for again."""
+    memory, every = RowMemory(MemoryConfig(policy=policy), keep=20, draw="x"), rows("a", 6)
+    memory.add(context(rows=every, index=1))
+    ctx, asked = context(rows=[*every, *rows("b", 2)], index=2), []
+    ctx.data.stage_rows = lambda: rows("b", 2)
+    ctx.data.stages = [SimpleNamespace(folder="01-a", forget=()), SimpleNamespace(folder="02-f", forget=("a",))]
+
+    def without(kept, known=()):
+        asked.append(list(known))
+        return [row for row in kept if known or row.id not in ("a1", "a4")]
+
+    ctx.data.without_forgotten = without
+    assert [row.id for row in memory.rows(ctx.data)] == ["a0", "a2", "a3", "a5"]
+    memory.add(ctx)
+    state = json.loads(json.dumps(memory.state()))
+    assert state["kept"] == [["a", ["a0", "a2", "a3", "a5"]], ["b", ["b0", "b1"]]] and state["without"] == ["02-f"]
+    assert {row[1] for row in state["aged"]} == (set() if policy == "uniform" else {"a0", "a2", "a3", "a5", "b0", "b1"})
+    again = RowMemory(MemoryConfig(policy=policy), keep=20, draw="x")
+    again.load(state)
+    asked.clear()
+    again.add(ctx)
+    assert asked == [] and len(again.rows(ctx.data)) == 6 and asked == [["02-f"]]
+    old = {key: value for key, value in state.items() if key != "without"}
+    again.load(old)
+    assert again.state()["without"] == [], "a state of before"
