@@ -6,6 +6,7 @@ from mcit.core.errors import PlanError
 from mcit.core.interfaces import Silent
 from mcit.core.paths import shipped
 from mcit.core.types import Row, Turn
+from mcit.data.overlap import _picture as pictures
 from mcit.plan import forgetting
 from mcit.plan.forgetting import forget_due, overlap
 from mcit.report.tables import full_report
@@ -54,7 +55,7 @@ def pair(tmp_path, monkeypatch):
             turns = (Turn("user", "<image>\nwhat?"), Turn("assistant", "dog"))
             rows.append(Row("r1", (f"{name}.png",), turns, name, source, root=str(tmp_path)))
         rows[1] = dataclasses.replace(rows[1], turns=turns_b or rows[1].turns)
-        forgetting._picture.cache_clear()
+        pictures.cache_clear()
         monkeypatch.setattr(forgetting, "_rows", lambda tasks: [rows[k] for k in tasks])
         return overlap((0,), (1,))
 
