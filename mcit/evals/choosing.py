@@ -184,7 +184,7 @@ def told_apart(options: Sequence[Tokens]) -> Case:
 
 
 def _longer(sample: Sample, more: Answer, *, supervised: bool = False) -> Sample:
-    """The prompt with tokens of an answer behind it; where the processor says nothing of these, it says 0."""
+    """The prompt with tokens of an answer behind it; what the processor does not say of these is as of the last one."""
     if not more.ids:
         return sample
     ids_T = torch.tensor(more.ids, dtype=torch.int64)
@@ -192,7 +192,7 @@ def _longer(sample: Sample, more: Answer, *, supervised: bool = False) -> Sample
     pixels = dict(sample.pixels)
     for name in sample.token_keys & pixels.keys():
         said = pixels[name]
-        values = more.values.get(name, said.new_zeros(len(ids_T), *said.shape[1:]))
+        values = more.values.get(name, said[-1:].expand(len(ids_T), *said.shape[1:]))
         pixels[name] = torch.cat([said, values.to(said.dtype)])
     return replace(
         sample,

@@ -23,13 +23,14 @@ GOLDEN = {
     ),
     "refusal": (
         {"use": "gs_lora", "per_step": 4, "refusal": {"omega": 0.5}},
-        [0.049463894, -0.043436382, -0.061612874],
+        [0.049915463, -0.046087332, -0.06161321],
     ),
     "blind": ({"use": "gs_lora", "refusal": {"say": "blind", "omega": 0.5}}, [0.048417732, -0.048897691, -0.0615381]),
     "pp": ({"use": "gs_lora_pp", "prototypes": {"bound": 0.5, "by": "task"}}, [0.051016062, -0.049786028, -0.06141565]),
 }
 """Weights after two stages of the tiny model by the one method `gs_lora` that these presets replace: with the same settings,
-one number of each of the first matrices by name. On the machine where they were taken all weights were equal bit for bit."""
+one number of each of the first matrices by name. On the machine where they were taken all weights were equal bit for bit.
+Those of `refusal` were taken anew when its rows came to follow the order of the rows to forget."""
 
 
 def specs(entry):

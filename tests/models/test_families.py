@@ -24,7 +24,7 @@ from mcit.engine import packing
 from mcit.engine.forward import run_model
 from mcit.engine.pack import like_probe, pack_rows
 from mcit.engine.vision import keep_features
-from mcit.evals.choosing import Choosing, answered
+from mcit.evals.choosing import Choosing
 from mcit.evals.generator import greedy
 from mcit.models import adapters
 from mcit.models.load import load_base, load_processor
@@ -227,7 +227,8 @@ def test_options_are_compared_as_rows_of_their_own(family, name, monkeypatch):
         for row in together:
             alone = []
             for text in options:
-                sample, first = one.encoder.encode(answered(row, text)), len(one.encoder.prompt(row).input_ids_T)
+                answered = replace(row, turns=(*row.turns[:-1], replace(row.turns[-1], text=text)))
+                sample, first = one.encoder.encode(answered), len(one.encoder.prompt(row).input_ids_T)
                 batch = collate([sample], stream="t", pad_id=one.encoder.pad_id)
                 logps = logits(one.model, batch)[0, first - 1 : -1].log_softmax(-1)
                 alone.append(float(logps.gather(1, sample.input_ids_T[first:, None]).sum()))
