@@ -33,7 +33,6 @@ from mcit.core.types import JsonDict
 from mcit.engine import linears
 from mcit.engine.features import FeatureStore
 from mcit.engine.flops import FlopCount
-from mcit.engine.gated import gated
 
 _PLAIN = (bool, int, float, str, type(None))
 _NAMELESS = "the tower's output has no named parts"
@@ -131,6 +130,8 @@ class KeptTower:
 
     def _alone(self, picture_CHW: Tensor, rest: Mapping[str, Any]) -> Parts:
         """With the faster linears and MLPs, which only some who ask have switched on for their whole model."""
+        from mcit.engine.gated import gated  # needs peft, which a plan can do without
+
         self.computed += 1
         with torch.no_grad(), linears.quick(self._own), gated(self._own):
             return parts_of(run_tower(self._own, picture_CHW[None].clone(), **rest))

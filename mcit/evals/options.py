@@ -22,7 +22,7 @@ from mcit.evals.score import load_scorer
 from mcit.evals.scorers.base import Gold
 from mcit.evals.style import ALIASES, style_of
 
-VERSION = 1
+VERSION = 2
 """Goes up when options, or how one of them is chosen, change; answers of another version are made again."""
 _WHERE = "eval.options: forward"
 _YES_NO = ("yes", "no", "Yes", "No")

@@ -94,13 +94,13 @@ def _option_problems(plan: Plan, tasks: Sequence[TaskSpec]) -> list[Problem]:
 
 def option_notes(plan: Plan) -> list[Problem]:
     """Of each task how many sampled test rows have an option that cannot be an answer of the model: these are written."""
+    config, out = plan.config.eval, []
+    if config.options == "generate" or config.tasks == "none":
+        return []
     from mcit.data.folder import DataFolder
     from mcit.evals.choosing import as_answer
     from mcit.evals.options import chooser, choosing
 
-    config, out = plan.config.eval, []
-    if config.options == "generate" or config.tasks == "none":
-        return []
     encoder = make_encoder(plan)
     for task in (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks):
         if not task.rows.get("test"):
