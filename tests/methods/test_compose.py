@@ -141,7 +141,11 @@ def test_a_stage_takes_over_the_state_of_the_methods_that_had_one(tmp_path):
     specs = (MethodSpec("l2", L2.Config()), MethodSpec("replay", Replay.Config()))
     stage = SimpleNamespace(methods=specs, gradient_order=())
     took, new = MethodSet.build(stage, {"l2": tmp_path / "l2"}).methods
-    assert torch.equal(took.tensors.get("anchor", "x"), torch.ones(2)) and new.state_dict() == {"kept": [], "without": [], "aged": []}
+    assert torch.equal(took.tensors.get("anchor", "x"), torch.ones(2)) and new.state_dict() == {
+        "kept": [],
+        "without": [],
+        "aged": [],
+    }
     for inherited in (None, {}):
         fresh, _ = MethodSet.build(stage, inherited).methods
         assert fresh.tensors.get("anchor", "x") is None
