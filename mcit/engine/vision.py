@@ -93,37 +93,26 @@ class KeptTower:
         name: str,
     ) -> Tensor:
         """A part for all pictures; one that is shown twice is computed once. `made` is what was computed for other parts."""
-        with timed("vision"):
-            return self._parts(store, pixels_NCHW, rest, keys, made, name)
-
-    def _parts(
-        self,
-        store: FeatureStore,
-        pixels_NCHW: Tensor,
-        rest: Mapping[str, Any],
-        keys: Sequence[str],
-        made: dict[str, Parts],
-        name: str,
-    ) -> Tensor:
         parts: dict[str, Tensor] = {}
-        for key, picture_CHW in zip(keys, pixels_NCHW, strict=True):
-            if key in parts:
-                continue
-            value = None if key in made else store.get(f"{key}-{name}")
-            self.found += value is not None
-            if value is None:
-                if key not in made:
-                    made[key] = self._alone(picture_CHW, rest)
-                value = made[key][name]
+        with timed("vision"):
+            for key, picture_CHW in zip(keys, pixels_NCHW, strict=True):
+                if key in parts:
+                    continue
+                value = None if key in made else store.get(f"{key}-{name}")
+                self.found += value is not None
                 if value is None:
-                    raise TrainingError(
-                        f"the vision tower gives no {name} for this picture",
-                        where="engine.vision_cache",
-                        fix="set it to off",
-                    )
-                value = value.contiguous()  # as it is read again
-                store.put(f"{key}-{name}", value.cpu())
-            parts[key] = value.to(pixels_NCHW.device)
+                    if key not in made:
+                        made[key] = self._alone(picture_CHW, rest)
+                    value = made[key][name]
+                    if value is None:
+                        raise TrainingError(
+                            f"the vision tower gives no {name} for this picture",
+                            where="engine.vision_cache",
+                            fix="set it to off",
+                        )
+                    value = value.contiguous()  # as it is read again
+                    store.put(f"{key}-{name}", value.cpu())
+                parts[key] = value.to(pixels_NCHW.device)
         if store.note:
             self._say("the vision cache takes no more pictures", store.note)
         return torch.cat([parts[key] for key in keys])
