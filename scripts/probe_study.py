@@ -9,7 +9,7 @@ where they were stopped; calls for different sides may share a folder and run at
 FOLDER/STUDY-KIND-sSEED.log; exit code 1 where one failed. The last one runs nothing: it puts together what is finished, in
 FOLDER/gap.json (memory.json) and as a table between its marks in the page.
 
-*Gap*: every step is measured in the first 30 of each stage. Drop is the accuracy (whole answers by teacher-forced tokens) of an
+*Gap*: every step is measured in the first 30 of each stage (norms of gradients in the first 5). Drop is the accuracy (whole answers by teacher-forced tokens) of an
 earlier task before the first update minus a later one, recovery the last one minus that later one. With the lowest accuracy as
 the later one, noise alone makes both positive, so they are also given at the step at which the mean of the *other* seeds is
 lowest; so are rises of the answer loss, and its falls after them. Means over pairs of seed, stage and earlier task; 95 %
@@ -38,7 +38,7 @@ METHODS = ("none", "replay", "lwf", "ewc")
 SPLITS = ("sentences", "paraphrase", "synonym", "strings", "strings-real", "shuffled")
 CONFIGS = {"gap": "demo", "memory": "memory"}
 ROWS = {"gap": 64, "memory": 144}
-PROBE = "{use: stability, every: 1, dense: 30, later: 10, split: test, rows: %d, answers: 0, norms: 30, share: null}"
+PROBE = "{use: stability, every: 1, dense: 30, later: 10, split: test, rows: %d, answers: 0, norms: 5, share: null}"
 MARKS = {
     study: (f"<!-- {study} study: written by scripts/probe_study.py -->", f"<!-- {study} study: end -->")
     for study in CONFIGS
