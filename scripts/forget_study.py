@@ -1,11 +1,13 @@
 """Unlearning methods on one sequence: what each forgets, loses and costs, and whether it comes back, as a table.
 
-    python scripts/forget_study.py --home FOLDER [--seeds 0 1 2] [--only npo ssd …] [--json FILE] [--docs docs/forgetting.md]
+    python scripts/forget_study.py --home FOLDER [--seeds 0 1 2] [--only npo ssd …] [--results DIR] [--docs docs/forgetting.md]
 
 Per method and seed one run of ``configs/demo-unlearn.yaml`` with that method in its forget stage. The two stages before it are
 trained once per seed and shared; after it the forgetting kit measures, and rows are learned again on a copy (20, 40, 60), for
-the first method on the base as well. What is done in FOLDER is not done again and a run that was killed goes on, so the same
-command resumes. Processor seconds are those of the forget stage (its passes and steps; none where it was interrupted).
+the first method on the base as well. What was measured of a side is one small file in DIR (FOLDER/results), which may be kept
+without the runs: what is there is not done again. A run that was killed goes on, so the same command resumes. Processor seconds
+are those of the forget stage (its passes and steps; none where it was interrupted); those of the two learned stages are what
+retraining takes. A method that ends its stage with an error of its own (`ssd` finds no alpha) has its seconds and that error.
 
 ``--docs`` runs nothing and writes the table of what is finished between its marks in a page.
 """
@@ -16,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mcit.core.errors import McitError
+from mcit.core.errors import McitError, TrainingError
+from mcit.core.files import write_json
 from mcit.core.types import Progress
 from scripts.pages import write_between
 
@@ -85,24 +89,28 @@ SIDES: dict[str, Side] = {
 
 
 class Clock:
-    """A reporter that keeps the processor seconds of the forget stage, up to its last step or pass."""
+    """A reporter that keeps the processor seconds of each stage, up to its last step or pass."""
 
     def __init__(self, log: Any) -> None:
-        self.log, self.seconds = log, 0.0
-        self._inside, self._mark = False, 0.0
+        self.log, self.seconds = log, dict.fromkeys(range(1, FORGET + 1), 0.0)
+        self._stage, self._mark = 0, 0.0
 
     def progress(self, progress: Progress) -> None:
-        """Count the time since the last event, where that lies in the forget stage."""
-        now = time.process_time()
-        if self._inside and progress.phase in ("start", "train", "end"):
-            self.seconds += now - self._mark
-        self._inside, self._mark = progress.stage == FORGET and progress.phase != "eval", now
+        """Count the time since the last event, where that lies in a stage."""
+        if progress.phase != "eval":
+            self.count()
+        self._stage, self._mark = 0 if progress.phase == "eval" else progress.stage, time.process_time()
+
+    def count(self) -> None:
+        """Count the time since the last event, where that lies in a stage."""
+        if self._stage in self.seconds:
+            self.seconds[self._stage] += time.process_time() - self._mark
 
     def line(self, text: str) -> None:
-        """The stage begins with a line that names it."""
+        """A stage begins with a line that names it."""
         print(text, file=self.log, flush=True)
-        if text.startswith(f"stage {FORGET} of"):
-            self._inside, self._mark = True, time.process_time()
+        if begins := re.match(r"stage (\d+) of \d+: ", text):
+            self._stage, self._mark = int(begins[1]), time.process_time()
 
 
 def main() -> int:
@@ -111,27 +119,29 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="*", choices=list(SIDES), metavar="METHOD", help=", ".join(SIDES))
-    parser.add_argument("--json", type=Path, help="where the numbers go (default: HOME/study.json)")
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="one file per finished side (default: HOME/results)"
+    )
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="run nothing, write what is finished into a page")
     args = parser.parse_args()
-    (args.home / "results").mkdir(parents=True, exist_ok=True)
+    results = args.results or args.home / "results"
+    for folder in (args.home, results):
+        folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in SIDES if not args.only or name in args.only]
     failed = []
     for seed, name in [(s, n) for s in args.seeds for n in names] if not args.docs else []:
-        if not result_file(args.home, name, seed).is_file():
+        if not result_file(results, name, seed).is_file():
             print(f"{name}, seed {seed} …", flush=True)
             try:
-                one(args.home, name, seed)
+                write_json(result_file(results, name, seed), one(args.home, name, seed))
             except McitError as error:
                 failed.append(name)
                 print(f"{name}, seed {seed}: {error}", flush=True)
                 if error.exit_code == 75:
                     return 75
-    found = {name: [r for s in args.seeds if (r := result(args.home, name, s))] for name in SIDES}
-    found = {name: entries for name, entries in found.items() if entries}
-    out = args.json or args.home / "study.json"
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    text = table(found)
+    done = {name: [result_file(results, name, s) for s in args.seeds] for name in SIDES}
+    found = {name: [json.loads(p.read_text()) for p in paths if p.is_file()] for name, paths in done.items()}
+    text = table({name: entries for name, entries in found.items() if entries})
     if args.docs:
         write_between(args.docs, MARKS, text)
     print(text)
@@ -144,15 +154,9 @@ def slug(name: str, seed: int) -> str:
     return f"{name.replace(' + ', '-').replace('_', '-')}-s{seed}"
 
 
-def result_file(home: Path, name: str, seed: int) -> Path:
+def result_file(results: Path, name: str, seed: int) -> Path:
     """Where what was measured of a side lies."""
-    return home / "results" / f"{slug(name, seed)}.json"
-
-
-def result(home: Path, name: str, seed: int) -> dict[str, Any] | None:
-    """What was measured of a side, if it is finished."""
-    path = result_file(home, name, seed)
-    return json.loads(path.read_text()) if path.is_file() else None
+    return results / f"{slug(name, seed)}.json"
 
 
 def overrides(name: str, seed: int) -> list[str]:
@@ -163,8 +167,8 @@ def overrides(name: str, seed: int) -> list[str]:
     return [f"name=unlearn-{slug(name, seed)}", f"seed={seed}", *own]
 
 
-def one(home: Path, name: str, seed: int) -> None:
-    """Run, measure and attack one side and write its result. Raises McitError for what fails; it can be called again."""
+def one(home: Path, name: str, seed: int) -> dict[str, Any]:
+    """Run, measure and attack one side: its result. Raises McitError for what fails; it can be called again."""
     from mcit.cli.common import StopFlag
     from mcit.cli.main import main as mcit
     from mcit.cli.run import steps_of, train
@@ -180,10 +184,14 @@ def one(home: Path, name: str, seed: int) -> None:
     with open(home / f"{slug(name, seed)}.log", "a") as log:
         clock = Clock(log)
         given: dict[str, Any] = {"engine": config.engine, "config_text": text, "stop": stop}
-        root = train(planned, opened, make_reporter=lambda: clock, **given).root
-        times = root / "forget-seconds.json"
+        try:
+            root = train(planned, opened, make_reporter=lambda: clock, **given).root
+        except TrainingError as error:
+            clock.count()
+            return {"refused": str(error), "processor_seconds": None if begun else clock.seconds[FORGET]}
+        times = root / "stage-seconds.json"
         if not begun:
-            times.write_text(json.dumps(clock.seconds))
+            write_json(times, clock.seconds)
         calls = [["eval", str(root), "--after", str(FORGET), "--kit", *KIT]]
         if SIDES[name].attacked:
             control = "base" if name == first else "none"
@@ -192,8 +200,10 @@ def one(home: Path, name: str, seed: int) -> None:
             for call in calls:
                 if code := mcit(call):
                     raise SystemExit(code)
-    seconds = json.loads(times.read_text()) if times.is_file() else None
-    result_file(home, name, seed).write_text(json.dumps({**entry(root), "processor_seconds": seconds}, indent=1) + "\n")
+    seconds = json.loads(times.read_text()) if times.is_file() else {}
+    learned = [seconds[str(stage)] for stage in range(1, FORGET) if seconds.get(str(stage))]
+    taken = {"processor_seconds": seconds.get(str(FORGET)), "learned_seconds": sum(learned) or None}
+    return {**entry(root), **taken}
 
 
 def run_of(home: Path, name: str, seed: int) -> Path | None:
@@ -239,26 +249,31 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         return "Nothing is finished yet."
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     for name, entries in found.items():
-        again = " / ".join(spread([e["relearned"].get(n) for e in entries], 0) for n in ("20", "40", "60"))
+        refused = [e["refused"] for e in entries if "refused" in e]
+        differs = "; ".join(filter(None, [SIDES[name].differs if name in SIDES else "", *dict.fromkeys(refused)]))
+        measured = [e for e in entries if "refused" not in e]
+        again = " / ".join(spread([e["relearned"].get(n) for e in measured], 0) for n in ("20", "40", "60"))
         cells = [
             f"`{name}`",
             str(len(entries)),
-            *(spread([e[key] for e in entries]) for key in ("after", "most_lost_elsewhere", "resurgence")),
-            *(spread([e[key] for e in entries], 2) for key in ("utility", "min_k")),
-            spread([e["priv_leak"] for e in entries]),
-            *(spread([e[key] for e in entries], 2) for key in ("same_question", "same_picture")),
+            *(spread([e[key] for e in measured]) for key in ("after", "most_lost_elsewhere", "resurgence")),
+            *(spread([e[key] for e in measured], 2) for key in ("utility", "min_k")),
+            spread([e["priv_leak"] for e in measured]),
+            *(spread([e[key] for e in measured], 2) for key in ("same_question", "same_picture")),
             again,
             spread([e["processor_seconds"] for e in entries], 0),
-            SIDES[name].differs if name in SIDES else "",
+            differs,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     every = [e for entries in found.values() for e in entries]
     about = (
         f"{len(every)} runs, {os.cpu_count()}-core CPU machine with other work; accuracies in percent; mean over seeds"
     )
-    then = [spread([e[key] for e in every]) for key in ("before", "retained_before")]
+    then = [spread([e.get(key) for e in every]) for key in ("before", "retained_before")]
     before = f"Before the stage: Acc_f {then[0]}, retained {then[1]}"
-    control = [c for e in every for c in e["controls"]]
+    learned = spread([e.get("learned_seconds") for e in every], 0)
+    before += f"; learning both tasks anew takes {learned} processor s"
+    control = [c for e in every for c in e.get("controls", [])]
     told = [f"{r['rows']} rows {r['accuracy']:.0f}" for c in control[:1] for r in c.get("base", [])]
     last = f" The base, attacked in the same way: {', '.join(told)}." if told else ""
     return "\n".join([f"{about} (lowest to highest).", f"{before}.{last}", "", *lines])

@@ -9,11 +9,11 @@ where they were stopped; calls for different sides may share a folder and run at
 FOLDER/STUDY-KIND-sSEED.log; exit code 1 where one failed. The last one runs nothing: it puts together what is finished, in
 FOLDER/gap.json (memory.json) and as a table between its marks in the page.
 
-*Gap*: every step is measured in the first 30 of each stage (norms of gradients in the first 5). Drop is the accuracy (whole answers by teacher-forced tokens) of an
-earlier task before the first update minus a later one, recovery the last one minus that later one. With the lowest accuracy as
-the later one, noise alone makes both positive, so they are also given at the step at which the mean of the *other* seeds is
-lowest; so are rises of the answer loss, and its falls after them. Means over pairs of seed, stage and earlier task; 95 %
-intervals resample these pairs.
+*Gap*: every step is measured in the first 30 of each stage (norms of gradients in the first 5). Drop is the accuracy (whole
+answers by teacher-forced tokens) of an earlier task before the first update minus a later one, recovery the last one minus that
+later one. With the lowest accuracy as the later one, noise alone makes both positive, so they are also given at the step at
+which the mean of the *other* seeds is lowest; so are rises of the answer loss, and its falls after them. Means over pairs of
+seed, stage and earlier task; 95 % intervals resample these pairs.
 *Memory*: shares over the seeds of a split, which study the same texts in other orders: Wilson's interval is that of one run.
 """
 

@@ -1,11 +1,11 @@
 """Does unlearning false answers bring the true ones back? RESTOR on the embedded model, per unlearning method, with intervals.
 
-    python scripts/restor_study.py --home FOLDER [--seeds 0 1 2] [--only npo ga …] [--docs docs/forgetting.md]
+    python scripts/restor_study.py --home FOLDER [--seeds 0 1 2] [--only npo ga …] [--results DIR] [--docs PAGE]
 
 Per method and seed one run of ``configs/demo-restor.yaml`` with that method in its forget stage. The control of a seed lends
-the others its first two stages and must be finished when they begin; apart from that each may be a process of its own. What is
-done in FOLDER is not done again and a killed run goes on. ``--docs`` runs nothing and writes the table of what is finished
-between its marks in a page.
+the others its first two stages and must be finished when they begin; apart from that each may be a process of its own. What was
+measured of a side is one small file in DIR (FOLDER/restor), to be kept without the runs; what is there is not done again. A
+killed run goes on. ``--docs`` runs nothing and writes the table of what is finished between its marks in a page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mcit.core.errors import McitError
+from mcit.core.files import write_json
 from scripts.forget_study import slug, spread, write_between
 
 MARKS = ("<!-- restor on the demo: written by scripts/restor_study.py -->", "<!-- restor on the demo: end -->")
@@ -46,21 +47,27 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="*", choices=list(SIDES), metavar="METHOD", help=", ".join(SIDES))
+    parser.add_argument("--results", type=Path, metavar="DIR", help="one file per finished side (default: HOME/restor)")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="run nothing, write what is finished into a page")
     args = parser.parse_args()
-    (args.home / "restor").mkdir(parents=True, exist_ok=True)
+    results = args.results or args.home / "restor"
+    for folder in (args.home, results):
+        folder.mkdir(parents=True, exist_ok=True)
     failed = False
     for seed, name in [(s, n) for s in args.seeds for n in SIDES if n in (args.only or SIDES)] if not args.docs else []:
-        if not result_file(args.home, name, seed).is_file():
+        if not result_file(results, name, seed).is_file():
             print(f"{name}, seed {seed} …", flush=True)
+            if name != "control" and not result_file(results, "control", seed).is_file():
+                fix = f"run the control of this seed first (--only control --seeds {seed})"
+                raise SystemExit(f"{name}, seed {seed}: {fix}")
             try:
-                one(args.home, name, seed)
+                write_json(result_file(results, name, seed), one(args.home, name, seed))
             except McitError as error:
                 failed = True
                 print(f"{name}, seed {seed}: {error}", flush=True)
                 if error.exit_code == 75:
                     return 75
-    done = {name: [result_file(args.home, name, s) for s in args.seeds] for name in SIDES}
+    done = {name: [result_file(results, name, s) for s in args.seeds] for name in SIDES}
     found = {name: [json.loads(p.read_text()) for p in paths if p.is_file()] for name, paths in done.items()}
     text = table({name: entries for name, entries in found.items() if entries})
     if args.docs:
@@ -69,9 +76,9 @@ def main() -> int:
     return int(failed)
 
 
-def result_file(home: Path, name: str, seed: int) -> Path:
+def result_file(results: Path, name: str, seed: int) -> Path:
     """Where what was measured of a side lies."""
-    return home / "restor" / f"{slug(name, seed)}.json"
+    return results / f"{slug(name, seed)}.json"
 
 
 def overrides(name: str, seed: int) -> list[str]:
@@ -79,24 +86,25 @@ def overrides(name: str, seed: int) -> list[str]:
     return [f"name=restor-{slug(name, seed)}", f"seed={seed}", f"stages.forget.methods={json.dumps(SIDES[name])}"]
 
 
-def one(home: Path, name: str, seed: int) -> None:
-    """Run one side, or go on with it, and write its result. Raises McitError for what fails."""
+def one(home: Path, name: str, seed: int) -> dict[str, Any]:
+    """Run one side, or go on with it: its result. Its learned stages are the control's, where that run is in `home`.
+
+    Raises McitError for what fails, SystemExit for a command that ended badly.
+    """
     from mcit.cli.main import main as mcit
 
     runs, begun, control = home / "restor-runs", run_of(home, name, seed), run_of(home, "control", seed)
-    if name != "control" and not result_file(home, "control", seed).is_file():
-        raise SystemExit(f"{name}, seed {seed}: run the control of this seed first (--only control --seeds {seed})")
     new = ["run", CONFIG, "--runs-dir", str(runs), *(part for o in overrides(name, seed) for part in ("--set", o))]
     if control and name != "control":
         new += ["--from", str(control), "--stage", str(CORRUPT)]
-    with open(home / "restor" / f"{slug(name, seed)}.log", "a") as log:
+    with open(home / f"{slug(name, seed)}.log", "a") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             code = mcit(["resume", str(begun)] if begun else new)
     if code:
         raise SystemExit(code)
     run = run_of(home, name, seed)
     assert run is not None
-    result_file(home, name, seed).write_text(json.dumps(entry(run), indent=1) + "\n")
+    return entry(run)
 
 
 def run_of(home: Path, name: str, seed: int) -> Path | None:

@@ -1,7 +1,5 @@
 """scripts/restor_study.py: its sides are valid configs, its table is right."""
 
-import json
-
 import pytest
 
 from mcit.plan.plan import read_config
@@ -39,19 +37,19 @@ def test_a_begun_run_goes_on_and_a_failed_one_writes_nothing(tmp_path, monkeypat
 
     calls = []
     monkeypatch.setattr(cli, "main", lambda call: calls.append(call) or 3)
-    (tmp_path / "restor").mkdir()
+    monkeypatch.setattr("sys.argv", ["restor_study.py", "--home", str(tmp_path), "--only", "npo", "--seeds", "1"])
     with pytest.raises(SystemExit, match="run the control of this seed first"):
-        study.one(tmp_path, "npo", 1)
-    study.result_file(tmp_path, "control", 1).write_text("{}")
+        study.main()
+    study.result_file(tmp_path / "restor", "control", 1).write_text("{}")
     for begun in (False, True):
         if begun:
             run = tmp_path / "restor-runs" / "restor-npo-s1-20260101"
             run.mkdir(parents=True)
             (run / "manifest.json").write_text("{}")
         with pytest.raises(SystemExit):
-            study.one(tmp_path, "npo", 1)
+            study.main()
     assert calls[0][:4] == ["run", "demo-restor", "--runs-dir", str(tmp_path / "restor-runs")]
-    assert calls[1] == ["resume", str(run)] and not study.result_file(tmp_path, "npo", 1).exists()
+    assert calls[1] == ["resume", str(run)] and not study.result_file(tmp_path / "restor", "npo", 1).exists()
 
 
 @pytest.mark.slow
@@ -61,12 +59,10 @@ def test_restor_on_the_tiny_model_measures_recovery_and_residual_corruption(tmp_
 
     for name, value in (("CONFIG", "tiny-restor"), ("TASK", "word-red"), ("REST", "letter")):
         monkeypatch.setattr(study, name, value)
-    (tmp_path / "restor").mkdir()
     study.one(tmp_path, "control", 1)
-    study.one(tmp_path, "npo", 1)
+    one = study.one(tmp_path, "npo", 1)
     control, own = (study.run_of(tmp_path, name, 1) for name in ("control", "npo"))
     assert [p.suffix for p in sorted((own / "stages").iterdir())] == [".json", ".json", "", ""] and control != own
-    one = json.loads(study.result_file(tmp_path, "npo", 1).read_text())
     assert [sum(one["true"][k]) / len(one["ids"]) for k in "12"] == [1.0, 0.0]
     assert one["residual"]["2"] == 1.0 and one["residual"]["3"] < 1.0
     assert study.table({"npo": [one]}).splitlines()[-1].startswith("| `npo` | 1 | 100.0 | 0.0 |")
