@@ -50,6 +50,16 @@ class EngineSpec:
     """Source of the random state of a rank that a checkpoint knows nothing of."""
 
 
+class Trials(Protocol):
+    """Trials that an equal model passed on equal rows."""
+
+    def known(self, name: str) -> bool:
+        """Whether the trial of this name was passed."""
+
+    def keep(self, name: str) -> None:
+        """It was passed."""
+
+
 class Engine(Protocol):
     """Moves tensors; knows no method and no stage."""
 
@@ -80,9 +90,11 @@ class Engine(Protocol):
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> ModelOutput:
         """Move the batch, run the model, keep logits only where a supervised token is predicted."""
 
-    def use_packs(self, probe: Batch) -> None:
+    def use_packs(self, probe: Batch, passed: Trials | None = None) -> None:
         """Lay rows out without padding and shared pictures once, in every pass from here on, if the model gives the same
         outputs of `probe` so; if not, a note says why. Outputs stay those of rows. Every rank calls it alike.
+
+        What was `passed` before is not tried again.
         """
 
     def backward(self, loss: Tensor, batch: Batch, *, shown: bool = True) -> None:

@@ -20,7 +20,7 @@ from mcit.core.interfaces import Gradients, Held, Weights
 from mcit.core.schema import OptimConfig
 from mcit.core.types import Batch, Counts, ModelOutput, WeightUnit
 from mcit.engine import world
-from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn
+from mcit.engine.base import EVERY_TENSOR, EngineSpec, PenaltyFn, Trials
 from mcit.engine.checkpoint import EngineState, Moments, load_rng, read_state, save_rng, write_state
 from mcit.engine.ddp import wrapped
 from mcit.engine.effective import Traces
@@ -148,26 +148,36 @@ class PlainEngine:
         ends = not whole and self._cut is not None
         return run_model(self.model, batch, device=self.device, layers=layers, call=call, pack=pack, ends=ends)
 
-    def use_packs(self, probe: Batch) -> None:
+    def use_packs(self, probe: Batch, passed: Trials | None = None) -> None:
         """Pack rows in forward passes from here on, if the model can; if not, a note says why. Every rank calls it alike.
 
-        Outputs of `probe` as a pack are compared with those of its padded rows first.
+        Outputs of `probe` as a pack are compared with those of its padded rows first, unless that was `passed` before.
         """
         reason = refusal(self.model)
         if not reason:
             switch_on(self.model)
             self._cut = cut(self.model)
-            reason = self._tried(like_probe(probe))
+            reason = self._tried(like_probe(probe), passed)
             if reason and self._cut is not None:
                 uncut(self._cut)
                 self._cut = None
-                reason = self._tried(like_probe(probe))
+                reason = self._tried(like_probe(probe), passed)
         if reason:
             self._packs = False
             switch_off(self.model)
             self.notes.append(f"rows are padded, not packed: {reason}")
 
-    def _tried(self, probe: Batch) -> str:
+    def _tried(self, probe: Batch, passed: Trials | None) -> str:
+        name = "packs" if self._cut is None else "packs, last block cut"
+        if passed and passed.known(name):
+            self._packs = True
+            return ""
+        reason = self._differs(probe)
+        if passed and not reason:
+            passed.keep(name)
+        return reason
+
+    def _differs(self, probe: Batch) -> str:
         if pack_rows(probe, always=True) is None:
             return "which picture values belong to which row is not clear"
         self._packs = False

@@ -47,6 +47,7 @@ from mcit.train.gating import monitor_of
 from mcit.train.loop import StageWork, validation
 from mcit.train.moved import moved
 from mcit.train.probing import Probing
+from mcit.train.trials import Passed
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def build_stage(
     engine = make(model, spec)
     probe = streams.probe() if plan.config.engine.packs else None
     if probe is not None:
-        engine.use_packs(probe)
+        engine.use_packs(probe, Passed.of(plan, stage, material.lineage, model, probe))
     ctx = Context(
         stage,
         engine,
