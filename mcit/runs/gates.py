@@ -25,6 +25,9 @@ from mcit.runs.shared import shared_from
 EVALS = "evals"
 """Scores of a stage that waits or was set aside, beside what a commit holds."""
 
+AUTOMATIC = "gate"
+"""Who decides where nobody does."""
+
 
 def stage_in(place: Path) -> Path:
     """What a commit holds, below the place of a candidate or of a stage set aside: a folder of the stage's own name."""
@@ -127,7 +130,7 @@ def conclude(run: Run, folder: str, *, index: int, gate: JsonDict, verdict: str,
         "results": results,
         "ended": read_listed(candidate, "progress.json", ProgressRecord).get("ended"),
         "decision": "promoted" if verdict == "pass" else "aside",
-        "by": "gate",
+        "by": AUTOMATIC,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     _decide(run, record)
@@ -184,7 +187,7 @@ def recover(run: Run) -> None:
             run.notes.append(f"{run.layout.gate(folder)}: {what}")
         if record is not None and logged != record["decision"]:
             why = {"shared": True} if shared_from(run.layout, folder) else {"recovered": True}
-            _tell(run, "gate" if record["by"] == "gate" else record["decision"], record, **why)
+            _tell(run, "gate" if record["by"] == AUTOMATIC else record["decision"], record, **why)
         settle(run, folder)
 
 
@@ -265,6 +268,10 @@ def reject(run: Run, stage: int, *, by: str) -> JsonDict:
 def _waiting(run: Run, stage: int, by: str) -> JsonDict:
     if not by.strip():
         raise ConfigError("a decision has a name", where="--by", fix="say who decides: --by NAME")
+    if by.strip() == AUTOMATIC:
+        raise ConfigError(
+            f"'{AUTOMATIC}' is who decides where nobody does", where="--by", fix="say who decides: --by NAME"
+        )
     folders = run.stage_folders()
     known = 1 <= stage <= len(folders)
     record = read_gate(run.layout, folders[stage - 1]) if known else None

@@ -25,6 +25,7 @@ from mcit.evals.kit import Sets, Subject, mean_losses, measure, read_kit, settin
 from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import overlap
 from mcit.plan.gone import gone
+from mcit.runs.gates import done_stages
 from mcit.runs.layout import KIT
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def measure_gold(
         if not on_first(session.run.ranks, lambda s=stage: session.run.is_committed(s.folder)):  # type: ignore[misc]
             continue
         after = gold_after(session.plan, names, stage)
-        if after > len(gold.run.committed()):
+        if after > max(on_first(gold.run.ranks, lambda: done_stages(gold.run)), default=0):
             fix = "finish it with: mcit resume"
             raise StateError(f"has not come to stage {after} yet", where=str(gold.run.layout.root), fix=fix)
         out = session.run.layout.gold(stage.folder)

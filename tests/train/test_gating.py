@@ -212,6 +212,7 @@ def test_decisions_that_are_refused(copied, capsys):
     plan, run = copied
     root = str(run.layout.root)
     assert main(["promote", root, "--stage", "2"]) == 2 and "a decision has a name" in capsys.readouterr().err
+    assert main(["promote", root, "--stage", "2", "--by", "gate"]) == 2 and "who decides" in capsys.readouterr().err
     assert main(["promote", root, "--stage", "1", "--by", "x"]) == 2 and "waiting: [2]" in capsys.readouterr().err
     kept = next((run.layout.aside(SECOND) / SECOND / "adapter").glob("*.safetensors"))
     data = bytearray(kept.read_bytes())
