@@ -29,7 +29,7 @@ def write(source: Source, folder: Path, batch: Batch) -> JsonDict:
         source = source.full()
     trained = source.model(source.stage)
     expected = logits(trained, batch, device=source.device, autocast=source.bf16)
-    own = own_effect(source.lineage, source.stage)
+    own = own_effect(source.lineage, source.lineage.deltas[-1].index)
     file = with_siblings(own, trained)
     names = state_names(trained)
     del trained

@@ -105,7 +105,8 @@ def _noted(run: Run, folder: Path, *, stage: int, kind: Kind) -> None:
 def _wanted(source: Source, kind: str, max_rank: int | None, combine: Combination | None) -> JsonDict:
     folders, lineage = [item.folder.name for item in source.lineage.deltas], source.lineage.digest
     if combine is not None:
-        folders, lineage = [folders[k - 1] for k in combine.stages], combined_digest(source.lineage, combine)
+        folders = [folders[source.lineage.position(k)] for k in combine.stages]
+        lineage = combined_digest(source.lineage, combine)
     return {
         "kind": kind,
         "run": source.run,

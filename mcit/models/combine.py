@@ -10,6 +10,7 @@ TIES: Yadav et al. 2023, arXiv:2306.01708, algorithm 1. DARE: Yu et al. 2023, ar
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from mcit.core.files import digest_of
 from mcit.core.types import JsonDict
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, LoraPair, concat, negated, without_routers
-from mcit.models.lineage import Lineage
+from mcit.models.lineage import Delta, Lineage
 from mcit.models.quant import is_quantised
 
 PEFT_TYPES = {
@@ -92,6 +93,8 @@ def combination(
     given = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(chosen)
     if len(given) != len(chosen):
         raise ConfigError(f"{len(given)} weights for {len(chosen)} stages", where="--weights", fix="give one per stage")
+    if not all(map(math.isfinite, given)):
+        raise ConfigError("a weight is not finite", where="--weights", fix="give numbers such as 1,0.5")
     if density is not None and (how.startswith("linear") or not 0 < density <= 1):
         what = "goes with ties and dare" if how.startswith("linear") else "is no share above 0, up to 1"
         raise ConfigError(what, where="--density", fix="leave it out, or give for example --density 0.5")
@@ -104,21 +107,30 @@ def combination(
 
 def combined_digest(lineage: Lineage, spec: Combination) -> str:
     """Identity of the combined weights."""
-    chosen = Lineage(lineage.base, lineage.base_sha256, lineage.deltas[: max(spec.stages)])
+    chosen = Lineage(lineage.base, lineage.base_sha256, _up_to(lineage, max(spec.stages)))
     return digest_of([chosen.digest, spec.json()])
 
 
+def _up_to(lineage: Lineage, number: int) -> tuple[Delta, ...]:
+    return lineage.deltas[: lineage.position(number) + 1]
+
+
+def _below(lineage: Lineage, number: int) -> Delta | None:
+    """The stage that the one of this number was trained on; None for the first."""
+    at = lineage.position(number)
+    return lineage.deltas[at - 1] if at else None
+
+
 def own_effect(lineage: Lineage, stage: int) -> AdapterFile:
-    """What stage `stage` (from 1) itself added; where it went on training the adapter below, that one is taken off.
+    """What the stage of this number itself added; where it went on training the adapter below, that one is taken off.
 
     Raises StateError when the stage trained whole weights, or a mixture that no plain pair does the same as.
     """
-    delta = lineage.deltas[stage - 1]
+    delta, before = lineage.deltas[lineage.position(stage)], _below(lineage, stage)
     if delta.kind == "none":
         fix = "choose other stages, or export it with --as merged"
         raise StateError("the stage trained whole weights, which no adapter can hold", where=str(delta.folder), fix=fix)
     file = without_routers(delta.read())
-    before = lineage.deltas[stage - 2] if stage > 1 else None
     return concat([negated(before.read()), file]) if before is not None and before.carry == "keep" else file
 
 
@@ -134,6 +146,8 @@ def combine(model: nn.Module, lineage: Lineage, spec: Combination) -> AdapterFil
     effects = [own_effect(lineage, stage) for stage in spec.stages]
     if not spec.how.endswith("_svd"):
         _refuse_factors(lineage, effects, spec)
+    elif spec.rank is not None:
+        _refuse_rank(effects, spec.rank)
     begin = {name: value.detach().float().cpu() for name, value in adapters.base_parameters(model).items()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(spec.seed)
@@ -152,13 +166,21 @@ def place(model: nn.Module, file: AdapterFile) -> None:
 
 def _refuse_factors(lineage: Lineage, effects: Sequence[AdapterFile], spec: Combination) -> None:
     ranks = sorted({pair.rank for effect in effects for pair in effect.lora.values()})
-    kept = [k for k in spec.stages if k > 1 and lineage.deltas[k - 2].carry == "keep"]
+    kept = [k for k in spec.stages if (before := _below(lineage, k)) and before.carry == "keep"]
     if kept or len(ranks) > 1:
         what = f"the adapters have ranks {', '.join(map(str, ranks))}, and {spec.how} adds factors of one rank"
         if kept:
             what = f"stage {kept[0]} went on training the adapter below it, so its own effect has no factors of its own"
         fix = f"use {spec.how}_svd, which combines the updates themselves"
         raise ConfigError(what, where=f"--combine {spec.how}", fix=fix)
+
+
+def _refuse_rank(effects: Sequence[AdapterFile], rank: int) -> None:
+    pairs = [pair for effect in effects for pair in effect.lora.values()]
+    most = min((min(pair.A_RI.shape[1], pair.B_OR.shape[0]) for pair in pairs), default=rank)
+    if rank > most:
+        what = f"the smallest matrix that is adapted has no rank above {most}"
+        raise ConfigError(what, where=f"--rank {rank}", fix=f"give at most --rank {most}")
 
 
 def _pairs(model: nn.Module, effects: Sequence[AdapterFile], spec: Combination) -> dict[str, LoraPair]:
@@ -207,10 +229,10 @@ def _whole(begin: Mapping[str, Tensor], lineage: Lineage, spec: Combination) -> 
     """Tensors trained whole: what the run began with plus the combined differences that the chosen stages made."""
     now = dict(begin)
     changes: dict[str, list[tuple[Tensor, float]]] = {}
-    for position, delta in enumerate(lineage.deltas[: max(spec.stages)], start=1):
+    for delta in _up_to(lineage, max(spec.stages)):
         for name, value in delta.read().full.items():
-            if position in spec.stages:
-                weight = spec.weights[spec.stages.index(position)]
+            if delta.index in spec.stages:
+                weight = spec.weights[spec.stages.index(delta.index)]
                 changes.setdefault(name, []).append((value.float() - now[name], weight))
             now[name] = value.float()
     out = {}

@@ -64,6 +64,10 @@ class Lineage:
         """Whether a delta's adapter is contained in its successor's (carry ``keep``)."""
         return self.deltas[position].carry == "keep" and position < len(self.deltas) - 1
 
+    def position(self, number: int) -> int:
+        """Where the stage of this number stands: numbers have gaps where stages were rejected."""
+        return [delta.index for delta in self.deltas].index(number)
+
 
 def read_lineage(stage_folders: Sequence[Path], *, base: str, base_sha256: str) -> Lineage:
     """Lineage of committed stages in order.

@@ -3,6 +3,7 @@ import torch
 
 from mcit.cli.main import main
 from mcit.core.errors import ConfigError
+from mcit.core.files import read_json
 from mcit.export.export import export_stage
 from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
@@ -37,6 +38,13 @@ def test_an_exported_combination_is_the_combination(tmp_path, kind):
     assert "combined by ties" in text and "weights 1, 1, share of values kept 0.4" in text
     assert "never trained together" in text
     assert not export_stage(run, stage=3, kind=kind, combine=spec).made
+
+
+def test_after_a_rejected_stage(tmp_path):
+    run, _ = make_run(tmp_path, ("merge",) * 3, rejected=(2,))
+    assert main(["export", str(run.layout.root), "--combine", "linear", "--out", str(tmp_path / "out")]) == 0
+    assert read_json(tmp_path / "out" / "export.json")["stages"] == ["01-r0", "03-r2"]
+    assert export_stage(run, stage=3, kind="delta").record["relative_to_stages"] == ["01-r0"]
 
 
 def test_on_a_quantised_base_and_on_a_given_adapter(tmp_path):

@@ -108,6 +108,13 @@ def create(root, plan, *, config=None, env=None):
     return run
 
 
+def rejection(folder):
+    """Record of a gate whose stage was rejected."""
+    digests = {f"{name}_sha256": "0" * 64 for name in ("gate", "stage", "before")}
+    said = {"verdict": "fail", "results": [], "ended": None, "decision": "rejected", "by": "me", "time": "2026-01-01"}
+    return {"stage": folder, "index": int(folder[:2]), **digests, **said}
+
+
 def json_lines(path):
     """Content of a file of JSON lines."""
     return [json.loads(line) for line in read_lines(path)]

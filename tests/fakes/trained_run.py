@@ -6,6 +6,7 @@ import torch
 
 from mcit.core.files import sha256_file, write_json
 from mcit.core.schema import RunConfig
+from mcit.core.stored import write_sealed
 from mcit.core.tensorfile import save_tensors
 from mcit.models import adapters
 from mcit.models.adapterfile import AdapterFile, LoraPair, write_adapter
@@ -14,13 +15,16 @@ from mcit.models.lineage import Lineage, delta_digest, lineage_record, read_line
 from mcit.models.load import load_base, materialize
 from mcit.models.units import lora_targets
 from mcit.runs.run import config_digest, open_run
-from tests.fakes.run_dir import environment, plan_record
+from tests.fakes.run_dir import environment, plan_record, rejection
 
 PROJECTOR = tuple(f"model.multi_modal_projector.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))
 
 
-def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=None):
-    """A committed stage per entry of `carries` (merge, keep, stack, none); returns the run and the AdapterFiles."""
+def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=None, rejected=()):
+    """A committed stage per entry of `carries` (merge, keep, stack, none); returns the run and the AdapterFiles.
+
+    Stages numbered in `rejected` were rejected at their gates, and the later ones trained without them.
+    """
     config = RunConfig.model_validate(
         {
             "name": "drawn",
@@ -53,7 +57,11 @@ def make_run(tmp_path, carries, *, dtype="fp32", full=PROJECTOR, rank=4, base=No
     files = []
     for i, (folder, carry) in enumerate(zip(folders, carries, strict=True)):
         files.append(drawn(model, seed=i, full=full, rank=rank, lora=carry != "none"))
-        _commit(run, folder, files[-1], carry, below=folders[:i], path=path, names=list(model.state_dict()))
+        if i + 1 in rejected:
+            write_sealed(run.layout.gate(folder), rejection(folder))
+            continue
+        below = [f for k, f in enumerate(folders[:i], 1) if k not in rejected]
+        _commit(run, folder, files[-1], carry, below=below, path=path, names=list(model.state_dict()))
     return run, files
 
 

@@ -115,6 +115,34 @@ def test_the_model_is_as_before_and_the_random_state_too(three):
     torch.testing.assert_close(added.detach(), product(file.lora[module]), rtol=1e-4, atol=1e-5)
 
 
+def test_stages_keep_their_numbers_where_one_was_rejected(tmp_path):
+    run, files = make_run(tmp_path, ("merge",) * 4, rejected=(2,))
+    lineage = open_source(run, 4).lineage
+    base = {n: p.detach() for n, p in adapters.base_parameters(tiny_model()).items()}
+    spec = combination("linear_svd", committed=[1, 3, 4], stages=[3, 4], weights=[1.0, 0.5], rank=8)
+    found = combine(tiny_model(), lineage, spec)
+    module, name = next(iter(found.lora)), PROJECTOR[0]
+    wanted = product(files[2].lora[module]) + 0.5 * product(files[3].lora[module])
+    torch.testing.assert_close(product(found.lora[module]), wanted, rtol=1e-4, atol=1e-5)
+    third, fourth = files[2].full[name] - files[0].full[name], files[3].full[name] - files[2].full[name]
+    torch.testing.assert_close(found.full[name], base[name] + third + 0.5 * fourth, rtol=1e-5, atol=1e-6)
+    shorter = combination("linear_svd", committed=[1, 3, 4], stages=[1, 3], rank=8)
+    assert combined_digest(lineage, shorter) == combined_digest(open_source(run, 3).lineage, shorter)
+
+
+def test_a_rank_that_no_matrix_has_is_refused(three):
+    with pytest.raises(ConfigError, match="no rank above 32") as error:
+        made(three, "linear_svd", rank=1000)
+    assert "--rank 32" in str(error.value)
+    assert {pair.rank for pair in made(three, "linear_svd", rank=32).lora.values()} == {32}
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_are_finite(weight):
+    with pytest.raises(ConfigError, match="not finite"):
+        spec_of("linear", weights=[1.0, weight, 1.0])
+
+
 def test_a_stage_that_went_on_training_counts_for_what_it_added(tmp_path):
     run, files = make_run(tmp_path, ("keep", "keep", "merge"))
     lineage = open_source(run, 3).lineage
