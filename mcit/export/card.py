@@ -138,7 +138,9 @@ def _holds(record: JsonDict) -> list[str]:
         text = f"A detector of prompts and {record['phrases']} phrases that are kept from being said (`guard.json`). "
         return [text + "No weights of the model: whoever has those has what is in them."]
     holds = record["holds"]
-    if record["relative_to"] == "base":
+    if _on_start(record):
+        relative = "the base with the adapter that the run began with merged into it"
+    elif record["relative_to"] == "base":
         relative = "the original base"
     else:
         below = ", ".join(record["relative_to_stages"])
@@ -156,6 +158,11 @@ def _holds(record: JsonDict) -> list[str]:
     if record["not_in_peft"]:
         lines.append(f"- in `extra.safetensors`, because PEFT cannot name them: {_names(record['not_in_peft'])}")
     return ["\n".join(lines), "Processor, tokenizer, template and generation config are the base's own files."]
+
+
+def _on_start(record: JsonDict) -> bool:
+    """Whether it goes on the base and the adapter that the run was given: any other export on the base holds that adapter."""
+    return record["kind"] == "delta" and record["relative_to"] == "base" and bool(record["base_adapter"])
 
 
 def _names(names: Sequence[str]) -> str:
@@ -239,6 +246,9 @@ def loading(record: JsonDict, model_class: str) -> str:
         )
         lines.insert(1, "from peft import PeftModel")
         lines.append(f'base = {model_class}.from_pretrained("{below}"{trust})')
+        if _on_start(record):
+            began = 'PeftModel.from_pretrained(base, "adapter that the run began with")'
+            lines.append(f"base = {began}.merge_and_unload()")
         lines.append('model = PeftModel.from_pretrained(base, "this/folder")')
         if record["not_in_peft"]:
             lines.insert(2, "from safetensors.torch import load_file")

@@ -4,12 +4,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from mcit.core.files import read_json, write_text
 from mcit.evals.score import score_predictions, write_score
 from mcit.export.card import base_licence, canaries, card, loading
 from mcit.export.export import export_stage
+from mcit.export.source import open_source
+from mcit.export.verify import logits, probe
+from mcit.models.load import load_processor
 from tests.fakes.models import tiny_path
 from tests.fakes.trained_run import make_run
 
@@ -91,6 +95,24 @@ def test_the_code_of_the_card_runs(exported, kind, tmp_path):
     code = code.replace("this/folder", str(exports[kind].folder)).replace(f'"{tiny_path().name}"', f'"{tiny_path()}"')
     check = "assert processor.chat_template and next(model.parameters()).shape\n"
     subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, cwd=tmp_path, capture_output=True)
+
+
+def test_the_code_of_a_first_delta_puts_the_starting_adapter_below_it(tmp_path):
+    from peft import PeftModel
+
+    began = make_run(tmp_path / "first", ("merge",))[0].layout.stage("01-r0") / "adapter"
+    run, _ = make_run(tmp_path / "given", ("merge",), base={"adapter": str(began)})
+    done = export_stage(run, stage=1, kind="delta", out=tmp_path / "out")
+    text = (done.folder / "README.md").read_text()
+    assert "relative to: the base with the adapter that the run began with" in text and str(began) not in text
+    code = loading(done.record, "AutoModelForImageTextToText").replace(f'"{tiny_path().name}"', f'"{tiny_path()}"')
+    code = code.replace("this/folder", str(done.folder)).replace("adapter that the run began with", str(began))
+    scope = {}
+    exec(code, scope)
+    assert isinstance(scope["model"], PeftModel)
+    batch, cpu = probe(load_processor(tiny_path())), torch.device("cpu")
+    wanted = logits(open_source(run, 1).model(1), batch, device=cpu)
+    torch.testing.assert_close(logits(scope["model"], batch, device=cpu), wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_licence_and_hub_id_of_the_base(exported, tmp_path):
