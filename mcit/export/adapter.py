@@ -16,9 +16,7 @@ from mcit.export.copied import copy_unchanged
 from mcit.export.source import Source, state_names, with_siblings
 from mcit.export.verify import Difference, difference, is_equal, logits, require_equal
 from mcit.models import adapters
-from mcit.models.adapterfile import AdapterFile, truncate, write_adapter
-
-EXTRA = "extra.safetensors"
+from mcit.models.adapterfile import EXTRA, AdapterFile, truncate, write_adapter
 
 
 def write(source: Source, folder: Path, batch: Batch, *, max_rank: int | None = None) -> JsonDict:

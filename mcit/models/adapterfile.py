@@ -29,6 +29,8 @@ from mcit.core.types import JsonDict
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+EXTRA = "extra.safetensors"
+"""Tensors of an export that PEFT cannot name."""
 OURS = "mcit.json"
 """Written beside PEFT's two files: base checksum and the statement that names are those of the live model."""
 MIXTURE = "MCIT_MOE_LORA"
@@ -134,7 +136,7 @@ def without_routers(file: AdapterFile) -> AdapterFile:
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) -> AdapterFile:
-    """Read a PEFT LoRA folder.
+    """Read a PEFT LoRA folder, and what an export has beside it because PEFT cannot name it.
 
     `known` are the live model's parameter names: with them, names are matched instead of guessed from the layout.
     Raises StateError for a missing or damaged file, half a pair, or a LoRA variant whose effect is not scale * B @ A.
@@ -147,7 +149,8 @@ def read_adapter(folder: Path | str, *, known: Collection[str] | None = None) ->
     halves: dict[str, dict[str, Tensor]] = {}
     routers: dict[str, Tensor] = {}
     full: dict[str, Tensor] = {}
-    for key, tensor in load_tensors(folder / WEIGHTS).items():
+    beside = load_tensors(folder / EXTRA) if (folder / EXTRA).is_file() else {}
+    for key, tensor in {**load_tensors(folder / WEIGHTS), **beside}.items():
         name = _SAVED.sub("", key.removeprefix(_PREFIX))
         match = _LORA.match(name)
         if match:

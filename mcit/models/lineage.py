@@ -17,7 +17,7 @@ from mcit.core.records import LineageRecord
 from mcit.core.stored import read_record
 from mcit.core.tensorfile import load_tensors
 from mcit.models import adapters
-from mcit.models.adapterfile import AdapterFile, read_adapter
+from mcit.models.adapterfile import EXTRA, AdapterFile, read_adapter
 from mcit.models.quant import is_quantised
 
 
@@ -40,7 +40,7 @@ class Delta:
         """LoRA pairs and full tensors of the stage. Raises StateError for missing or damaged files."""
         if self.kind != "none":
             file = read_adapter(self.folder / "adapter")
-            extra = self.folder / "extra.safetensors"
+            extra = self.folder / EXTRA
             return (
                 AdapterFile(file.lora, {**file.full, **load_tensors(extra)}, file.config) if extra.is_file() else file
             )

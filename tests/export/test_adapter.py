@@ -81,6 +81,7 @@ def test_what_peft_cannot_name_is_in_a_file_of_its_own_and_said(tmp_path):
     done = export_stage(run, stage=1, kind="adapter", out=tmp_path / "out")
     assert done.record["not_in_peft"] == [name]
     assert torch.equal(load_tensors(done.folder / "extra.safetensors")[name], files[0].full[name])
+    assert torch.equal(read_adapter(done.folder).full[name], files[0].full[name])  # as base.adapter of another run
 
 
 def test_the_starting_adapter_of_the_run_is_part_of_it(tmp_path):
