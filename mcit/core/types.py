@@ -463,6 +463,10 @@ class Plan:
         """The first stages, that of this number included; a plan without rejected stages has gaps in its numbers."""
         return tuple(stage for stage in self.stages if stage.index <= index)
 
+    def below(self, index: int) -> int:
+        """Number of the stage that the one of this number is trained on; 0 for the base."""
+        return max((stage.index for stage in self.stages if stage.index < index), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -168,8 +168,9 @@ def forget_due(plan: Plan, after: int) -> tuple[TaskSpec, ...]:
     what a stage retains, just before it."""
     wanted: dict[str, TaskSpec] = {}
     for stage in plan.stages:
-        if stage.forget and after == stage.index - 1:
+        below = plan.below(stage.index)
+        if stage.forget and after == below:
             wanted.update({task.name: task for task in stage.tasks})
-        if after >= stage.index - 1:
+        if after >= below:
             wanted.update({task.name: task for task in stage.forget if not task.gone})
     return tuple(wanted.values())

@@ -12,6 +12,7 @@ from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict
 from mcit.evals.score import read_score
 from mcit.evals.unlearning import drop, h_mean, losses, mean, resurgence
+from mcit.runs.gates import standing_of
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
 from mcit.runs.shared import home
@@ -44,7 +45,7 @@ HEAD = (
 
 
 def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
-    """One entry per stage and data set that it forgets; empty if no stage forgets anything.
+    """One entry per stage that was not rejected and data set that it forgets; empty if no stage forgets anything.
 
     `before` and `after` the stage; `later` after each stage that followed; `retained`: mean over the tasks that the stage
     trained; `elsewhere`: points lost in the stage by every task scored before and after it. Raises StateError for a damaged
@@ -52,8 +53,8 @@ def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
     """
     layout = RunLayout(run)
     plan = read_plan(layout)
-    out = []
-    for stage in plan["stages"]:
+    out, stages = [], standing_of(layout, plan["stages"])
+    for stage, below in zip(stages, [0, *(s["index"] for s in stages)], strict=False):
         k = stage["index"]
         for task in stage["forget"]:
 
@@ -62,9 +63,9 @@ def read_forgetting(run: Path, *, mode: str) -> list[JsonDict]:
                 return None if found is None else float(found[mode]["accuracy"])
 
             others = [t for t in plan["tasks"] if t not in stage["forget"]]
-            then, now = ({t: score(j, t) for t in others} for j in (k - 1, k))
-            before, after = score(k - 1), score(k)
-            later = {s["folder"]: score(s["index"]) for s in plan["stages"] if s["index"] > k}
+            then, now = ({t: score(j, t) for t in others} for j in (below, k))
+            before, after = score(below), score(k)
+            later = {s["folder"]: score(s["index"]) for s in stages if s["index"] > k}
             retained = mean([now.get(t) for t in stage["tasks"]])
             lost = losses(then, now)
             out.append(

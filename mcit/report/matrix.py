@@ -21,7 +21,7 @@ from mcit.evals.continual import METRICS, Cell, ScoreMatrix, average, lost, metr
 from mcit.evals.predictions import PREDICTIONS
 from mcit.evals.score import SCORE, kappa, read_rows, read_score
 from mcit.report.accumulation import accumulation
-from mcit.runs.gates import rejected_of
+from mcit.runs.gates import standing_of
 from mcit.runs.layout import COMBINATION, RunLayout
 from mcit.runs.lock import RunLock
 from mcit.runs.run import read_plan as plan_of
@@ -87,8 +87,7 @@ def measure(run: Path) -> Measured:
     rows: dict[tuple[int, str], JsonDict] = {}
     writer = RunLock(layout.lock).holder()
     written = writer is not None and writer["pid"] != os.getpid()  # between answers and their score
-    without = rejected_of(layout, [stage["folder"] for stage in plan["stages"]])
-    stages = tuple(stage for stage in plan["stages"] if stage["folder"] not in without)
+    stages = tuple(standing_of(layout, plan["stages"]))
     tasks = tuple(task for task in plan["tasks"] if any(task in stage["tasks"] for stage in stages))
     for row, number in enumerate([0, *(stage["index"] for stage in stages)]):
         for task in tasks:

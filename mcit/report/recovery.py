@@ -13,6 +13,7 @@ from mcit.core.types import JsonDict
 from mcit.evals.bootstrap import percentile_interval, resampled_means
 from mcit.evals.score import read_rows
 from mcit.evals.unlearning import recovery
+from mcit.runs.gates import standing_of
 from mcit.runs.layout import RunLayout
 from mcit.runs.run import read_plan
 
@@ -23,23 +24,23 @@ def read_recovery(run: Path, kits: Sequence[JsonDict], *, mode: str) -> list[Jso
     `kits` are the entries of `read_kits`. Raises StateError for a damaged score.
     """
     layout, out = RunLayout(run), []
-    stages = read_plan(layout)["stages"]
+    stages = standing_of(layout, read_plan(layout)["stages"])
     relabelled = {entry["stage"] for entry in kits if entry.get("residual_corruption") is not None}
-    for stage in (s for s in stages if s["folder"] in relabelled):
-        at = max((s["index"] for s in stages[: stage["index"] - 1] if {*s["tasks"]} & {*stage["forget"]}), default=0)
-        trained = {*stage["forget"], *stage["tasks"], *(stages[at - 1]["tasks"] if at else ())}
-        for task in dict.fromkeys(t for s in stages[: max(0, at - 1)] for t in s["tasks"] if t not in trained):
-            rows = {k: read_rows(layout.evals(k) / task) for k in range(at - 1, len(stages) + 1)}
+    for place, stage in ((k, s) for k, s in enumerate(stages) if s["folder"] in relabelled):
+        at = max((k for k, s in enumerate(stages[:place]) if {*s["tasks"]} & {*stage["forget"]}), default=0)
+        trained = {*stage["forget"], *stage["tasks"], *stages[at]["tasks"]}
+        for task in dict.fromkeys(t for s in stages[:at] for t in s["tasks"] if t not in trained):
+            rows = {k: read_rows(layout.evals(s["index"]) / task) for k, s in enumerate(stages) if k >= at - 1}
             right = {k: [float(v) for v in found[mode]] for k, found in rows.items() if found}
             clean, corrupted = right.get(at - 1), right.get(at)
             if clean and corrupted:
-                later = {s["folder"]: right[s["index"]] for s in stages if s["index"] in right and s["index"] > at}
+                later = {s["folder"]: right[k] for k, s in enumerate(stages) if k in right and k > at}
                 ids = next(found["id"] for found in rows.values() if found)
                 out.append(
                     {
                         "stage": stage["folder"],
                         "task": task,
-                        "corrupted_in": stages[at - 1]["folder"],
+                        "corrupted_in": stages[at]["folder"],
                         "clean": 100 * sum(clean) / len(clean),
                         "corrupted": 100 * sum(corrupted) / len(corrupted),
                         "after": {

@@ -29,7 +29,7 @@ from mcit.report.profile import profile_of
 from mcit.report.recovery import read_recovery
 from mcit.report.sections import Section, Table, num, share
 from mcit.report.slices import read_slices
-from mcit.runs.gates import rejected_of
+from mcit.runs.gates import standing_of
 from mcit.runs.layout import RunLayout
 from mcit.runs.shared import check_order, home
 
@@ -86,9 +86,7 @@ def costs(run: Path) -> list[JsonDict]:
     Raises StateError for one that is missing while a later one is there.
     """
     layout, out, stages = RunLayout(run), [], read_plan(run)["stages"]
-    folders = [stage["folder"] for stage in stages]
-    without = rejected_of(layout, folders)
-    check_order(layout, [folder for folder in folders if folder not in without])
+    check_order(layout, [stage["folder"] for stage in standing_of(layout, stages)])
     for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}

@@ -51,6 +51,12 @@ def rejected_of(layout: RunLayout, folders: Sequence[str]) -> frozenset[str]:
     return frozenset(folder for folder, record in found.items() if record and record["decision"] == "rejected")
 
 
+def standing_of(layout: RunLayout, stages: Sequence[JsonDict]) -> list[JsonDict]:
+    """Stages of a plan without those that were rejected; the others keep their numbers."""
+    without = rejected_of(layout, [stage["folder"] for stage in stages])
+    return [stage for stage in stages if stage["folder"] not in without]
+
+
 def slices_of(stage: JsonDict, stages: Sequence[JsonDict], without: frozenset[str]) -> JsonDict:
     """The tasks of a planned stage and those of its slices, without what only rejected stages before it trained.
 

@@ -137,9 +137,10 @@ def attack(
 
     plan, layout = session.plan, session.run.layout
     attack_problems(plan, stage)
-    for after in (stage.index - 1, stage.index):
+    compared = (plan.below(stage.index), stage.index)
+    for after in compared:
         score(session, after, reporter=reporter, tasks=stage.forget, stop=stop)
-    before, forgotten = (_accuracy(layout.evals(k), stage.forget, plan) for k in (stage.index - 1, stage.index))
+    before, forgotten = (_accuracy(layout.evals(k), stage.forget, plan) for k in compared)
     record: JsonDict = {"stage": stage.folder, "kind": what.kind, "before": before, "forgotten": forgotten}
     run = _Attacks(session, stage, what, reporter, stop)
     if what.kind == "unload":

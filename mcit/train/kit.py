@@ -42,7 +42,7 @@ def kit_due(plan: Plan, after: int, config: KitConfig) -> tuple[Stage, ...]:
     """
     base = after == 0 and "reference" in config.membership
     stages = [stage for stage in plan.stages if stage.forget and not gone(stage)]
-    return tuple(stage for stage in stages if base or after >= stage.index - 1)
+    return tuple(stage for stage in stages if base or after >= plan.below(stage.index))
 
 
 def sets_of(plan: Plan, stage: Stage, config: KitConfig) -> Sets:

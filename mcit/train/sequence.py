@@ -202,7 +202,7 @@ def produce(session: Session, stage: Stage, *, reporter: Reporter, stop: Callabl
         train(session, stage, reporter=reporter, stop=agreed_stop(run.ranks, stop), logged=logged)
     if not gated:
         return
-    below = max((s.index for s in session.plan.stages if s.index < stage.index), default=0)
+    below = session.plan.below(stage.index)
 
     def scored(tasks: tuple[TaskSpec, ...], folder: Path) -> None:
         made, lineage = functools.partial(session.model_after, stage.index), session.lineage(stage.index)

@@ -5,11 +5,13 @@ import pytest
 from mcit.core.errors import PlanError
 from mcit.core.interfaces import Silent
 from mcit.core.paths import shipped
+from mcit.core.schema import KitConfig
 from mcit.core.types import Row, Turn
 from mcit.data.overlap import _picture as pictures
 from mcit.plan import forgetting
 from mcit.plan.forgetting import forget_due, overlap
 from mcit.report.tables import full_report
+from mcit.train.kit import kit_due
 from mcit.train.sequence import due, run_sequence
 from tests.fakes.bench import plan_of
 from tests.train.test_sequence import opened
@@ -113,6 +115,14 @@ def test_recipes_without_rows(tmp_path):
         else:
             with pytest.raises(PlanError, match=words):
                 plan_of(stages=[stage])
+
+
+def test_what_is_scored_before_a_stage_whose_predecessor_was_rejected():
+    """Stage 2 of 3 was rejected: the model before stage 3 is that after stage 1."""
+    whole = plan_of(stages=[STAGES[0], STAGES[2], STAGES[1]])
+    plan = dataclasses.replace(whole, stages=(whole.stages[0], whole.stages[2]))
+    assert [names(forget_due(plan, k)) for k in (0, 1, 3)] == [[], ["word-others", "word-red"], ["word-red"]]
+    assert [len(kit_due(plan, k, KitConfig(membership=[]))) for k in (0, 1, 3)] == [0, 1, 1]
 
 
 def test_when_what_is_scored():

@@ -5,9 +5,11 @@ import json
 import pytest
 from rich.console import Console
 
+from mcit.core.stored import write_sealed
 from mcit.report.forgetting import read_forgetting
 from mcit.report.tables import compare, full_report, markdown, render_terminal, write_report
-from tests.fakes.run_dir import create
+from mcit.runs.layout import RunLayout
+from tests.fakes.run_dir import create, rejection
 
 
 @pytest.fixture
@@ -43,6 +45,27 @@ def test_entry_by_hand(asked):
     assert entry["elsewhere"] == {"all": 10, "rest": -10} and entry["most_lost_elsewhere"] == 10
     assert entry["later"] == {"03-s3": 40} and entry["resurgence"] == 30
     assert (entry["zero_pairs"], entry["pairs"]) == (1, 3)
+
+
+def test_a_rejected_stage_is_no_stage_before_and_forgets_nothing(fake_run):
+    """Stages 2 and 4 were rejected: dog 90 after stage 1 to 10 after stage 3, then 40 after stage 5."""
+    run = fake_run([["all"], ["lost"], ["rest"], ["lost"], ["new"]])
+    run.plan["stages"][2]["forget"] = run.plan["stages"][3]["forget"] = run.plan["forget_tasks"] = ["dog"]
+    create(run.root, run.plan)
+    for stage in (2, 4):
+        write_sealed(RunLayout(run.root).gate(f"0{stage}-s{stage}"), rejection(f"0{stage}-s{stage}"))
+    for after, task, right in [
+        (1, "dog", 9),
+        (3, "dog", 1),
+        (5, "dog", 4),
+        (1, "rest", 8),
+        (3, "rest", 9),
+        (1, "all", 8),
+    ]:
+        run.shares(after, task, right)
+    (entry,) = read_forgetting(run.root, mode="strict")
+    assert [entry[k] for k in ("before", "after", "drop", "retained_before")] == [90, 10, 80, 80]
+    assert entry["later"] == {"05-s5": 40} and entry["resurgence"] == 30
 
 
 def test_matrix_and_metrics_do_not_know_of_it(asked):

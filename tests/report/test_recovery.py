@@ -2,9 +2,11 @@
 
 import pytest
 
+from mcit.core.stored import write_sealed
 from mcit.report.recovery import read_recovery, recovery_lines, shown, with_interval
 from mcit.report.tables import full_report, markdown
-from tests.fakes.run_dir import create
+from mcit.runs.layout import RunLayout
+from tests.fakes.run_dir import create, rejection
 
 FALSE = [{"stage": "03-s3", "residual_corruption": 0.5}]
 
@@ -18,6 +20,20 @@ def restored(fake_run):
     for after, right in enumerate((9, 1, 5, 7), start=1):
         run.shares(after, "true", right).shares(after, "rest", 8)
     return run
+
+
+def test_a_rejected_stage_between_them_is_left_out(fake_run):
+    run = fake_run([["rest", "true"], ["other"], ["false"], ["other"], ["rest"], ["rest"]])
+    run.plan["stages"][4]["forget"] = run.plan["forget_tasks"] = ["false"]
+    create(run.root, run.plan)
+    for folder in ("02-s2", "04-s4"):
+        write_sealed(RunLayout(run.root).gate(folder), rejection(folder))
+    for after, right in ((1, 9), (3, 1), (5, 5), (6, 7)):
+        run.shares(after, "true", right)
+    (entry,) = read_recovery(run.root, [{"stage": "05-s5", "residual_corruption": 0.5}], mode="strict")
+    assert [entry[k] for k in ("corrupted_in", "clean", "corrupted")] == ["03-s3", 90, 10]
+    values = {folder: now["recovery"][0] for folder, now in entry["after"].items()}
+    assert values == {"05-s5": pytest.approx(0.5), "06-s6": pytest.approx(0.75)}
 
 
 def test_recovery_by_hand(restored):
