@@ -216,7 +216,7 @@ def _trained(
             out.open(run.layout.log)
             out.watch(run.layout.root)
         out.line(f"run {run.layout.root}")
-        for note in run.notes:
+        for note in (*plan.notes, *run.notes):
             out.line(f"note: {note}")
         page = Page(run.layout, out.line)
         with kept(plan, run, device_of(plan)) as write_profile:

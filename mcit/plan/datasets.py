@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -163,6 +164,23 @@ def build_pools(
         for k, spec in enumerate(specs):
             stages[i].pools += pools.of(make(spec).recipes(), f"stages[{i}].methods[{k}] ({spec.name}):")
     return pools.problems
+
+
+def data_notes(tasks: Iterable[TaskSpec]) -> list[Problem]:
+    """What building the data sets warned of, and how many bad rows their recipes let it drop."""
+    from mcit.core.records import DataManifest
+    from mcit.core.stored import read_sealed
+
+    notes = []
+    for task in tasks:
+        manifest = read_sealed(task.folder / "manifest.json", DataManifest)
+        for found in manifest["warnings"]:
+            notes.append(Problem(f"{task.recipe}: {found['where']}", found["what"], level="note"))
+        if dropped := manifest["dropped"]:
+            first = f"{dropped[0]['where']}: {dropped[0]['what']}"
+            what = f"{len(dropped):,} bad row(s) dropped, as the recipe allows; the first: {first}"
+            notes.append(Problem(task.recipe, what, f"mcit data build {shlex.quote(task.recipe)} names them", "note"))
+    return notes
 
 
 def recipes_of(plan: Plan) -> list[TaskSpec]:

@@ -24,7 +24,7 @@ from mcit.core.paths import find_shipped, shipped
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import GateSpec, MethodSpec, Plan, ProbeSpec, Stage
-from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks
+from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, data_notes, readable
 from mcit.plan.gates import gate_problems, gate_specs
 from mcit.plan.gone import Recorded
 from mcit.plan.pools import router_spec
@@ -315,6 +315,7 @@ def check_plan(plan: Plan) -> list[Problem]:
     problems += member_problems(plan)
     if any(p.level == "problem" for p in problems):
         return problems
+    problems += data_notes(readable(plan))
     problems += forget_problems(plan)
     doing("checking rows and pictures")
     problems += check_rows(plan)

@@ -22,7 +22,7 @@ from mcit.evals.score import read_score
 from mcit.models.basefiles import base_digest
 from mcit.models.load import materialize
 from mcit.models.quant import runs_bf16
-from mcit.plan.datasets import build_tasks
+from mcit.plan.datasets import build_tasks, data_notes
 from mcit.plan.preflight import make_encoder
 from mcit.train.basemodel import load_run_base
 
@@ -67,6 +67,8 @@ class Standalone:
             if problems:
                 raise DataError.of(problems)
             tasks = tuple({task.name: task for stage in data for task in stage.tasks}.values())
+            for note in data_notes(tasks):
+                reporter.line(f"note: {note}")
         self.plan = Plan(run, (), tasks, path, "")
         self._reporter = reporter
         self._model: PreTrainedModel | None = None

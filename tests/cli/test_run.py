@@ -16,6 +16,7 @@ import pytest
 
 from mcit.cli.main import main
 from mcit.core.files import sha256_file, sha256_tree
+from tests.fakes.rows import llava
 
 DIARIES = {"lock", "ledger.jsonl", "train.log"}
 TRACK = ["--set", "track=[tensorboard]"]
@@ -63,6 +64,18 @@ def test_it_ends_with_matrix_metrics_and_paths(finished):
     assert all(min(stage["drift"].values()) > 0 for stage in report["costs"])
     assert 'id="chart-drift"' in (root / "report" / "report.html").read_text()
     assert [len(row) for row in report["matrix"]] == [1, 2, 3] or all(len(row) == 3 for row in report["matrix"])
+
+
+def test_notes_of_the_plan_are_told_by_run_too(tmp_path, capsys):
+    (tmp_path / "rows.json").write_text(json.dumps([llava("a", "q1"), llava("b", "q2"), {"id": "c"}]))
+    source = "sources: [{kind: llava, path: rows.json}]"
+    (tmp_path / "some.yaml").write_text(f"name: some\ntask: some\nallow_bad: 1\n{source}\n")
+    stage = {"recipe": str(tmp_path / "some.yaml")}
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({"name": "some", "base": {"family": "tiny", "dtype": "fp32"}, "stages": [stage]}))
+    assert main(["run", str(config), "--runs-dir", str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr().err
+    assert "1 bad row(s) dropped" in told and "so the task is never scored" in told
 
 
 def test_tensorboards_own_reader_finds_every_scalar(finished):

@@ -1,5 +1,7 @@
 """Data sets of a plan: tasks, what is forgotten, pools of methods."""
 
+import json
+
 import pytest
 
 from mcit.core.errors import DataError
@@ -10,6 +12,7 @@ from mcit.plan import datasets
 from mcit.plan.plan import make_plan, parse_run
 from mcit.plan.record import plan_json
 from tests.fakes.bench import TINY
+from tests.fakes.rows import llava
 
 
 def config_of(*stages):
@@ -59,6 +62,17 @@ def test_a_recipe_that_cannot_be_built_names_stage_and_key(tmp_path):
         make_plan(config)
     assert caught.value.problems[0].where.startswith(f"stages[0].forget {bad}")
     assert "nowhere.json" in str(caught.value)
+
+
+def test_what_was_dropped_and_warned_of_is_in_the_plan(tmp_path):
+    rows = [llava("a", "q1"), llava("b", "q2"), {"id": "c"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    recipe = tmp_path / "some.yaml"
+    source = "sources: [{kind: llava, path: rows.json}]"
+    recipe.write_text(f"name: some\ntask: some\nallow_bad: 1\nexpect: {{train: 7}}\n{source}\n")
+    notes = make_plan(config_of({"recipe": str(recipe)})).notes
+    assert [note for note in notes if "1 bad row(s) dropped" in note and "rows.json:1:c: the row has no" in note]
+    assert [note for note in notes if note.startswith(f"{recipe}: train: ") and "7" in note], notes
 
 
 class Pooled(Method):
