@@ -53,7 +53,9 @@ def normalise_fixed(text: str) -> str:
     return _normalise(text, CONTRACTIONS_FIXED, 0)
 
 
-def _normalise(text: str, contractions: dict[str, str], most_stops: int) -> str:
+def _normalise(
+    text: str, contractions: dict[str, str], most_stops: int, *, articles: frozenset[str] = _ARTICLES
+) -> str:
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     out = text
@@ -62,20 +64,32 @@ def _normalise(text: str, contractions: dict[str, str], most_stops: int) -> str:
         out = out.replace(mark, "" if touches else " ")
     out = _FULL_STOP.sub("", out, count=most_stops)
     words = [_NUMBERS.get(word, word) for word in out.split()]
-    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in articles)
 
 
 def same(text: str, answer: str) -> bool:
-    """Whether both are equal after normalising; an answer of articles only ("A") is compared as it is written."""
-    wanted = normalise_fixed(answer)
-    return normalise_fixed(text) == wanted if wanted else text.strip(" .") == answer.strip(" .") != ""
+    """Whether both are equal after normalising, which leaves an answer of articles only ("A") its articles.
+
+    One of marks only is compared as it is written.
+    """
+    wanted, whole = normalise_fixed(answer), _with_articles(answer)
+    if wanted or whole:
+        return normalise_fixed(text) == wanted if wanted else _with_articles(text) == whole
+    return text.strip(" .") == answer.strip(" .") != ""
+
+
+def _with_articles(text: str) -> str:
+    return _normalise(text, CONTRACTIONS_FIXED, 0, articles=frozenset())
 
 
 def contains(text: str, answer: str) -> bool:
-    """Whether `answer` stands in `text` as whole words after normalising; one of articles only as it is written."""
+    """Whether `answer` stands in `text` as whole words after normalising; one of articles only as it is written.
+
+    A number with decimals is one word: "5" does not stand in "3.5".
+    """
     wanted = normalise_fixed(answer)
     return _stands_in(normalise_fixed(text), wanted) if wanted else _stands_in(text, answer.strip(" ."))
 
 
 def _stands_in(text: str, part: str) -> bool:
-    return bool(part) and re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
+    return bool(part) and re.search(rf"(?<!\w)(?<!\d\.){re.escape(part)}(?!\w|\.\d)", text) is not None

@@ -82,6 +82,11 @@ def test_fixed_mends_the_two_defects() -> None:
         ("two dogs", "2 dogs", True),
         ("the answer is A.", "A", True),  # nothing is left of "A" after normalising: compared as it is written
         ("a cat", "A", False),
+        ("it is 3.5 m", "5", False),
+        ("3.5", "3", False),
+        ("it is 3.5.", "3.5", True),
+        ("there are 5.", "5", True),
+        ("at 10.30, 5", "5", True),
     ],
 )
 def test_contains(text: str, answer: str, inside: bool) -> None:
@@ -95,6 +100,12 @@ def test_contains(text: str, answer: str, inside: bool) -> None:
         ("", "cat", False),
         ("A.", "A", True),
         ("an", "A", False),
+        ("a", "A", True),  # letters of a choice are alike in either case, whichever letter it is
+        ("(A)", "A", True),
+        ("b", "B", True),
+        ("the a", "A", False),
+        ("+", "+", True),
+        ("+", "-", False),
         ("", "", False),
         ("", ".", False),
     ],

@@ -46,7 +46,7 @@ def test_hand_worked() -> None:
     assert score["truncation_rate"] == 25.0
     assert score["mean_length"] == 2.5
     assert score["lenient_minus_strict"] == 0.0
-    assert score["scorer"] == {"name": "choice", "version": 2, "strict_rule": "SEFE eval_science_qa.py"}
+    assert score["scorer"] == {"name": "choice", "version": 3, "strict_rule": "SEFE eval_science_qa.py"}
 
 
 def test_accuracy_on_valid_answers_and_the_gap() -> None:

@@ -22,6 +22,7 @@ _WHERE = "eval.scorer: caption"
 class Caption(Scorer):
     """Overlap with what people wrote."""
 
+    version = 2
     requires = "pycocoevalcap"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -20,7 +20,7 @@ KNOWN = "ABCDE"
 class Choice(Scorer):
     """Right letter or not."""
 
-    version = 2
+    version = 3
     chooses = True
     published = "SEFE eval_science_qa.py"
 

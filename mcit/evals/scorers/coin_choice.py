@@ -16,7 +16,7 @@ _LONE = re.compile(r"\b(\w)\b")
 class CoinChoice(Choice):
     """Right letter or not."""
 
-    version = 1
+    version = 2
     published = "CoIN eval_science_qa.py"
 
     def read(self, text: str) -> str | None:

@@ -15,7 +15,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class Contains(Scorer):
     """Contained or not."""
 
-    version = 2
+    version = 3
     published = "MCITlib eval_ai2d.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -13,7 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Exact(Scorer):
     """Equal or not."""
 
-    version = 2
+    version = 3
     chooses = True
     published = "SEFE eval_vqav2.py, eval_vizwiz.py; MCITlib eval_deepseek_r1.py"
 

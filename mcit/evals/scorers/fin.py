@@ -14,6 +14,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class Fin(Scorer):
     """Equal or not."""
 
+    version = 2
     chooses = True
     published = "MCITlib eval_finvis.py"
 

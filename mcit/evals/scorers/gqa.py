@@ -12,6 +12,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Gqa(Scorer):
     """Equal or not."""
 
+    version = 2
     chooses = True
     published = "CoIN convert_gqa_for_eval.py, eval_gqa.py"
 

@@ -16,6 +16,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class MapQa(Scorer):
     """Share of a list, or contained or not."""
 
+    version = 2
     published = "MCITlib eval_sci.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

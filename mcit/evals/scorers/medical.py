@@ -13,6 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class Medical(Scorer):
     """Contained or not."""
 
+    version = 2
     published = "MLLM-CL eval_pvqa.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -13,6 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Name(Scorer):
     """Right name or not."""
 
+    version = 2
     published = "SEFE eval_imagenet.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -15,6 +15,7 @@ _FORMULA = "Handwritten Mathematical Expression Recognition"
 class OcrBench(Scorer):
     """One of several answers contained, or none."""
 
+    version = 2
     published = "MLLM-CL eval_ocr.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -13,6 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of, refuses
 class OcrVqa(Scorer):
     """Equal or not."""
 
+    version = 2
     chooses = True
     published = "SEFE eval_ocrvqa.py"
 

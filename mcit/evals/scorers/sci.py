@@ -18,6 +18,7 @@ _EXACT = ("AI2D", "TQA", "VQA", "SciVerse")
 class Sci(Scorer):
     """Equal or not, or a share of a list of states."""
 
+    version = 2
     published = "MCITlib eval_sci.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -13,6 +13,7 @@ from mcit.evals.scorers.base import Gold, Scorer, answer_of
 class Spatial(Scorer):
     """Contained or not."""
 
+    version = 2
     published = "MLLM-CL eval_sat.py"
 
     def strict(self, prediction: str, gold: Gold) -> float:

@@ -20,6 +20,7 @@ _ENOUGH, _TEN = 3, 10
 class Vqa(Scorer):
     """Agreement with people who disagree."""
 
+    version = 2
     published = "SEFE eval_textvqa.py (m4c_evaluator.py)"
 
     def gold_problem(self, gold: Gold) -> str:
