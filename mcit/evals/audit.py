@@ -198,11 +198,10 @@ def _apart(now: JsonDict, then: JsonDict) -> list[str]:
 
 def _exports(run: Run, chain: Chain) -> list[Path]:
     """Exports in the run, and those elsewhere that the ledger names and that are still there."""
-    inside = [p for p in run.layout.exports.glob("[!.]*") if p.is_dir()]
-    known = {sha256_file(path / _EXPORT) for path in inside if (path / _EXPORT).is_file()}
-    logged = [e for e in chain.whole if e["event"] == "export" and e.get("sha256") not in known]
-    outside = dict.fromkeys(Path(str(e["out"])) for e in logged if (Path(str(e["out"])) / _EXPORT).is_file())
-    return [*sorted(inside), *outside]
+    inside = {p.resolve(): p for p in sorted(run.layout.exports.glob("[!.]*")) if p.is_dir()}
+    named = [run.layout.root / str(e["out"]) for e in chain.whole if e["event"] == "export"]
+    outside = {p.resolve(): p for p in named if (p / _EXPORT).is_file()}
+    return [*inside.values(), *(path for place, path in outside.items() if place not in inside)]
 
 
 def _export(chain: Chain, folder: Path) -> Iterator[Problem]:

@@ -96,10 +96,12 @@ def export_stage(
 
 
 def _noted(run: Run, folder: Path, *, stage: int, kind: Kind) -> None:
-    """Tell the ledger of an export, with the checksum of its record, once."""
+    """Tell the ledger of an export, once for each place: with the checksum of its record and where a later audit finds it."""
+    root, place = run.layout.root.resolve(), folder.resolve()
+    out = str(place.relative_to(root) if place.is_relative_to(root) else place)
     digest = sha256_file(folder / RECORD)
-    if digest not in [event.get("sha256") for event in run.ledger.events("export")]:
-        run.ledger.append("export", stage=stage, kind=kind, out=str(folder), sha256=digest)
+    if (digest, out) not in [(event.get("sha256"), event.get("out")) for event in run.ledger.events("export")]:
+        run.ledger.append("export", stage=stage, kind=kind, out=out, sha256=digest)
 
 
 def _wanted(source: Source, kind: str, max_rank: int | None, combine: Combination | None) -> JsonDict:

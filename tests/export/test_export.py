@@ -2,6 +2,7 @@ import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mcit.core.errors import ConfigError, StateError
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest
 from mcit.core.tensorfile import save_tensors
+from mcit.evals.audit import audit
 from mcit.export import adapter
 from mcit.export.export import export_stage
 from mcit.export.source import open_source
@@ -113,6 +115,20 @@ def test_the_same_export_again_changes_nothing_and_another_one_is_refused(tmp_pa
     (tmp_path / "mine").mkdir()
     with pytest.raises(StateError, match="already exists"):
         export_stage(run, stage=1, kind="adapter", out=tmp_path / "mine")
+
+
+def test_the_ledger_says_where_every_copy_lies(tmp_path, monkeypatch):
+    """Before, paths as given, so an audit from another folder found none of them; and of equal exports the first alone."""
+    run, _ = make_run(tmp_path, ("merge",))
+    monkeypatch.chdir(tmp_path)
+    for out in (None, Path("a"), Path("b"), Path("b")):
+        export_stage(run, stage=1, kind="adapter", out=out)
+    outs = [event["out"] for event in run.ledger.events("export")]
+    assert outs == ["exports/01-r0-adapter", str(tmp_path / "a"), str(tmp_path / "b")]
+    monkeypatch.chdir(run.layout.root)
+    (tmp_path / "b" / "README.md").write_text("another card")
+    (found,) = [part for part in audit(run) if part.name == "exports"]
+    assert found.checked == 3 and [p.where for p in found.problems] == [str(tmp_path / "b" / "README.md")]
 
 
 def test_an_export_above_tolerance_leaves_nothing(tmp_path, monkeypatch):
