@@ -9,7 +9,7 @@ from typing import Any
 from mcit.core.types import JsonDict
 from mcit.report.differences import KINDS, Difference, run_differences
 from mcit.report.matrix import measure
-from mcit.report.paired import paired, paired_metrics
+from mcit.report.paired import paired, paired_metrics, unlike
 from mcit.report.tables import full_report
 
 
@@ -26,7 +26,7 @@ def comparison(first: Path, second: Path, *, mode: str | None = None) -> JsonDic
     return {
         "runs": [str(run) for run in runs],
         "names": names,
-        "words": [*differ_words(found), *score_words(tasks, metrics, names), *caution(found)],
+        "words": [*differ_words(found), *score_words(tasks, metrics, names), *unlike(reports), *caution(found)],
         "differences": [vars(item) for item in found],
         "tasks": [
             {"task": line["task"], "scores": [run["score"] for run in line["runs"]], **_second(line)} for line in tasks

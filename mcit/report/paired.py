@@ -10,6 +10,19 @@ from mcit.evals.continual import METRICS
 from mcit.report.matrix import Measured, metric_samples
 
 
+def unlike(reports: Sequence[JsonDict]) -> list[str]:
+    """Why numbers of these runs are not of one kind, each reason a sentence: other rules, other tasks."""
+    out = []
+    if len({report["scorer_mode"] for report in reports}) > 1:
+        rules = ", ".join(f"{report['name']} {report['scorer_mode']}" for report in reports)
+        out.append(
+            f"Scored by different rules ({rules}): a difference may be one of the rules. --mode takes one for all."
+        )
+    if len({frozenset(report["tasks"]) for report in reports}) > 1:
+        out.append("The runs have different tasks, and a metric is a mean over each run's own.")
+    return out
+
+
 def paired(reports: Sequence[JsonDict], measured: Sequence[Measured]) -> list[JsonDict]:
     """Final score of each task in each run, with its difference from the first run; no interval where questions differ."""
     out = []

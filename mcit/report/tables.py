@@ -24,6 +24,7 @@ from mcit.report.forgetting import HEAD, forget_csv, read_forgetting, table_rows
 from mcit.report.gates import read_gates
 from mcit.report.kit import kit_csv, read_kits
 from mcit.report.matrix import read_matrix, read_plan
+from mcit.report.paired import unlike
 from mcit.report.probes import gap_rows, metric_rows, read_probes, rho
 from mcit.report.profile import profile_of
 from mcit.report.recovery import read_recovery
@@ -350,7 +351,7 @@ def compare(reports: Sequence[JsonDict]) -> str:
         for key, title in (("after", "Acc_f after its stage"), ("h_mean", "H-mean"), ("resurgence", "Resurgence"))
     ]
     modes = sorted({report["scorer_mode"] for report in reports})
-    head = f"Scores in percent, scorer mode {', '.join(modes)}."
+    head = " ".join([f"Scores in percent, scorer mode {', '.join(modes)}.", *unlike(reports)])
     return f"{head}\n\n{_table(['', *names], metric_rows + kinds + task_rows + forget_rows)}\n"
 
 

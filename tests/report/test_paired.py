@@ -1,9 +1,10 @@
 import pytest
 
+from mcit.report.compare import comparison
 from mcit.report.matrix import measure
 from mcit.report.page.html import write_page
-from mcit.report.paired import paired, paired_metrics
-from mcit.report.tables import full_report
+from mcit.report.paired import paired, paired_metrics, unlike
+from mcit.report.tables import compare, full_report
 
 
 def read(*runs):
@@ -37,3 +38,18 @@ def test_no_difference_of_metrics_over_other_tasks_or_questions(fake_run):
     for other in (fake_run([["u"]], "b").shares(1, "u", 5), fake_run([["t"]], "c").shares(1, "t", 5, n=8)):
         for line in paired_metrics(*read(a, other)):
             assert line["difference"] is None and line["span"] is None
+
+
+def test_other_rules_and_other_tasks_are_said_wherever_runs_stand_side_by_side(fake_run, tmp_path):
+    """The same answers: 50 by the strict rule, 100 by the fixed one."""
+    answers = ["cat"] * 5 + ["the cat."] * 5
+    a = fake_run([["t"]], "a").score(1, "t", answers)
+    b = fake_run([["t"]], "b", mode="fixed").score(1, "t", answers)
+    c = fake_run([["t"], ["u"]], "c").score(2, "t", answers).score(2, "u", answers)
+    rules, tasks = "Scored by different rules (a strict, b fixed)", "The runs have different tasks"
+    for other, sentence in ((b, rules), (c, tasks)):
+        (found,) = unlike(read(a, other)[0])
+        assert found.startswith(sentence) and found in comparison(a.root, other.root)["words"]
+        assert found in compare(read(a, other)[0])
+        assert sentence in write_page([a.root, other.root], tmp_path / "page.html")[0].read_text()
+    assert unlike([full_report(run.root, mode="fixed") for run in (a, b)]) == []

@@ -14,7 +14,7 @@ from mcit.report.matrix import Measured, measure
 from mcit.report.page import charts, words
 from mcit.report.page.bundle import script
 from mcit.report.page.examples import examples
-from mcit.report.paired import paired, paired_metrics
+from mcit.report.paired import paired, paired_metrics, unlike
 from mcit.report.probes import gap_rows, metric_rows, rho
 from mcit.report.sections import page_sections
 from mcit.report.tables import NAMES, full_report
@@ -70,6 +70,7 @@ def render(
         pages=pages,
         compared=paired(reports, measured) if len(reports) > 1 else None,
         metrics=_metrics_of(reports, measured),
+        unlike=unlike(reports),
         charts=list(drawn),
         specs=json.dumps(drawn).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         script=script() if drawn else "",
