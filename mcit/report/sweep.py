@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -19,6 +19,7 @@ from mcit.evals.continual import METRICS
 from mcit.report.matrix import read_matrix
 from mcit.report.tables import NAMES
 from mcit.runs.layout import SWEEP, RunLayout
+from mcit.runs.run import Run
 
 _NONE = "–"
 _Numbers = list[float | None]
@@ -54,14 +55,22 @@ def _of_run(root: Path, mode: str | None) -> JsonDict:
     if not RunLayout(root).manifest.is_file():
         return {"metrics": {}, "final": {}, "finished": False, "mode": None}
     found = read_matrix(root, mode=mode)
-    last = found["matrix"][-1] if found["matrix"] else []
-    complete = len(last) == len(found["tasks"]) and None not in last
+    final = dict(zip(found["tasks"], found["matrix"][-1] if found["matrix"] else [], strict=False))
     return {
         "metrics": {name: found["metrics"][name] for name in METRICS},
-        "final": dict(zip(found["tasks"], last, strict=False)),
-        "finished": complete,
+        "final": final,
+        "finished": _finished(Run(root), final, found["tasks"]),
         "mode": found["scorer_mode"],
     }
+
+
+def _finished(run: Run, final: Mapping[str, float | None], tasks: Sequence[str]) -> bool:
+    """Whether what its `eval.tasks` asks for was scored after the last stage; nothing is asked for with ``none``."""
+    setting = run.config().get("eval", {}).get("tasks", "seen")
+    if setting == "none":
+        return run.finished()
+    wanted = [task for task in tasks if task in setting] if isinstance(setting, list) else tasks
+    return all(final.get(task) is not None for task in wanted)
 
 
 def summary(values: Sequence[float | None]) -> JsonDict:

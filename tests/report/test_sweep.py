@@ -75,3 +75,16 @@ def test_what_is_no_sweep_is_refused(sweep):
 def test_summary_of_one_and_of_none():
     assert summary([2.0]) == {"n": 1, "mean": 2.0, "sd": None, "min": 2.0, "max": 2.0}
     assert summary([None, 1.0, 3.0])["sd"] == pytest.approx(2**0.5) and summary([None])["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tasks", "scored", "missing"), [(["b"], "b", []), (["b"], "a", ["run"]), ("none", "", ["run"])]
+)
+def test_a_run_is_finished_when_what_it_was_to_score_is_there(tmp_path, tasks, scored, missing):
+    run = FakeRun(tmp_path / "run", [["a"], ["b"]], config={"eval": {"tasks": tasks}})
+    if scored:
+        run.score(2, scored, answers(2))
+    write_sealed(tmp_path / "sweep" / SWEEP, {"name": "toy", "runs": [{"order": ["a"], "seed": 1, "run": "run"}]})
+    assert read_sweep(tmp_path / "sweep")["missing"] == missing
+    run.progress("01-s1").progress("02-s2")
+    assert read_sweep(tmp_path / "sweep")["missing"] == ([] if tasks == "none" else missing)
