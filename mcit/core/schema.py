@@ -252,7 +252,7 @@ class StageConfig(Config):
     task: str | None = None
     """Names the stage where `name` is not given."""
     recipe: str | list[str]
-    """Recipe name or path; several recipes are trained jointly."""
+    """Recipe name or path (from the folder of the command); several recipes are trained jointly."""
     forget: str | list[str] = []
     """Recipes whose rows are to be forgotten in this stage: stream ``forget`` of the methods that claim it."""
     alternate: str | list[str] = []

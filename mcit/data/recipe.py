@@ -250,6 +250,11 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of a shipped one. Raises ConfigError with the nearest known name."""
     found = find_shipped("data_recipes", name)
     if found is None:
+        if Path(name).is_dir():
+            raise ConfigError(f"'{name}' is a folder, not a recipe", where="recipe", fix="name the YAML file in it")
+        if Path(name).suffix in (".yaml", ".yml"):
+            start = "" if Path(name).is_absolute() else f": it starts at the folder of the command, {Path.cwd()}"
+            raise ConfigError(f"there is no recipe file '{name}'", where="recipe", fix=f"check the path{start}")
         folder = shipped("data_recipes")
         names = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
         raise ConfigError(f"there is no data recipe '{name}'", where="recipe", fix=suggestion(name, names))

@@ -31,6 +31,16 @@ def test_a_users_path_is_found_and_a_near_miss_suggested(tmp_path):
     assert "tiny/letter" in caught.value.fix
 
 
+def test_a_path_that_is_none_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="there is no recipe file 'recipes/a.yaml'") as caught:
+        find_recipe("recipes/a.yaml")
+    assert str(tmp_path) in caught.value.fix and "tiny/letter" not in caught.value.fix
+    (tmp_path / "recipes").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        find_recipe("recipes")
+
+
 def test_all_problems_of_a_recipe_together(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
