@@ -84,10 +84,12 @@ def full_report(run: Path, *, mode: str | None = None) -> JsonDict:
 def costs(run: Path) -> list[JsonDict]:
     """Steps, positions (text and images, no padding), trained parameters, time, memory, last loss of each committed stage.
 
+    Stages that were rejected are left out: they are none of the run's.
     Raises StateError for one that is missing while a later one is there.
     """
-    layout, out, stages = RunLayout(run), [], read_plan(run)["stages"]
-    check_order(layout, [stage["folder"] for stage in standing_of(layout, stages)])
+    layout, out = RunLayout(run), []
+    stages = standing_of(layout, read_plan(run)["stages"])
+    check_order(layout, [stage["folder"] for stage in stages])
     for stage in stages:
         folder = home(layout, stage["folder"])
         found = read_listed(folder, "progress.json", ProgressRecord) if folder.is_dir() else {}

@@ -13,7 +13,10 @@ from mcit.core.stored import write_sealed
 from mcit.evals.continual import METRICS
 from mcit.report.matrix import read_matrix
 from mcit.report.page.html import page_text
+from mcit.report.page.words import cost
 from mcit.report.tables import NAMES, compare, full_report, markdown, matrix_csv, render_terminal, write_report
+from mcit.runs.layout import RunLayout
+from tests.fakes.run_dir import rejection
 
 
 def test_files_are_written_and_stay_equal(three) -> None:
@@ -101,6 +104,15 @@ def test_a_run_without_scores_can_be_shown(fake_run) -> None:
     run = fake_run([["a"]])
     assert "a" in shown(render_terminal(read_matrix(run.root)))
     assert write_report(run.root)["markdown"].is_file()
+
+
+def test_a_rejected_stage_is_not_still_to_come(fake_run) -> None:
+    run = fake_run([["a"], ["b"], ["c"]]).shares(1, "a", 5)
+    write_sealed(RunLayout(run.root).gate("02-s2"), rejection("02-s2"))
+    run.progress("01-s1")
+    report = full_report(run.root)
+    assert [stage["stage"] for stage in report["costs"]] == ["01-s1", "03-s3"]
+    assert "1 of 2 stages are still to come" in cost(report)
 
 
 def test_compare(three, fake_run) -> None:
