@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -34,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for line in lines:
         print(line)
-    print(f"wrote {', '.join(map(str, written))}: check the guesses there, then: mcit plan {out / 'run.yaml'}")
+    then = f"mcit plan {shlex.quote(str(written[-1]))}"
+    print(f"wrote {', '.join(map(str, written))}: check the guesses there, then: {then}")
     return 0

@@ -28,7 +28,11 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "train": ("train", "training"),
 }
-_ENDINGS = (".json", ".jsonl", ".parquet", ".arrow")
+_ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+_UNREAD = {
+    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), "is not read: write its rows as JSON lines or Parquet"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar"), "is packed: unpack it"),
+}
 _BOX = re.compile(r"\[?\s*{n}(?:\s*,\s*{n}){{3}}\s*\]?".format(n=r"(?:\d+(?:\.\d+)?|\.\d+)"))
 STYLES = {  # style: scorer, new tokens
     "yes_no": ("exact", 16),
@@ -89,12 +93,18 @@ def _candidates(folder: Path) -> Iterator[Path]:
         if path.is_dir() and (path / "state.json").is_file():
             saved.append(path)
             yield path
-        elif path.is_file() and path.suffix in _ENDINGS and path.name not in ("dataset_dict.json", "dataset_info.json"):
+        elif (
+            path.is_file()
+            and path.suffix.lower() in (*_ENDINGS, *_UNREAD)
+            and path.name not in ("dataset_dict.json", "dataset_info.json")
+        ):
             yield path
 
 
 def _looked_at(path: Path, folder: Path) -> Source | str:
     """The source, or why it is none."""
+    if path.suffix.lower() in _UNREAD:
+        return _UNREAD[path.suffix.lower()]
     try:
         found = [element for element in islice(elements(path), SEEN)]
     except DataError as error:
@@ -166,9 +176,9 @@ def _task(path: Path, folder: Path) -> str:
     words = [word for word in re.split(r"[^A-Za-z0-9]+", path.stem) if word and word.lower() not in known]
     words = [word for word in words if not word.isdigit()]
     if words and path.parent == folder:
-        return "-".join(words).lower()
+        return "-".join(words).lower()[:100]
     name = path.parent.name if path.parent != folder else folder.resolve().name
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "task"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:100] or "task"
 
 
 def _style(answers: Sequence[str]) -> tuple[str, str]:

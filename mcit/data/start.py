@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ _HEAD = "# Written by `mcit init`. What it guessed stands beside each line: chec
 
 
 def write_start(folder: Path, out: Path, *, model: str = "") -> tuple[list[Path], list[str]]:
-    """Write one recipe per task and ``run.yaml`` into `out`; returns the files, and what was guessed, line by line.
+    """Write one recipe per task and last a config, ``run.yaml``, into `out`; returns the files, and what was guessed, by line.
 
     Raises DataError for a folder without rows, an `out` that the files do not lie below, or when a file to write is there.
     """
@@ -26,7 +27,10 @@ def write_start(folder: Path, out: Path, *, model: str = "") -> tuple[list[Path]
         fix = "give the folder of the files, or one above it: a recipe reads what lies below it"
         raise DataError("the files do not lie below it", where=str(out), fix=fix)
     texts = {out / f"{task}.yaml": _recipe(task, sources, out) for task, sources in sorted(tasks.items())}
-    texts[out / "run.yaml"] = _config(folder, sorted(tasks), out, model)
+    config = "run"
+    while config in tasks:
+        config += "-all"
+    texts[out / f"{config}.yaml"] = _config(folder, sorted(tasks), out, model)
     there = [path for path in texts if path.exists()]
     if there:
         raise DataError("is there already", where=str(there[0]), fix="give another folder with --out")
@@ -35,7 +39,7 @@ def write_start(folder: Path, out: Path, *, model: str = "") -> tuple[list[Path]
     for task, sources in sorted(tasks.items()):
         lines += _said(task, sources, folder)
     if not model:
-        lines.append("run.yaml: no --model given: the small embedded model stands in; set base before a real run")
+        lines.append(f"{config}.yaml: no --model given: the small embedded model stands in; set base before a real run")
     return list(texts), lines
 
 
@@ -52,7 +56,7 @@ def _recipe(task: str, sources: list[Source], out: Path) -> str:
     judged = [s for s in sources if s.split == "test"] or sources
     style = Counter(source.style for source in judged).most_common(1)[0][0]
     scorer, tokens = STYLES[style]
-    body = [_HEAD.format(name=f"{task}.yaml"), f"name: {task}\ntask: {task}\nsources:\n"]
+    body = [_HEAD.format(name=f"{task}.yaml"), f"{_line('name', task)}{_line('task', task)}sources:\n"]
     for entry, note in entries:
         body.append(f"  # {note}\n  - {_flow(entry)}\n")
     if not any(source.split == "test" for source in sources):
@@ -63,12 +67,12 @@ def _recipe(task: str, sources: list[Source], out: Path) -> str:
 
 def _config(folder: Path, tasks: list[str], out: Path, model: str) -> str:
     base = {"family": "hf", "model": model, "dtype": "bf16"} if model else {"family": "embedded", "dtype": "fp32"}
-    name = folder.resolve().name or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:100].strip("._-") or "run"
     stages = "".join(f"  - {_flow({'recipe': str(out / f'{task}.yaml')})}\n" for task in tasks)
     return (
         "# Written by `mcit init`: one stage per task, in the order of their names.\n"
         "# Order, learning rate and rank are yours to choose.\n"
-        f"name: {''.join(c if c.isalnum() or c in '._-' else '-' for c in name)}\n"
+        f"{_line('name', name)}"
         f"base: {_flow(base)}\n"
         "engine: {micro_batch: 4}\n"
         "defaults:\n"
@@ -96,6 +100,12 @@ def _said(task: str, sources: list[Source], folder: Path) -> list[str]:
 
 def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+
+
+def _line(key: str, name: str) -> str:
+    """A name in quotes where YAML would take it for something else: ``2024``, ``1e3``, ``yes``, ``null``."""
+    plain = name[0].isalpha() and yaml.safe_dump(name).startswith(name)
+    return f"{key}: {name}\n" if plain else f"{key}: '{name}'\n"
 
 
 def _flow(value: Mapping[str, object]) -> str:

@@ -26,3 +26,9 @@ def test_init_as_json(tmp_path, capsys):
 def test_init_of_nothing(tmp_path, capsys):
     assert main(["init", str(tmp_path)]) == 4
     assert "no file with rows was found" in capsys.readouterr().err
+
+
+def test_the_command_to_go_on_with_can_be_pasted(tmp_path, capsys):
+    save(tmp_path / "my data" / "colours.json", [llava("1", "q", "red")])
+    assert main(["init", str(tmp_path / "my data")]) == 0
+    assert f"mcit plan '{tmp_path}/my data/run.yaml'" in capsys.readouterr().out

@@ -115,3 +115,18 @@ def test_a_long_run_of_digits_costs_no_time():
     begin = time.process_time()
     assert _style(["0" * 60_000])[0] == "word" and _style(["1, .5, 0.25, 00"])[0] == "box"
     assert time.process_time() - begin < 3
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    save(tmp_path / "a.json", [llava("1")])
+    for name in ("b.csv", "c.XLSX", "d.jsonl.gz", "pictures.zip"):
+        (tmp_path / name).write_text("x")
+    save(tmp_path / "e.ndjson", [llava("1")], lines=True)
+    tasks, left_out = guessed(tmp_path)
+    assert set(tasks) == {"a", "e"} and [line.split(":")[0] for line in left_out] == [
+        "b.csv",
+        "c.XLSX",
+        "d.jsonl.gz",
+        "pictures.zip",
+    ]
+    assert "write its rows as JSON lines or Parquet" in left_out[0] and "unpack it" in left_out[2]

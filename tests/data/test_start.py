@@ -43,6 +43,17 @@ def test_recipes_and_a_config_that_hold(folder, tmp_path):
     assert "task talk: no file for the test" in text and "question and answer under 'question' and 'answer'" in text
 
 
+@pytest.mark.parametrize("name", ["2024", "1e3", "yes", "null", "_data", ".hidden", "größe", "数据", "run", "n" * 200])
+def test_any_name_of_folder_and_file_makes_a_config_that_holds(name, tmp_path):
+    for k, stem in enumerate((name.lstrip("."), "train")):
+        folder = tmp_path / str(k) / name
+        save(folder / f"{stem}.json", [llava("1", "q", "red")])
+        written, _ = write_start(folder, folder)
+        config, _ = read_config(str(written[-1]))
+        assert [stage.recipe for stage in config.stages] == [str(path) for path in written[:-1]]
+        assert len(written) == 2 and check(load_recipe(written[0])).ok
+
+
 def test_nothing_is_overwritten(folder):
     written, _ = write_start(folder, folder)
     before = {path: path.read_bytes() for path in written}
