@@ -60,7 +60,13 @@ def _codes(first: JsonDict, second: JsonDict) -> list[JsonDict]:
 
 
 def _by_name(plan: JsonDict, config: JsonDict) -> dict[str, JsonDict]:
-    return {stage["name"]: _without(own, "name") for stage, own in zip(plan["stages"], config["stages"], strict=True)}
+    """Settings by name of the stage, with a count where a name comes back."""
+    out: dict[str, JsonDict] = {}
+    names = [str(stage["name"]) for stage in plan["stages"]]
+    for k, (name, own) in enumerate(zip(names, config["stages"], strict=True)):
+        visit = names[: k + 1].count(name)
+        out[name if visit == 1 else f"{name} ({visit})"] = _without(own, "name")
+    return out
 
 
 def _stages(first: dict[str, JsonDict], second: dict[str, JsonDict]) -> list[Difference]:

@@ -1,5 +1,5 @@
 from mcit.report.differences import Difference, run_differences
-from tests.fakes.run_dir import environment
+from tests.fakes.run_dir import environment, plan_record
 
 TWO = [["a"], ["b"]]
 
@@ -56,3 +56,15 @@ def test_another_sequence_compares_the_stages_that_both_have(fake_run):
     b = fake_run([["a"], ["b"], ["c"]], "y", config={"stages": [stage("r1"), stage("r2", lr=1.0), stage("r3")]})
     kinds = [(item.kind, item.what) for item in run_differences(a.root, b.root)]
     assert kinds == [("sequence", "stages"), ("settings", "optim.lr (s2)"), ("data", "recipe c")]
+
+
+def test_every_visit_of_a_stage_that_comes_back_is_compared(fake_run):
+    three = [["a"], ["b"], ["a"]]
+
+    def run(name, first, last):
+        stages = [stage("a", lr=first), stage("b"), stage("a", lr=last)]
+        return fake_run(three, name, plan=plan_record(three, names=["a", "b", "a"]), config={"stages": stages}).root
+
+    plain = run("x", 1e-3, 1e-3)
+    for other, where in ((run("y", 2e-3, 1e-3), "a"), (run("z", 1e-3, 2e-3), "a (2)")):
+        assert run_differences(plain, other) == [Difference("settings", f"optim.lr ({where})", "0.001", "0.002")]
