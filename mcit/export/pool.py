@@ -1,7 +1,8 @@
 """A pool of adapters as a folder that plain peft answers with: one PEFT folder per member, the router, a loader.
 
-``<member>/`` by peft's names, ``pool.json`` (members, router, its state), ``router.safetensors``, ``route.py`` (the source of
-the router's choice) and ``loader.py``. Every member is reloaded by plain peft and compared with the trained model.
+``<member>/`` by peft's names, ``start/`` with the adapter that the run began with, if any, ``pool.json`` (members, router, its
+state), ``router.safetensors``, ``route.py`` (the source of the router's choice) and ``loader.py``. Every adapter is reloaded by
+plain peft and compared with the trained model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mcit.core.errors import StateError
 from mcit.core.files import read_bytes, write_json, write_text
@@ -26,6 +28,8 @@ from mcit.models.adapterfile import AdapterFile, concat, write_adapter
 from mcit.models.pool import ROUTER, attached, members_of, using
 from mcit.routers.base import router_class
 
+START = "start"
+"""Folder of the adapter that lies below all members."""
 _HEAD = "from collections.abc import Mapping, Sequence\nfrom typing import Any\n\nTensor = States = Any\n\n\n"
 
 
@@ -39,18 +43,23 @@ def write(source: Source, folder: Path, batch: Batch, *, router: str | None) -> 
     model = source.model(source.stage)
     start = source.start(model)
     known = frozenset(state_names(model))
+    began = [start] if start is not None else []
     differences: list[Difference] = []
+
+    def put(name: str, file: AdapterFile, expected: Tensor, *, stages: list[str]) -> None:
+        given = {"base": source.base_name, "base_sha256": source.lineage.base_sha256, "known": known}
+        write_adapter(folder / name, file, note={"stages": stages}, **given)  # type: ignore[arg-type]
+        apart = difference(expected, reloaded(source.plain_base(), folder / name, batch, source=source))
+        require_equal(apart, bf16=source.bf16, what=f"adapter {name}")
+        differences.append(apart)
+
+    for file in began:  # a router may look at rows below all members
+        put(START, file, logits(model, batch, device=source.device, autocast=source.bf16), stages=[])
     with attached(model, members) as live:
         for name, delta in members.items():
             with using(model, live[name]):
                 expected = logits(model, batch, device=source.device, autocast=source.bf16)
-            file: AdapterFile = concat([*([start] if start else []), delta.read()])
-            note = {"stages": [delta.folder.name]}
-            given = {"base": source.base_name, "base_sha256": source.lineage.base_sha256, "known": known}
-            write_adapter(folder / name, file, note=note, **given)  # type: ignore[arg-type]
-            apart = difference(expected, reloaded(source.plain_base(), folder / name, batch, source=source))
-            require_equal(apart, bf16=source.bf16, what=f"adapter {name}")
-            differences.append(apart)
+            put(name, concat([*began, delta.read()]), expected, stages=[delta.folder.name])
     worst = max(differences, key=lambda d: d.absolute)
     state = read_record(home / "state.json", MethodState)["state"]
     write_json(folder / "pool.json", {"members": list(members), "router": router, "state": state})

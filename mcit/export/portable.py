@@ -30,6 +30,10 @@ class Pool:
         self.model = PeftModel.from_pretrained(self.model, folder / self.members[0], adapter_name="a0").eval()
         for k, member in enumerate(self.members[1:], start=1):
             self.model.load_adapter(folder / member, adapter_name=f"a{k}")
+        self.below = "__base__"  # peft's name for no adapter
+        if (folder / "start").is_dir():
+            self.below = "start"
+            self.model.load_adapter(folder / "start", adapter_name="start")
         self.processor: Any = AutoProcessor.from_pretrained(base, backend="pil", padding_side="left")
 
     def inputs(self, rows: Rows) -> Any:
@@ -49,7 +53,7 @@ class Pool:
     @torch.no_grad()
     def states(self, rows: Rows, member: str | None) -> torch.Tensor:
         """Last hidden state at the last prompt token, (B, D)."""
-        names = ["__base__" if member is None else f"a{self.members.index(member)}"] * len(rows)
+        names = [self.below if member is None else f"a{self.members.index(member)}"] * len(rows)
         return self.model(**self.inputs(rows), adapter_names=names, output_hidden_states=True).hidden_states[-1][:, -1]
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,15 @@ from mcit.export import pool, portable
 from mcit.export.export import export_stage
 from mcit.export.source import Source
 from mcit.export.verify import Difference, probe
-from mcit.models.adapterfile import read_adapter
+from mcit.models.adapterfile import read_adapter, write_adapter
 from mcit.models.load import load_processor
 from mcit.routers.oracle import Oracle
 from mcit.train.routing import pooled
 from mcit.train.sequence import Session, run_sequence
 from tests.fakes.bench import plan_of
-from tests.fakes.models import tiny_path
+from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.pools import stored
+from tests.fakes.trained_run import drawn
 from tests.train.test_routing import POOL
 from tests.train.test_sequence import opened
 
@@ -86,6 +88,18 @@ def test_what_is_written_is_the_last_stages_pool(tmp_path, monkeypatch):
     exec((out / "route.py").read_text(), space)
     assert space["route"]([{"task": "a"}, {"task": "x"}], ["01-a", "02-b"], state, {}, None) == ["01-a", "02-b"]
     assert (out / "loader.py").read_bytes() == Path(portable.__file__).read_bytes()
+
+
+def test_a_router_sees_rows_under_the_adapter_that_the_run_began_with(tmp_path):
+    write_adapter(tmp_path / "began", drawn(tiny_model(), seed=9), base="b", base_sha256="0" * 64)
+    base = BaseConfig(family="tiny", dtype="fp32", adapter=str(tmp_path / "began"))
+    source = replace(source_of(stored(tmp_path, [oracle(a="01-a")])), base=base)
+    pool.write(source, tmp_path / "out", probe(load_processor(tiny_path())), router="oracle")
+    exported = portable.Pool(str(tiny_path()), tmp_path / "out")
+    rows = [{"id": "1", "task": "a", "question": "What is shown?"}]
+    with torch.no_grad():
+        hidden = source.model(0).eval()(**exported.inputs(rows), output_hidden_states=True).hidden_states[-1][:, -1]
+    torch.testing.assert_close(exported.states(rows, None), hidden, rtol=1e-4, atol=1e-4)
 
 
 def test_tensors_of_the_router_come_along_and_the_furthest_member_is_told(tmp_path, monkeypatch):
