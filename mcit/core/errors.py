@@ -108,17 +108,18 @@ def shown(problems: Sequence[Problem], *, limit: int = 20) -> list[str]:
     for problem in problems:
         groups.setdefault((_VARYING.sub("*", problem.what), problem.fix), []).append(problem)
     lines: list[str] = []
-    told = 0
+    told = named = 0
     for group in groups.values():
         part = group[: min(_ALIKE if len(group) > _ALIKE + 1 else len(group), limit - told)]
         if not part:
             break
-        told += len(part)
+        told, named = told + len(part), named + len(group)
         lines += [problem.head for problem in part]
         if len(group) > len(part):
             lines.append(f"  … and {len(group) - len(part):,} more like this, the last {group[-1].head}")
         if group[0].fix:
             lines.append(f"  {printable(group[0].fix)}")
     if len(problems) > told:
-        lines.append(f"{len(problems):,} problems of {len(groups):,} kind(s)")
+        rest = f"; {len(problems) - named:,} are not shown here, --json shows all" if named < len(problems) else ""
+        lines.append(f"{len(problems):,} problems of {len(groups):,} kind(s){rest}")
     return lines

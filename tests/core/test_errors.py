@@ -44,7 +44,7 @@ def test_problems_alike_are_told_together():
     assert lines[-1] == "3,001 problems of 2 kind(s)" and len(lines) == 8
     assert shown(alike[:4]) == [*(p.head for p in alike[:4]), "  restore it"]
     many = shown([Problem(f"w{chr(97 + k)}", "x" * (k + 1), "") for k in range(26)])
-    assert len(many) == 21 and many[-1] == "26 problems of 26 kind(s)"
+    assert len(many) == 21 and many[-1] == "26 problems of 26 kind(s); 6 are not shown here, --json shows all"
     assert shown([]) == []
 
 
