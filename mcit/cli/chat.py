@@ -81,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     if args.budget is not None and args.budget < 1:
         raise ConfigError("must be at least 1", where="--budget", fix=f"leave it out: {BUDGET} tokens")
     asked = _of_model(args) if args.model else _of_run(args)
+    from mcit.train.chat import check_pictures  # knows torch
+
+    check_pictures([Path(image) for image in args.image])
     with contextlib.ExitStack() as stack:
         chat = _remembering(args, asked, stack) if args.memory else _chat(args, asked)
         for question in args.ask or _typed():

@@ -11,6 +11,7 @@ import torch
 from mcit.core.errors import DataError
 from mcit.core.types import JsonDict, Row, Turn
 from mcit.data.encode import Encoder
+from mcit.data.images import open_image
 from mcit.data.placeholder import PLACEHOLDER
 from mcit.evals.generator import Sharing, greedy
 from mcit.memory.prompt import Measure
@@ -37,6 +38,14 @@ class Whole:
         """Nothing to keep."""
 
 
+def check_pictures(images: Sequence[Path]) -> None:
+    """What can be said of pictures before weights load. Raises DataError for one that is not there or does not open."""
+    for image in images:
+        if not image.is_file():
+            raise DataError("there is no such picture", where=str(image), fix="give the path of a picture")
+        open_image(image, where="--image")
+
+
 class Chat:
     """A dialogue about pictures, which stand in the first user turn that is shown; `history` chooses what is."""
 
@@ -51,10 +60,8 @@ class Chat:
         history: History | None = None,
         sharing: Sharing | None = None,
     ) -> None:
-        """Raises DataError for a picture that is not there."""
-        for image in images:
-            if not image.is_file():
-                raise DataError("there is no such picture", where=str(image), fix="give the path of a picture")
+        """Raises DataError for a picture that is not there or does not open."""
+        check_pictures(images)
         self._model, self._encoder, self._device, self._bf16 = model, encoder, device, bf16
         self._measure = encoder.without_limit()
         self._images = [image.resolve() for image in images]

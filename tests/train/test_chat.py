@@ -99,6 +99,15 @@ def test_without_a_picture_and_with_one_that_is_gone(tiny, tmp_path):
         Chat(**tiny, images=[tmp_path / "gone.png"])
 
 
+def test_pictures_are_looked_at_before_weights_load(tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"x")
+    for name, what in (("gone.png", "no such picture"), ("broken.png", "is not a picture")):
+        given = ["--model", "tiny", "--set", "base.dtype=fp32", "--image", str(tmp_path / name), "--ask", "What?"]
+        assert main(["chat", *given]) == 4
+        told = capsys.readouterr().err
+        assert what in told and "loading tiny" not in told
+
+
 def test_the_verb_with_a_model_reads_questions_from_standard_input(picture, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n\nAgain?\n"))
     given = ["--model", "tiny", "--set", "base.dtype=fp32", "--image", str(picture), "--max-new-tokens", "2"]
