@@ -65,11 +65,11 @@ class Tally:
 
     @property
     def cue(self) -> str:
-        """The last line that most questions share; empty if there is none."""
+        """The last line that most questions share; empty if there is none. A single question shares nothing."""
         if not self.cues:
             return ""
         cue, count = self.cues.most_common(1)[0]
-        return cue if count * 2 > self.rows else ""
+        return cue if count > 1 and count * 2 > self.rows else ""
 
 
 def one_sided(train: Tally) -> list[Problem]:

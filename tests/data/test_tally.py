@@ -49,6 +49,7 @@ def test_another_cue_at_test():
     short, other = asked("Answer with one word.", 10), asked("Say it shortly.", 10, 100)
     (problem,) = differs(short, other)
     assert "most questions of train end with 'Answer with one word.', and 0 % of those of test" in problem.what
+    assert not differs(asked("Which one?", 1), asked("", 9))  # a single row shares nothing
     (problem,) = differs(asked("", 9), short)
     assert problem.where == "train" and not differs(short, []) and not differs(short, short)
 
