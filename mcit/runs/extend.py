@@ -7,7 +7,7 @@ seed, base, data, versions. What differs before the first new stage is named and
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,28 @@ def extension_changes(old: JsonDict, new: JsonDict) -> Changes:
 
 def extendable(runs_dir: Path, resolved: JsonDict) -> list[Run]:
     """Runs of the config's name that it would extend."""
-    found = []
+    return [run for run, changes in _of_name(runs_dir, resolved) if not changes]
+
+
+def _of_name(runs_dir: Path, resolved: JsonDict) -> Iterator[tuple[Run, Changes]]:
+    """Runs of the config's name, and what keeps it from extending them."""
     for run in find_runs(runs_dir):
         try:
-            if run.plan()["name"] == resolved["name"] and not extension_changes(run.config(), resolved):
-                found.append(run)
+            if run.plan()["name"] == resolved["name"]:
+                yield run, extension_changes(run.config(), resolved)
         except StateError:
             continue  # a damaged run is told by `mcit status`, it must not stop another one
-    return found
+
+
+def _beside(runs_dir: Path, resolved: JsonDict) -> list[str]:
+    """A line for each run of the config's name and fewer stages that it does not extend, with what differs."""
+    out = []
+    for run, changes in _of_name(runs_dir, resolved):
+        if changes and len(run.config()["stages"]) < len(resolved["stages"]):
+            lines = told(changes)
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            out.append(f"a new run, which does not extend {run.layout.root}: {', '.join(lines[:3])}{more}")
+    return out
 
 
 def open_or_extend(plan: Plan, *, runs_dir: Path, root: Path | None = None, new: bool = False, **start: Any) -> Run:
@@ -69,7 +83,10 @@ def open_or_extend(plan: Plan, *, runs_dir: Path, root: Path | None = None, new:
         there = find_run(runs_dir, plan.config.name, plan.digest).layout.manifest.is_file()
         candidates = [] if there or new else extendable(runs_dir, start["resolved"])
         if not candidates:
-            return open_run(plan, runs_dir=runs_dir, new=new, **start)
+            notes = [] if there or new else _beside(runs_dir, start["resolved"])
+            run = open_run(plan, runs_dir=runs_dir, new=new, **start)
+            run.notes += notes
+            return run
         if len(candidates) > 1:
             names = ", ".join(str(run.layout.root) for run in candidates)
             fix = "say which with --extend RUN, or give --new to begin with stage 1"

@@ -97,6 +97,15 @@ def test_new_starts_beside_it_and_several_candidates_are_named(tmp_path):
     assert extended(tmp_path, new=True).layout.root not in (first.layout.root, one.layout.root)
 
 
+def test_a_new_run_says_which_one_it_does_not_extend_and_why(tmp_path):
+    first = whole(tmp_path / "runs", TWO)
+    run = extended(tmp_path / "runs", {**THREE, "seed": 9})
+    assert run.notes == [f"a new run, which does not extend {first.layout.root}: seed: 1 -> 9"]
+    assert finish(run).layout.root != first.layout.root
+    assert not [note for note in extended(tmp_path / "runs", {**THREE, "seed": 9}).notes if "a new run" in note]
+    assert not extended(tmp_path / "runs", {**THREE, "seed": 8}, new=True).notes
+
+
 def test_every_change_before_the_new_stage_is_refused_by_name(tmp_path):
     first = whole(tmp_path, TWO)
     changed = {**THREE, "seed": 2, "stages": [{"recipe": "a", "epochs": 3}, *THREE["stages"][1:]]}
