@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,5 +64,7 @@ def decided(args: argparse.Namespace, decide: Callable[..., JsonDict]) -> int:
     if args.json:
         print_json({"run": str(found.layout.root), **record})
     else:
-        print(f"stage {record['stage']}: {record['decision']} by {record['by']}; go on with: mcit resume {args.run}")
+        print(
+            f"stage {record['stage']}: {record['decision']} by {record['by']}; go on with: mcit resume {shlex.quote(args.run)}"
+        )
     return 0

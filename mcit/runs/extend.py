@@ -7,6 +7,7 @@ seed, base, data, versions. What differs before the first new stage is named and
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def extend(run: Run, plan: Plan, start: Start) -> None:
         old = run.config()
         changes = told(extension_changes(old, start["resolved"]))
         if changes:
-            fix = f"restore it, or begin another run on the stages before it: --from {run.layout.root} --stage K"
+            home = shlex.quote(str(run.layout.root))
+            fix = f"restore it, or begin another run on the stages before it: --from {home} --stage K"
             raise _refused(run, "differs before the first new stage", changes, fix)
         _same_world(run, start, stages=len(old["stages"]))
         run.note_layout(start["resolved"], start["environment"])
@@ -199,7 +201,7 @@ def _same_world(run: Run, start: Start, *, stages: int) -> None:
     known = {key: value for key, value in run.identity().items() if key in now and key not in later}
     changes = differences(known, {key: value for key, value in now.items() if key in known})
     if changes:
-        fix = f"restore it, or accept it first with: mcit resume {run.layout.root} --accept-changes"
+        fix = f"restore it, or accept it first with: mcit resume {shlex.quote(str(run.layout.root))} --accept-changes"
         raise _refused(run, "changed since these stages were trained", told(changes), fix)
 
 

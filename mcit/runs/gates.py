@@ -7,6 +7,7 @@ not pass is kept in ``aside/`` and the run stands at the stage before; once it i
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -228,11 +229,11 @@ def stopped(run: Run, record: JsonDict) -> GateStopped:
     if record["ended"] is not None and str(record["ended"]["reason"]).startswith("gate: "):
         said = str(record["ended"]["reason"]).removeprefix("gate: ") + (f"; {said}" if said else "")
     more = "more rows may decide it; " if record["verdict"] == "inconclusive" else ""
-    root, k = run.layout.root, record["index"]
+    home, k = shlex.quote(str(run.layout.root)), record["index"]
     return GateStopped(
         f"gate {record['verdict']}: {said}; the stage is set aside, the run stands at the stage before",
         where=f"stage {record['stage']}",
-        fix=f"{more}mcit reject {root} --stage {k} --by NAME goes on without it, mcit promote takes it all the same",
+        fix=f"{more}mcit reject {home} --stage {k} --by NAME goes on without it, mcit promote takes it all the same",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,7 +215,7 @@ class Run:
             raise self._another(plan_json["digest"])
         changes = differences(self.identity(), identity(plan_json, environment))
         if changes and not accept_changes:
-            fix = f"restore it, or go on with: mcit resume {self.layout.root} --accept-changes"
+            fix = f"restore it, or go on with: mcit resume {shlex.quote(str(self.layout.root))} --accept-changes"
             found = [f"changed since the run began: {text}" for text in told(changes)]
             raise StateError.of([Problem(str(self.layout.root), what, fix) for what in found])
         if changes:
@@ -237,7 +238,10 @@ class Run:
         """The error for a config that this folder was not made for."""
         root = self.layout.root
         if any(event["digest"] == digest for event in self.ledger.events("extended")):
-            what, fix = "the run of this config was extended since", f"continue it with: mcit resume {root}"
+            what, fix = (
+                "the run of this config was extended since",
+                f"continue it with: mcit resume {shlex.quote(str(root))}",
+            )
             return StateError(what, where=str(root), fix=f"{fix}; for the shorter sequence change `name:`")
         return StateError("the folder holds another run", where=str(root), fix="change `name:` in the config")
 

@@ -120,6 +120,13 @@ def test_every_change_before_the_new_stage_is_refused_by_name(tmp_path):
     assert first.config() == TWO
 
 
+def test_commands_in_messages_can_be_pasted(tmp_path):
+    first = whole(tmp_path / "my runs", TWO)
+    with pytest.raises(StateError) as caught:
+        extended(tmp_path / "my runs", {**THREE, "seed": 9}, root=first.layout.root)
+    assert f"--from '{first.layout.root}' --stage K" in caught.value.problems[0].fix
+
+
 def test_changed_data_and_versions_are_refused_by_name_until_accepted(tmp_path):
     first = whole(tmp_path, TWO)
     content = plan_content(THREE, recipes={"a": "edited", "b": "digest-b", "c": "digest-c"})
