@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"shortened to rank {record['rank']}: relative error {record['truncation_error']:.2e}")
     if record.get("not_in_peft"):
         print(f"peft cannot name {len(record['not_in_peft'])} trained tensors; they are in extra.safetensors")
-    print(f"reloaded: logits differ by at most {record['difference']:.2e} (largest {record['largest_logit']:.3g})")
+    if record["kind"] == "guard":
+        print(f"reloaded: the detector's probabilities differ by at most {record['difference']:.2e}")
+    else:
+        print(f"reloaded: logits differ by at most {record['difference']:.2e} (largest {record['largest_logit']:.3g})")
     if record.get("trained_on"):
         print(
             f"trained on {record['trained_on']} weights, written for {record['written_as']} ones: logits differ from the "

@@ -28,10 +28,11 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
     """
     config, plan = run.config(), run.plan()
     licence = base_licence(base)
+    lora = record["kind"] not in ("merged", "guard")
     head: JsonDict = {
-        "library_name": "transformers" if record["kind"] == "merged" else "peft",
+        "library_name": "peft" if lora else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["mcit", "continual-learning", *([] if record["kind"] == "merged" else ["lora"])],
+        "tags": ["mcit", "continual-learning", *(["lora"] if lora else [])],
     }
     if licence["id"]:
         head["license"] = licence["id"]

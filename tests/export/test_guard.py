@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 
+from mcit.cli.main import main
 from mcit.core.errors import ConfigError
 from mcit.core.files import write_json
+from mcit.core.stored import write_manifest
 from mcit.core.tensorfile import save_tensors
 from mcit.export.guard import write
+from tests.fakes.trained_run import make_run
 
 
 def left(folder, **changes):
@@ -28,6 +31,17 @@ def test_settings_of_the_filter_go_along(tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "guard.json", "guard.safetensors", "detector.py", "guarding.py", "loader.py",
     }  # fmt: skip
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    run, _ = make_run(tmp_path, ("merge",))
+    stage = run.layout.stage("01-r0")
+    left(stage / "methods" / "guard")
+    write_manifest(stage)
+    assert main(["export", str(run.layout.root), "--stage", "1", "--as", "guard", "--out", str(tmp_path / "out")]) == 0
+    assert "the detector's probabilities differ by at most 0.00e+00" in capsys.readouterr().out
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: transformers" in text and "- lora" not in text
 
 
 def test_layers_that_a_plain_model_counts_in_another_way(tmp_path):
