@@ -29,7 +29,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Attack, rewrite the report, print what came of it."""
-    from mcit.cli.common import Lines, StopFlag, config_of_run, plan_of_run, start_torch
+    from mcit.cli.common import Lines, StopFlag, config_of_run, plan_as_begun, start_torch
     from mcit.cli.run import finish
     from mcit.runs.run import open_existing
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = Lines()
     with found.locked():
-        plan = plan_of_run(found)
+        plan = plan_as_begun(found)
         committed = {s.index: s for s in plan.stages if found.is_committed(s.folder)}
         if args.stage not in committed:
             fix = f"one of {', '.join(map(str, committed))}" if committed else "train a stage first"
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.control != "none":
             other = open_existing(Path(args.control))
             check_gold(plan, config_of_run(other), where=args.control)
-            gold = plan_of_run(other)
+            gold = plan_as_begun(other)
             after = gold_after(plan, [s.name for s in gold.stages], stage)
             controls = [Subject(Session(gold, other, out), after, "gold")]
         what = Attack(args.kind, rows, args.rank, args.lr, args.epochs)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
@@ -227,6 +228,22 @@ def plan_of_run(run: Run) -> Plan:
     from mcit.plan.plan import make_plan
 
     return make_plan(config_of_run(run), known=recorded([run], name=run.plan()["name"]))
+
+
+def plan_as_begun(run: Run) -> Plan:
+    """The same, for commands that add what they measure to a run. Raises StateError naming data that are not what they were."""
+    from mcit.core.errors import Problem, StateError
+    from mcit.plan.datasets import readable
+    from mcit.runs.identity import told
+
+    plan, known = plan_of_run(run), run.identity()
+    now = {f"recipe {task.recipe}": task.digest for task in readable(plan)}
+    changes = {key: (known[key], digest) for key, digest in now.items() if key in known and known[key] != digest}
+    if changes:
+        root = run.layout.root
+        fix = f"restore it, or accept it first with: mcit resume {shlex.quote(str(root))} --accept-changes"
+        raise StateError.of([Problem(str(root), f"changed since the run began: {text}", fix) for text in told(changes)])
+    return plan
 
 
 def runs_dir(args: argparse.Namespace) -> Path:

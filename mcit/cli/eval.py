@@ -188,7 +188,7 @@ def generate(
 
     Raises ConfigError for a stage that is not committed or a task that the run does not have.
     """
-    from mcit.cli.common import config_of_run, plan_of_run
+    from mcit.cli.common import config_of_run, plan_as_begun
     from mcit.cli.team import same_plan
     from mcit.plan.gold import check_gold
     from mcit.runs.gates import done_stages, stage_choice
@@ -196,7 +196,7 @@ def generate(
     from mcit.train.kit import measure_gold, measure_kit
     from mcit.train.sequence import Session, due, score, score_combined
 
-    plan = same_plan(found.ranks, lambda: plan_of_run(found))
+    plan = same_plan(found.ranks, lambda: plan_as_begun(found))
     if after is not None:
         on_first(found.ranks, lambda: stage_choice(found, after, where="--after"))
     by_name = {t.name: t for t in (*plan.tasks, *plan.forget_tasks) if not t.gone}
@@ -219,7 +219,7 @@ def generate(
     if measured is not None and gold:
         other = open_existing(Path(gold))
         check_gold(plan, config_of_run(other), where=gold)
-        under = Session(same_plan(found.ranks, lambda: plan_of_run(other)), other, reporter)
+        under = Session(same_plan(found.ranks, lambda: plan_as_begun(other)), other, reporter)
         measure_gold(session, under, measured, reporter=reporter, stop=stop)
 
 

@@ -78,6 +78,27 @@ def test_notes_of_the_plan_are_told_by_run_too(tmp_path, capsys):
     assert "1 bad row(s) dropped" in told and "so the task is never scored" in told
 
 
+def test_other_data_are_not_scored_into_a_run(tmp_path, capsys):
+    """Before, eval scored whatever the recipe held by then and put it into the run's matrix."""
+    (tmp_path / "train.json").write_text(json.dumps([llava("a", "q1"), llava("b", "q2")]))
+    (tmp_path / "test.json").write_text(json.dumps([llava("c", "q3", "red")]))
+    sources = "[{kind: llava, path: train.json}, {kind: llava, path: test.json, split: test}]"
+    (tmp_path / "some.yaml").write_text(f"name: some\ntask: some\nsources: {sources}\n")
+    stage = {"recipe": str(tmp_path / "some.yaml")}
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({"name": "some", "base": {"family": "tiny", "dtype": "fp32"}, "stages": [stage]}))
+    assert main(["run", str(config), "--runs-dir", str(tmp_path / "runs")]) == 0
+    (root,) = (tmp_path / "runs").iterdir()
+    score = root / "evals" / "after-01" / "some" / "score.json"
+    before = score.read_bytes()
+    (tmp_path / "test.json").write_text(json.dumps([llava("c", "q3", "blue")]))
+    capsys.readouterr()
+    assert main(["eval", str(root), "--after", "1", "--task", "some"]) == 5 and score.read_bytes() == before
+    assert "changed since the run began: recipe" in capsys.readouterr().err
+    assert main(["resume", str(root), "--accept-changes"]) == 0
+    assert main(["eval", str(root), "--after", "1", "--task", "some"]) == 0 and score.read_bytes() != before
+
+
 def test_tensorboards_own_reader_finds_every_scalar(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
