@@ -13,6 +13,7 @@ from mcit.core.types import FORGET_DATA, JsonDict
 from mcit.data.recipe import find_recipe, load_recipe
 from mcit.evals.certificate import HEAD, card_rows, read_certificates
 from mcit.evals.score import read_score
+from mcit.models.quant import QUANTISED
 from mcit.runs.run import Run
 
 CARD = "README.md"
@@ -58,9 +59,11 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
         "## Data",
         _table(["recipe", "licence", "digest"], _data_rows(stages, config, plan)),
         "## Scores",
+        *_quantised(record, of="scores"),
         *_scores(plan, evals, run.layout.evals(0)),
         *evaluation(run, record["stages"]),
         "## How to load it",
+        *_quantised(record, of="code"),
         f"```python\n{loading(record, model_class)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -224,6 +227,24 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _shown(name: str) -> str:
     """A hub id or recipe name as it is; of a path only the last part, so that no card tells where files lie."""
     return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+
+
+def _quantised(record: JsonDict, *, of: str) -> list[str]:
+    """What of a card is about other weights, where the run trained on a quantised base: scores, or what the code loads."""
+    dtype, fits = record["base_dtype"], record["kind"] in ("adapter", "pool")
+    if dtype not in QUANTISED or record["kind"] == "guard" or fits is (of == "scores"):
+        return []
+    if of == "code":
+        text = (
+            f"It fits the base with the linears of its language decoder in {dtype}. This code loads the base as it is "
+        )
+        return [text + "stored: answers differ by what quantising changes, unless you quantise it alike."]
+    share = record.get("quantised_difference_share")
+    far = f" by {share:.1%} of their norm" if share is not None else ""
+    text = (
+        f"Of the model that was trained, on {dtype} weights. The logits of what is written here differ from its{far}: "
+    )
+    return [text + "score it before you rely on these numbers."]
 
 
 def loading(record: JsonDict, model_class: str) -> str:

@@ -115,6 +115,20 @@ def test_the_code_of_a_first_delta_puts_the_starting_adapter_below_it(tmp_path):
     torch.testing.assert_close(logits(scope["model"], batch, device=cpu), wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("adapter", "language decoder in nf4"), ("merged", "differ from its by 12.0%")]
+)
+def test_of_a_quantised_run_the_card_says_what_is_about_other_weights(exported, tmp_path, kind, words):
+    """An adapter fits the quantised base, and the code loads the stored one; merged weights are not what was scored."""
+    run, exports = exported
+    for dtype in ("nf4", "fp32"):
+        record = {**exports[kind].record, "base_dtype": dtype, "quantised_difference_share": 0.12}
+        text = card(run, record=record, base=tmp_path, evals=None, model_class="AutoModelForImageTextToText")
+        assert (words in text) is (dtype == "nf4") and ("score it before" in text) is (
+            dtype == "nf4" and kind == "merged"
+        )
+
+
 def test_licence_and_hub_id_of_the_base(exported, tmp_path):
     run, exports = exported
     assert base_licence(tmp_path) == {"id": "", "text": "not stated in its card"}
