@@ -59,6 +59,7 @@ def card(run: Run, *, record: JsonDict, base: Path, evals: Path | None, model_cl
         "## Data",
         _table(["recipe", "licence", "digest"], _data_rows(stages, config, plan)),
         "## Scores",
+        *_shortened(record),
         *_quantised(record, of="scores"),
         *_scores(plan, evals, run.layout.evals(0)),
         *evaluation(run, record["stages"]),
@@ -150,9 +151,10 @@ def _holds(record: JsonDict) -> list[str]:
         below = ", ".join(record["relative_to_stages"])
         relative = f"the merged weights after stages {below} (lineage `{record['relative_to']}`)"
     ranks = ", ".join(map(str, holds["ranks"])) or "none"
+    short = f", shortened to rank {record['max_rank']} by SVD" if record.get("truncation_error") else ""
     lines = [
         f"- relative to: {relative}",
-        f"- low-rank updates of {holds['matrices']} matrices, ranks {ranks}, {holds['numbers']:,} numbers",
+        f"- low-rank updates of {holds['matrices']} matrices, ranks {ranks}, {holds['numbers']:,} numbers{short}",
         f"- tensors stored whole, as they are after training, not as differences: {_names(holds['whole'])}",
     ]
     if holds["unchanged"]:
@@ -227,6 +229,17 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _shown(name: str) -> str:
     """A hub id or recipe name as it is; of a path only the last part, so that no card tells where files lie."""
     return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+
+
+def _shortened(record: JsonDict) -> list[str]:
+    """That the scores are of the whole adapter, where a shortened one is written."""
+    error = record.get("truncation_error")
+    if not error:
+        return []
+    text = f"Of the adapter before it was shortened to rank {record['max_rank']}, which took {error:.1%} of its norm and changed "
+    return [
+        text + f"the logits by {record['difference_share']:.1%} of theirs: score it before you rely on these numbers."
+    ]
 
 
 def _quantised(record: JsonDict, *, of: str) -> list[str]:

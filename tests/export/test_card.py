@@ -129,6 +129,16 @@ def test_of_a_quantised_run_the_card_says_what_is_about_other_weights(exported, 
         )
 
 
+def test_the_scores_of_a_shortened_adapter_are_said_to_be_the_whole_ones(exported, tmp_path):
+    run, exports = exported
+    text = (exports["adapter"].folder / "README.md").read_text()
+    assert "shortened" not in text and "before you rely" not in text
+    done = export_stage(run, stage=2, kind="adapter", out=tmp_path / "short", max_rank=2)
+    text = (done.folder / "README.md").read_text()
+    assert "shortened to rank 2 by SVD" in text and "Of the adapter before it was shortened to rank 2" in text
+    assert f"took {done.record['truncation_error']:.1%} of its norm" in text
+
+
 def test_licence_and_hub_id_of_the_base(exported, tmp_path):
     run, exports = exported
     assert base_licence(tmp_path) == {"id": "", "text": "not stated in its card"}
