@@ -236,10 +236,9 @@ def _shortened(record: JsonDict) -> list[str]:
     error = record.get("truncation_error")
     if not error:
         return []
-    text = f"Of the adapter before it was shortened to rank {record['max_rank']}, which took {error:.1%} of its norm and changed "
-    return [
-        text + f"the logits by {record['difference_share']:.1%} of theirs: score it before you rely on these numbers."
-    ]
+    changed = f"took {error:.1%} of its norm and changed the logits by {record['difference_share']:.1%} of theirs"
+    text = f"Of the adapter before it was shortened to rank {record['max_rank']}. That {changed}: "
+    return [text + "score it before you rely on these numbers."]
 
 
 def _quantised(record: JsonDict, *, of: str) -> list[str]:
