@@ -208,17 +208,21 @@ def _recipe_licence(name: str) -> str:
 
 def _scores(plan: JsonDict, evals: Path | None, base: Path) -> list[str]:
     """Accuracies of every task scored with these weights; of the base beside them where it was scored."""
-    rows = []
+    rows, filters, chosen = [], dict[str, None](), 0
     for task in plan["tasks"]:
         score, before = read_score(evals / task) if evals else None, read_score(base / task)
         if score:
             cells = [f"{before['strict']['accuracy']:.2f}" if before else "–"]
             cells += [f"{score[mode]['accuracy']:.2f}" for mode in ("strict", "fixed")]
             rows.append([task, *cells, f"{score['format_validity']:.2f}", str(score["n"])])
+            filters.update(dict.fromkeys(score["filters"]))
+            chosen += score.get("answered", {}).get("chosen", 0)
     if not rows:
         return ["Not scored."]
     head = ["task", "base, strict", "strict", "fixed", "in the right form", "test rows"]
-    return ["In percent.", _table(head, rows)]
+    told = [f"Answers went through filters: {', '.join(filters)}."] if filters else []
+    told += [f"{chosen} answers were chosen among the options of their rows, not written."] if chosen else []
+    return [" ".join(["In percent.", *told]), _table(head, rows)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -23,12 +23,12 @@ ANSWER = {"question": "q", "truncated": False, "tokens": 1}
 OF = {"task": "r0", "filters": [], "lineage": "x", "settings": "x"}
 
 
-def scored(folder, right):
-    """A score of four answers, so many of them right."""
+def scored(folder, right, **extra):
+    """A score of four answers, so many of them right; `extra` is what goes into it beside."""
     answers = ["yes"] * right + ["no"] * (4 - right)
     gold = {"answer": "yes", "style": ""}
     rows = [{**ANSWER, "id": str(i), "text": text, "gold": gold} for i, text in enumerate(answers)]
-    write_score(folder, score_predictions(rows, scorer="exact", style="", extra=OF))
+    write_score(folder, score_predictions(rows, scorer="exact", style="", extra={**OF, **extra}))
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,16 @@ def test_the_scores_of_a_shortened_adapter_are_said_to_be_the_whole_ones(exporte
     text = (done.folder / "README.md").read_text()
     assert "shortened to rank 2 by SVD" in text and "Of the adapter before it was shortened to rank 2" in text
     assert f"took {done.record['truncation_error']:.1%} of its norm" in text
+
+
+def test_filters_and_chosen_answers_are_told_beside_the_scores(exported, tmp_path):
+    run, exports = exported
+    scored(tmp_path / "evals" / "r0", 3, filters=["strip"], answered={"chosen": 3, "written": 1})
+    given = {"record": exports["adapter"].record, "base": tmp_path, "model_class": "AutoModelForImageTextToText"}
+    text = card(run, evals=tmp_path / "evals", **given)
+    assert "In percent. Answers went through filters: strip. 3 answers were chosen among the options" in text
+    scored(tmp_path / "plain" / "r0", 3)
+    assert "In percent.\n" in card(run, evals=tmp_path / "plain", **given)
 
 
 def test_licence_and_hub_id_of_the_base(exported, tmp_path):
