@@ -302,7 +302,11 @@ def check_plan(plan: Plan) -> list[Problem]:
     for stage in plan.stages:
         where = f"stages[{stage.index - 1}]"
         if stage.epochs and not stage.rows:
-            problems.append(Problem(f"{where}.recipe", "has no training rows", "add a train split to the recipe"))
+            what, fix = "has no training rows", "add a train split to the recipe"
+            if left_out := ", ".join(plan.config.without):
+                what = f"has no training rows left without those of {left_out}"
+                fix = "a gold run needs other rows in each stage: forget a part of a task, or name fewer with --without"
+            problems.append(Problem(f"{where}.recipe", what, fix))
         problems += [*check_stage(stage, plan, where=where), *_warmup_notes(stage, where)]
     for name in plan.config.eval.tasks if isinstance(plan.config.eval.tasks, list) else []:
         if name not in {t.name for t in plan.tasks}:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcit.core.errors import ConfigError, StateError
+from mcit.core.errors import ConfigError, PlanError, StateError
 from mcit.data.folder import DataFolder
 from mcit.plan.forgetting import overlap
 from mcit.plan.gold import check_gold, gold_config
@@ -46,6 +46,15 @@ def test_no_row_to_forget_is_trained_on_and_test_rows_stay(plan):
     assert 0 < gone <= forget[0].rows["train"] and not overlap(forget, gold.stages[0].tasks)
     assert after.counts == {**before.counts, "train": before.counts["train"] - gone}
     assert gold.stages[1].tasks == plan.stages[1].tasks and gold.digest != plan.digest
+
+
+def test_a_task_of_which_nothing_is_left(plan):
+    from mcit.plan.plan import make_plan
+
+    config = plan.config.model_copy(update={"without": ["tiny/letter"], "stages": plan.config.stages[2:]})
+    with pytest.raises(PlanError, match="no training rows left without those of tiny/letter") as caught:
+        make_plan(config)
+    assert "--without" in caught.value.problems[0].fix
 
 
 def test_what_cannot_be_left_out(plan):
