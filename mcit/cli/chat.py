@@ -109,11 +109,12 @@ def _remembering(args: argparse.Namespace, asked: _Asked, stack: contextlib.Exit
 
     from mcit.memory.compact import extract
     from mcit.memory.embed import FolderEmbedder, ModelEmbedder, model_identity
-    from mcit.memory.folder import MemoryFolder, require_encoder
+    from mcit.memory.folder import MemoryFolder, require_encoder, require_folder
     from mcit.memory.memory import Embedder
     from mcit.train.chat import Chat
     from mcit.train.remembering import Remembering, by_model
 
+    require_folder(args.memory)
     embed: Embedder
     if args.encoder:
         embed = FolderEmbedder(args.encoder, device=asked.device)

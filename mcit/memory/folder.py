@@ -68,7 +68,7 @@ class MemoryFolder:
 
         Raises StateError for a folder that is in use, is damaged, holds other things, or was made with another encoder.
         """
-        self._require_ours()
+        require_folder(self.path)
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -103,15 +103,6 @@ class MemoryFolder:
             self._save()
 
     # ---- reading -----------------------------------------------------------------------------------------------------
-    def _require_ours(self) -> None:
-        """Nothing is written into a folder of something else."""
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
-            raise StateError("is no folder", where=str(self.path), fix="give a folder for the memory")
-        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        if RECORD not in names and names - {LOCK, TURNS} - {n for n in names if n.startswith(".memory.json.")}:
-            fix = "give an empty folder, or one that mcit chat made; a lost memory.json has to come from a copy"
-            raise StateError(f"holds other things and no {RECORD}", where=str(self.path), fix=fix)
-
     def _read(self) -> Memory:
         record = read_sealed(self.path / RECORD, MemoryRecord)
         embed, summarise = self._given
@@ -192,6 +183,17 @@ class MemoryFolder:
             if f"{stem}-a{suffix}" in read_sealed(self.path / RECORD, MemoryRecord)["files"]:
                 return f"{stem}-b{suffix}"
         return f"{stem}-a{suffix}"
+
+
+def require_folder(path: Path | str) -> None:
+    """Raises StateError for a place that is no folder or holds something else: nothing is written there."""
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise StateError("is no folder", where=str(path), fix="give a folder for the memory")
+    names = {inside.name for inside in path.iterdir()} if path.is_dir() else set()
+    if RECORD not in names and names - {LOCK, TURNS} - {n for n in names if n.startswith(".memory.json.")}:
+        fix = "give an empty folder, or one that mcit chat made; a lost memory.json has to come from a copy"
+        raise StateError(f"holds other things and no {RECORD}", where=str(path), fix=fix)
 
 
 def require_encoder(path: Path | str, identity: str, dimension: int | None = None) -> None:

@@ -108,6 +108,15 @@ def test_pictures_are_looked_at_before_weights_load(tmp_path, capsys):
         assert what in told and "loading tiny" not in told
 
 
+def test_a_folder_of_something_else_is_refused_before_weights_load(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place, what in ((tmp_path, "holds other things"), (tmp_path / "notes.txt", "is no folder")):
+        given = ["--model", "tiny", "--set", "base.dtype=fp32", "--memory", str(place), "--ask", "What?"]
+        assert main(["chat", *given]) == 5
+        told = capsys.readouterr().err
+        assert what in told and "loading tiny" not in told
+
+
 def test_the_verb_with_a_model_reads_questions_from_standard_input(picture, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n\nAgain?\n"))
     given = ["--model", "tiny", "--set", "base.dtype=fp32", "--image", str(picture), "--max-new-tokens", "2"]
