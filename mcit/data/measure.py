@@ -32,10 +32,12 @@ class Measured:
 def measure(rows: Sequence[Row], encoder: Encoder, *, sampled: int = SAMPLED) -> Measured:
     """Encode a seeded sample and the longest rows, pictures included."""
     count = min(sampled, len(rows))
-    drawn = random.Random(0).sample(range(len(rows)), count)
+    drawn = [rows[place] for place in random.Random(0).sample(range(len(rows)), count)]
+    known = {row.where for row in drawn}
+    beside = [row for row in longest(rows, LONGEST) if row.where not in known]
     found = Measured()
     tokens: dict[str, list[int]] = defaultdict(list)
-    for number, row in enumerate([*(rows[place] for place in drawn), *longest(rows, LONGEST)]):
+    for number, row in enumerate([*drawn, *beside]):
         try:
             sample = encoder.encode(row)
         except McitError as error:

@@ -17,7 +17,7 @@ def test_means_by_style_and_the_longest_row():
     answers = {r.id: int((encoder.encode(r).labels_T >= 0).sum()) for r in rows}
     assert found.supervised == {"text": answers["3"], "word": (answers["1"] + answers["2"]) / 2}
     assert found.longest == len(encoder.encode(rows[2]).input_ids_T) and not found.problems
-    assert measure(rows, encoder, sampled=1).rows == 1 + 3  # the longest ones beside the sample
+    assert found.rows == 3 == measure(rows, encoder, sampled=1).rows  # the longest ones beside the sample, each once
 
 
 def test_refused_rows_are_said_once():
