@@ -172,13 +172,19 @@ def _pictures(value: Mapping[str, Any]) -> list[Any]:
     other = next((key for key in _OTHER_MEDIA if value.get(key)), None)
     if other:
         raise RowError(f"the row has a '{other}'", "only pictures and text are supported; remove the row")
-    key = "image" if value.get("image") is not None else "images"
-    given = value.get(key)
-    found = given if isinstance(given, list) else [] if given is None else [given]
-    for item in found:
-        if not (isinstance(item, str) and item.strip()) and not isinstance(item, (dict, bytes)):
-            raise RowError(f"'{key}' must be a path or a list of paths", "name the picture, or leave the key out")
-    return list(found)
+    named: list[list[Any]] = []
+    for key in ("image", "images"):
+        if (given := value.get(key)) is None:
+            continue
+        found = list(given) if isinstance(given, list) else [given]
+        for item in found:
+            if not (isinstance(item, str) and item.strip()) and not isinstance(item, (dict, bytes)):
+                raise RowError(f"'{key}' must be a path or a list of paths", "name the picture, or leave the key out")
+        if found and found not in named:
+            named.append(found)
+    if len(named) > 1:
+        raise RowError("'image' and 'images' name different pictures", "keep one of the two keys")
+    return named[0] if named else []
 
 
 def _picture(item: Any) -> str | bytes:

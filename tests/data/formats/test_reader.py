@@ -198,3 +198,17 @@ def test_several_answers():
     given = [{"answer": "two", "answer_confidence": "yes"}, {"answer": "2"}]
     rows, problems = read_values([{"question_id": 1, "text": "How many?", "answers": given}])
     assert not problems and rows[0].answer == "two" and rows[0].meta["answers"] == ["two", "2"]
+
+
+def test_pictures_under_both_keys_are_never_half_taken():
+    """Before, ``image`` won and ``images`` was dropped without a word, also by an empty list."""
+    question = "<image>\nWhat?"
+    rows, problems = read_values(
+        [
+            llava("same", question, image="a.png", images=["a.png"]),
+            llava("empty", question, image=[], images=["a.png"]),
+            llava("two", question, image="a.png", images=["b.png"]),
+        ]
+    )
+    assert [row.images for row in rows] == [("a.png",), ("a.png",)]
+    assert [(p.where, p.what) for p in problems] == [("x:3:two", "'image' and 'images' name different pictures")]
