@@ -24,6 +24,12 @@ def find_shipped(kind: str, name: str) -> Path | None:
     return None
 
 
+def where_looked(path: Path | str) -> str:
+    """What to do about a file that is not there: where a relative path was looked for."""
+    start = "" if Path(path).is_absolute() else f": it starts at the folder of the command, {Path.cwd()}"
+    return f"check the path{start}"
+
+
 def data_dir() -> Path:
     """Where the user keeps data sets that recipes name by folder: ``$MCIT_DATA``, else ``data`` in the current folder."""
     return Path(os.environ.get("MCIT_DATA") or "data")

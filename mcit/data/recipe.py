@@ -21,7 +21,7 @@ from mcit.core.config import Config, Field, load_yaml, parse, suggestion
 from mcit.core.errors import ConfigError, DataError, Problem
 from mcit.core.files import digest_of, sha256_file
 from mcit.core.lookup import anchored, class_of, known, missing, outside, part_of, source_digest
-from mcit.core.paths import data_dir, find_shipped, shipped
+from mcit.core.paths import data_dir, find_shipped, shipped, where_looked
 from mcit.data.formats.files import checksum
 from mcit.data.formats.safe_eraser import Part
 from mcit.data.formats.turns import LAYOUTS, Kind
@@ -253,8 +253,7 @@ def find_recipe(name: str) -> Path:
         if Path(name).is_dir():
             raise ConfigError(f"'{name}' is a folder, not a recipe", where="recipe", fix="name the YAML file in it")
         if Path(name).suffix in (".yaml", ".yml"):
-            start = "" if Path(name).is_absolute() else f": it starts at the folder of the command, {Path.cwd()}"
-            raise ConfigError(f"there is no recipe file '{name}'", where="recipe", fix=f"check the path{start}")
+            raise ConfigError(f"there is no recipe file '{name}'", where="recipe", fix=where_looked(name))
         folder = shipped("data_recipes")
         names = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
         raise ConfigError(f"there is no data recipe '{name}'", where="recipe", fix=suggestion(name, names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,9 @@ def open_source(run: Run, stage: int) -> Source:
     standing = [folder for folder in folders[:stage] if folder not in without]
     for folder in standing:
         if not run.is_committed(folder):
-            raise StateError(
-                f"stage {folder} is not finished", where=str(run.layout.root), fix="finish it with: mcit resume"
-            )
+            root = str(run.layout.root)
+            fix = f"finish it with: mcit resume {shlex.quote(root)}"
+            raise StateError(f"stage {folder} is not finished", where=root, fix=fix)
         run.verify(folder)
     path = materialize(config.base)
     lineage = read_lineage([run.stage(folder) for folder in standing], base=str(path), base_sha256=base_digest(path))

@@ -20,7 +20,7 @@ from mcit.core import lookup
 from mcit.core.config import MethodConfig, apply_overrides, load_yaml, parse, suggestion, without_unknown
 from mcit.core.doing import doing
 from mcit.core.errors import ConfigError, DataError, PlanError, Problem
-from mcit.core.paths import find_shipped, shipped
+from mcit.core.paths import find_shipped, shipped, where_looked
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import GateSpec, MethodSpec, Plan, ProbeSpec, Stage
@@ -45,7 +45,8 @@ def read_config(name: str, overrides: list[str] | None = None) -> tuple[RunConfi
         known = sorted(p.stem for p in shipped("configs").glob("*.yaml"))
         if Path(name).is_dir():
             raise ConfigError("is a folder, not a config", where=name, fix="name the YAML file in it")
-        raise ConfigError("no such config", where=name, fix=suggestion(name, known))
+        fix = where_looked(name) if Path(name).suffix in (".yaml", ".yml") else suggestion(name, known)
+        raise ConfigError("no such config", where=name, fix=fix)
     data = lookup.anchored(apply_overrides(load_yaml(path), overrides or []), path.parent)
     return _checked(data, where=f"{path}: "), path.read_text(encoding="utf-8-sig")
 

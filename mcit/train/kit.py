@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,8 +129,9 @@ def measure_gold(
             continue
         after = gold_after(session.plan, names, stage)
         if after > max(on_first(gold.run.ranks, lambda: done_stages(gold.run)), default=0):
-            fix = "finish it with: mcit resume"
-            raise StateError(f"has not come to stage {after} yet", where=str(gold.run.layout.root), fix=fix)
+            root = str(gold.run.layout.root)
+            fix = f"finish it with: mcit resume {shlex.quote(root)}"
+            raise StateError(f"has not come to stage {after} yet", where=root, fix=fix)
         out = session.run.layout.gold(stage.folder)
         reference = _reference(session, stage, config)
         if _measured(session, gold, after, stage, config, out, reference, stop=stop):

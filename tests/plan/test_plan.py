@@ -1,10 +1,11 @@
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from mcit.core.errors import ConfigError, DataError, McitError, PlanError
-from mcit.plan.plan import make_plan, parse_run
+from mcit.plan.plan import make_plan, parse_run, read_config
 from mcit.runs.run import config_digest
 from tests.fakes.bench import TINY, plan_of
 
@@ -191,3 +192,10 @@ def test_a_warm_up_longer_than_its_stage_is_said():
     assert first.startswith(
         "stages[0].optim.warmup: 8 steps, and the stage has 4: the learning rate ends at 0.5 of optim.lr"
     )
+
+
+def test_a_config_file_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no such config") as caught:
+        read_config("mine/run.yaml")
+    assert str(tmp_path) in caught.value.fix and "demo" not in caught.value.fix
