@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mcit.core import lookup, optional
 from mcit.core.errors import McitError, Problem
-from mcit.core.schema import RunConfig, StageConfig
+from mcit.core.schema import AdapterConfig, RunConfig, StageConfig
 from mcit.core.types import FORGET_DATA
 from mcit.plan.presets import preset_file
 
@@ -84,6 +84,19 @@ def reference_problems(config: RunConfig) -> list[Problem]:
             problems.append(
                 Problem(f"{where}.adapter.carry", what, "use one kind and number of experts, or carry: stack")
             )
+        elif stage.adapter.carry == "keep" and following:
+            problems += _shape_problems(stage.adapter, following[0].adapter, f"stages[{i + 1}].adapter", i)
+    return problems
+
+
+def _shape_problems(kept: AdapterConfig, own: AdapterConfig, where: str, before: int) -> list[Problem]:
+    """Settings that an adapter which goes on training cannot change."""
+    problems = []
+    for key in ("rank", "alpha", "rslora", "targets"):
+        mine, other = (sorted(v) if isinstance(v := getattr(a, key), list) else v for a in (own, kept))
+        if mine != other:
+            what = f"is {mine}, but the adapter that goes on from stages[{before}] has {other}"
+            problems.append(Problem(f"{where}.{key}", what, f"use one {key}, or another carry in stages[{before}]"))
     return problems
 
 
@@ -96,7 +109,7 @@ def _moments_problems(before: StageConfig | None, stage: StageConfig, where: str
         found = ("keep, but the stage before leaves no moments", f"set optim.moments: keep there too, {fix}")
     elif before.optim.kind != stage.optim.kind:
         found = (f"keep, but the stage before trains with {before.optim.kind}", f"use one optim.kind, {fix}")
-    elif before.adapter.kind != stage.adapter.kind or stage.adapter.kind == "lora" and before.adapter.carry != "keep":
+    elif before.adapter.kind != stage.adapter.kind or stage.adapter.kind != "none" and before.adapter.carry != "keep":
         what = f"keep, but the stage before has adapter.kind: {before.adapter.kind}, carry: {before.adapter.carry}"
         found = (f"{what}, so this stage trains new tensors", f"set adapter.carry: keep there, {fix}")
     else:

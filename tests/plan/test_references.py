@@ -51,12 +51,39 @@ def test_an_adapter_is_not_kept_for_a_stage_without_one():
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": 8}, {"rank": "is 8, but the adapter that goes on from stages[0] has 16"}),
+        ({"alpha": 64}, {"alpha": "is 64.0, but the adapter that goes on from stages[0] has 32.0"}),
+        ({"rslora": True}, {"rslora": "is True, but the adapter that goes on from stages[0] has False"}),
+        ({"targets": ["q_proj"]}, {"targets": "is ['q_proj'], but the adapter"}),
+        ({"targets": ["v_proj", "q_proj"], "dropout": 0.1, "also_train": []}, {}),
+    ],
+)
+def test_an_adapter_that_goes_on_keeps_its_shape_and_scale(change, said):
+    """What it was made with stays: another alpha would be read and not used."""
+    kept = {"carry": "keep", **({} if said else {"targets": ["q_proj", "v_proj"]})}
+    stages = [{"recipe": "tiny/letter", "adapter": kept}, {"recipe": "tiny/word", "adapter": {**kept, **change}}]
+    for carry in ("keep", "stack"):
+        stages[0]["adapter"] = {**kept, "carry": carry}
+        config, problems = parse_run({**TINY, "stages": stages})
+        assert problems == []
+        found = {p.where: p.what for p in reference_problems(config) if p.where.startswith("stages[1].adapter.")}
+        expected = {f"stages[1].adapter.{key}": words for key, words in said.items() if carry == "keep"}
+        assert found.keys() == expected.keys() and all(found[place].startswith(w) for place, w in expected.items())
+
+
+MIXED = {"adapter": {"kind": "moe_lora", "carry": "stack"}}
+
+
+@pytest.mark.parametrize(
     ("before", "stage", "words"),
     [
         ({"optim": {}}, {}, "the stage before leaves no moments"),
         ({"optim": {"moments": "keep", "kind": "adamw8bit"}}, {}, "trains with adamw8bit"),
         ({"adapter": {"carry": "merge"}}, {}, "carry: merge, so this stage trains new tensors"),
         ({"adapter": {"carry": "pool", "also_train": []}}, {}, "carry: pool"),
+        (MIXED, MIXED, "carry: stack, so this stage trains new tensors"),
         ({"adapter": {"kind": "none"}}, {}, "adapter.kind: none"),
         ({}, {"adapter": {"kind": "none"}}, "adapter.kind: lora"),
         ({}, {"optim": {}}, None),
