@@ -6,8 +6,9 @@
 
 The first two run what is missing of the sides named, one `mcit run` per method (split) and seed, and are called again to go on
 where they were stopped; calls for different sides may share a folder and run at the same time. What a side printed is in
-FOLDER/STUDY-KIND-sSEED.log; exit code 1 where one failed. The last one runs nothing: it puts together what is finished, in
-FOLDER/gap.json (memory.json) and as a table between its marks in the page.
+FOLDER/STUDY-KIND-sSEED.log; exit code 1 where one failed. What its probes measured is one small file in DIR (--results,
+FOLDER/results), to be kept without the runs: what is there is not done again. The last one runs nothing: it puts together what
+is finished, in FOLDER/gap.json (memory.json) and as a table between its marks in the page.
 
 *Gap*: every step is measured in the first 30 of each stage (norms of gradients in the first 5). Drop is the accuracy (whole
 answers by teacher-forced tokens) of an earlier task before the first update minus a later one, recovery the last one minus that
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mcit.core.files import write_json
+from mcit.core.files import read_json, write_json
 from mcit.evals.inference import wilson
 from mcit.report.probes import read_probes, rho
 from scripts.pages import write_between
@@ -69,6 +70,15 @@ def finished(home: Path, study: str, kind: str, seed: int) -> Path | None:
     if len(runs) > 1:
         raise SystemExit(f"runs of two settings in one folder: {', '.join(p.parent.parent.name for p in runs)}")
     return runs[0].parent.parent if runs else None
+
+
+def measured(home: Path, results: Path, study: str, kind: str, seed: int) -> dict[str, Any] | None:
+    """What the probes of a side measured, from its file, which is written where its run is finished; None before that."""
+    file = results / f"{study}-{kind}-s{seed}.json"
+    run = None if file.is_file() else finished(home, study, kind, seed)
+    if run:
+        write_json(file, read_probes(run))
+    return read_json(file) if file.is_file() else None
 
 
 def run_side(home: Path, study: str, kind: str, seed: int, *, config: str, given: Sequence[str]) -> bool:
@@ -268,34 +278,40 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="in all calls of a folder the same"
     )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="a file per finished side (default: FOLDER/results)"
+    )
     parser.add_argument("--gather", action="store_true", help="run nothing, put together what is finished")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="the same, and write the table into a page")
     args = parser.parse_args()
-    args.home.mkdir(parents=True, exist_ok=True)
+    results = args.results or args.home / "results"
+    for folder in (args.home, results):
+        folder.mkdir(parents=True, exist_ok=True)
     sides = [(k, s) for s in args.seeds for k in (args.methods if args.study == "gap" else args.splits)]
     if args.gather or args.docs:
-        gathered(args.home, args.study, sides, page=args.docs)
+        gathered(args.home, results, args.study, sides, page=args.docs)
         return 0
     config = args.config or CONFIGS[args.study]
     failed = False
     for kind, seed in sides:
-        if finished(args.home, args.study, kind, seed):
+        if measured(args.home, results, args.study, kind, seed):
             continue
         print(f"{kind}, seed {seed} …", flush=True)
         given = [*settings(args.study, kind, seed, args.rows or ROWS[args.study]), *args.set]
         if not run_side(args.home, args.study, kind, seed, config=config, given=given):
             failed = True
             print(f"failed, see {args.home / f'{args.study}-{kind}-s{seed}.log'}", flush=True)
+        measured(args.home, results, args.study, kind, seed)
     return int(failed)
 
 
-def gathered(home: Path, study: str, sides: Sequence[tuple[str, int]], *, page: Path | None) -> None:
+def gathered(home: Path, results: Path, study: str, sides: Sequence[tuple[str, int]], *, page: Path | None) -> None:
     """Write FOLDER/STUDY.json of the finished sides, print their table and put it into a page."""
     found: dict[str, dict[int, Any]] = {}
     for kind, seed in sides:
-        run = finished(home, study, kind, seed)
-        if run:
-            found.setdefault(kind, {})[seed] = read_probes(run)
+        one = measured(home, results, study, kind, seed)
+        if one:
+            found.setdefault(kind, {})[seed] = one
     result: dict[str, Any] = {kind: (gap_of if study == "gap" else memory_of)(runs) for kind, runs in found.items()}
     write_json(home / f"{study}.json", result)
     text = (gap_table if study == "gap" else memory_table)(result) if result else "Nothing is finished yet."

@@ -1,6 +1,7 @@
 """Putting runs of the probe studies together."""
 
 import json
+import shutil
 
 import pytest
 
@@ -99,8 +100,15 @@ def test_finished_runs_are_gathered_into_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("scripts.probe_study.read_probes", lambda run: studied(9))
     page = tmp_path / "page.md"
     page.write_text("\n".join(["before", *MARKS["memory"], "after"]))
-    gathered(tmp_path, "memory", [("strings", 0), ("strings", 1)], page=page)
+    results = tmp_path / "results"
+    results.mkdir()
+    gathered(tmp_path, results, "memory", [("strings", 0), ("strings", 1)], page=page)
     assert "| strings | 1 | 0.900" in page.read_text() and page.read_text().endswith("after")
+    shutil.rmtree(tmp_path / "runs")  # what was measured is kept without the run
+    gathered(tmp_path, results, "memory", [("strings", 0)], page=page)
+    assert "| strings | 1 | 0.900" in page.read_text() and [f.name for f in results.iterdir()] == [
+        "memory-strings-s0.json"
+    ]
     assert json.loads((tmp_path / "memory.json").read_text())["strings"][0]["runs"] == 1
 
 
@@ -109,6 +117,7 @@ def test_what_is_finished_is_not_run_again_and_a_failure_is_told(tmp_path, monke
     report.parent.mkdir(parents=True)
     report.write_text("{}")
     called = []
+    monkeypatch.setattr("scripts.probe_study.read_probes", lambda run: studied(9))
     monkeypatch.setattr("scripts.probe_study.run_side", lambda *args, **kw: called.append(args) or False)
     argv = ["probe_study.py", "gap", "--home", str(tmp_path), "--seeds", "0", "--methods", "ewc"]
     monkeypatch.setattr("sys.argv", argv)
