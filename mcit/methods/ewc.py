@@ -63,10 +63,15 @@ class EWC(Method):
         return Claims(needs=frozenset({"names:kept"}) if self.config.space == "parameters" else frozenset())
 
     def check(self, stage: Stage, plan: Plan) -> list[Problem]:
-        """Effective anchors of several stages would have to be kept dense."""
+        """Effective anchors of several stages would have to be kept dense; a mixture has no effective weights of one pair."""
         if self.config.merge == "separate" and self.config.space == "effective" and stage.adapter.kind == "lora":
             what = "separate anchors of effective weights would need a dense copy of every stage's weights"
             return [Problem("merge", what, "set merge: online, or space: parameters with adapter.carry: keep")]
+        if self.config.space == "effective" and stage.adapter.kind == "moe_lora":
+            below = plan.stages[: stage.index - 1]
+            if any(s.adapter.carry not in ("keep", "none") for s in below):
+                what = "a mixture is guarded by parameter names, and an earlier stage does not keep its adapter"
+                return [Problem("space", what, "set adapter.carry: keep in every stage before")]
         return []
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], *, stages: int) -> int:

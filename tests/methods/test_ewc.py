@@ -7,6 +7,7 @@ import torch
 
 from mcit.core.types import Claims, WeightUnit
 from mcit.methods.ewc import EWC
+from tests.fakes.bench import plan_of
 from tests.fakes.settings import refused, shipped_config
 from tests.fakes.steps import Weights, batch, context, output, rows
 
@@ -143,6 +144,16 @@ def test_separate_needs_parameters():
     assert "dense copy" in problem.what and "space: parameters" in problem.fix
     assert EWC(EWC.Config(merge="separate", space="parameters")).check(stage, None) == []
     assert EWC(EWC.Config(space="parameters")).claims == Claims(needs=frozenset({"names:kept"}))
+
+
+def test_a_mixture_that_is_new_has_no_importances_of_an_earlier_one():
+    """A fresh adapter under the names of the one below would be held to it."""
+    for carry, words in (("stack", "does not keep its adapter"), ("keep", None)):
+        adapter = {"kind": "moe_lora", "experts": 2, "carry": carry, "also_train": []}
+        plan = plan_of(defaults={"adapter": adapter})
+        assert EWC(EWC.Config()).check(plan.stages[0], plan) == []
+        found = [p.what for p in EWC(EWC.Config()).check(plan.stages[1], plan)]
+        assert [words in what for what in found] == ([True] if words else [])
 
 
 def test_estimates_by_hand():
