@@ -122,7 +122,7 @@ def test_check_says_what_the_rows_are_to_a_model(tmp_path, capsys):
     assert code == 0 and "5 steps an epoch at 8 rows a step" in out and "mean supervised tokens" in out
     code, out, _ = called(capsys, "check", path, "--model", tmp_path / "model", "--json")
     found = json.loads(out)["model"]["train"]
-    assert found["rows"] == 60 and found["refused"] == [] and found["supervised_tokens"][""] > 1
+    assert found["rows"] == 40 and found["refused"] == [] and found["supervised_tokens"][""] > 1
     bad = recipe_file(tmp_path / "t", train=[*rows(2), llava("x", "Is </s> red?")])
     code, out, _ = called(capsys, "check", bad, "--model", tmp_path / "model")
     assert code == 4 and "control token" in out and "train.json:4:x" in out

@@ -98,6 +98,7 @@ def test_tasks_due():
             tasks=tuple(tasks),
             stages=stages,
             up_to=lambda index: [stage for stage in stages if stage.index <= index],
+            below=lambda index: index - 1,
             forget_tasks=(),
         )
         return [t.name for t in due(plan, after)]
