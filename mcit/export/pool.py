@@ -47,8 +47,8 @@ def write(source: Source, folder: Path, batch: Batch, *, router: str | None) -> 
     differences: list[Difference] = []
 
     def put(name: str, file: AdapterFile, expected: Tensor, *, stages: list[str]) -> None:
-        given = {"base": source.base_name, "base_sha256": source.lineage.base_sha256, "known": known}
-        write_adapter(folder / name, file, note={"stages": stages}, **given)  # type: ignore[arg-type]
+        sha256, note = source.lineage.base_sha256, {"stages": stages}
+        write_adapter(folder / name, file, base=source.base_name, base_sha256=sha256, known=known, note=note)
         apart = difference(expected, reloaded(source.plain_base(), folder / name, batch, source=source))
         require_equal(apart, bf16=source.bf16, what=f"adapter {name}")
         differences.append(apart)
