@@ -14,7 +14,7 @@ from typing import Any
 from mcit.core.config import Config, Field, suggestion
 from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, ProbeContext
-from mcit.core.types import JsonDict, Plan, Row
+from mcit.core.types import JsonDict, Plan, Row, Stage
 
 
 class ProbeConfig(Config):
@@ -57,6 +57,11 @@ def fixed_rows(data: DataContext, task: str, count: int, split: str = "validatio
     every = data.rows(task, split) or data.rows(task, "test")
     places = random.Random(f"probe/{task}").sample(range(len(every)), min(count, len(every)))
     return [every[place] for place in sorted(places)]
+
+
+def steps_between(data: DataContext, stage: Stage) -> int:
+    """Planned steps of the stages after an earlier one and before the present one; numbers of rejected stages are missing."""
+    return sum(other.steps for other in data.stages[:-1] if other.index > stage.index)
 
 
 def task_problems(tasks: Sequence[str], plan: Plan) -> list[Problem]:

@@ -16,7 +16,7 @@ from mcit.core.config import Field
 from mcit.core.errors import DataError, Problem
 from mcit.core.interfaces import DataContext, ProbeContext
 from mcit.core.types import JsonDict, Plan, Row, Turn
-from mcit.probes.base import Probe, ProbeConfig
+from mcit.probes.base import Probe, ProbeConfig, steps_between
 from mcit.probes.formulas.recollection import is_power_of_ten, recognised
 
 
@@ -40,7 +40,7 @@ class Canary(Probe):
     def rows(self, data: DataContext) -> Mapping[str, Sequence[Row]]:
         """Rows by the stage that plants them; every one with its twin's answer in ``meta.foil``."""
         found, self._stage = plantings(data.stages), data.stage
-        self._since = {p.stage.folder: sum(s.steps for s in data.stages[p.stage.index : -1]) for p in found}
+        self._since = {p.stage.folder: steps_between(data, p.stage) for p in found}
         self._plantings: dict[str, Planting] = {p.stage.folder: p for p in found}
         out = {}
         for folder, planting in self._plantings.items():

@@ -21,7 +21,7 @@ from mcit.core.errors import Problem
 from mcit.core.interfaces import DataContext, ProbeContext
 from mcit.core.types import Encoding, JsonDict, Plan, Row, Stage, Turn
 from mcit.data.folder import DataFolder
-from mcit.probes.base import Probe, ProbeConfig
+from mcit.probes.base import Probe, ProbeConfig, steps_between
 from mcit.probes.formulas.recollection import recognised, retention_steps, rouge_1, rouge_l
 
 _POINTS = frozenset(retention_steps())
@@ -69,7 +69,7 @@ class Memory(Probe):
                 out[task] = [replace(every[k], encoding=cut) for k in range(min(self.config.rows, len(every)))]
         self._study = [s for s in data.stages if any(task.name in out for task in s.tasks)]
         self._stage = data.stage
-        self._between = {s.folder: sum(t.steps for t in data.stages[s.index : -1]) for s in self._study}
+        self._between = {s.folder: steps_between(data, s) for s in self._study}
         return out
 
     def due(self, step: int, total: int) -> bool:

@@ -44,6 +44,12 @@ def test_moments_are_powers_of_ten_after_the_stage_that_planted():
     assert [r.id for r in rows["03-s"]] == ["c4", "c5", "c6", "c7"]
 
 
+def test_a_stage_that_was_rejected_before_the_planting_one_counts_no_steps():
+    """Stages 2, 3 and 4 of a run whose first was rejected: ten steps lie between the second and the fourth."""
+    probe, rows = probe_at(planted(2, 30), stage(3, 10), stage(4, 120))
+    assert [s for s in range(121) if probe.due(s, 120)] == [0, 90, 120]
+
+
 def test_recognition_and_recall_by_hand():
     """Rows 0 and 2 are exposed once, 1 and 3 twice; the foil of row 1 is likelier, row 3 ties; row 0 is answered right."""
     probe, rows = probe_at(planted(1, 30))

@@ -1,12 +1,15 @@
 """The probe of texts: moments, and measurement in the two stages of the shipped experiment on the tiny model."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from mcit.core.errors import PlanError
+from mcit.core.types import Encoding
 from mcit.probes.memory import Memory, epoch_ends
 from tests.fakes.bench import plan_of
+from tests.fakes.rows import row
 from tests.train.test_probing import drafted
 
 
@@ -30,6 +33,16 @@ def test_moments():
     assert [s for s in range(9) if probe.due(s, 8)] == [0, 3, 5, 8]
     probe._stage = stage(2, 200, "u")
     assert [s for s in range(201) if probe.due(s, 200)] == [*range(11), *range(20, 101, 10), 200]
+
+
+def test_moments_after_a_stage_that_follows_a_rejected_one():
+    """The numbers of stages have a gap there; the steps between are those of stage 3."""
+    stages = (stage(2, 8, "s"), stage(3, 95, "u"), stage(4, 20, "v"))
+    rows = {"s": [replace(row("", "a text", meta={"foil": "another"}), encoding=Encoding(raw=True))], "u": [], "v": []}
+    data = SimpleNamespace(tasks=tuple(rows), stages=stages, stage=stages[-1], rows=rows.get)
+    probe = Memory(Memory.Config())
+    assert set(probe.rows(data)) == {"s"}
+    assert [s for s in range(21) if probe.due(s, 20)] == [0, 5, 20]
 
 
 def test_the_two_stages_of_the_experiment_on_the_tiny_model(tmp_path):
