@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mcit.core.config import load_yaml, parse, suggestion
@@ -67,13 +68,29 @@ def gate_problems(plan: Plan) -> list[Problem]:
             if lost:
                 what = f"nobody computes {threshold['metric']} of task '{lost[0]}' after this stage"
                 problems.append(Problem(place, what, suggestion(lost[0], scored)))
-        if frozen["monitor"] and "stability" not in {spec.name for spec in plan.probes}:
-            what = "nobody measures inside the stage"
-            problems.append(Problem(f"{where}: monitor", what, "add probes: [{use: stability}]"))
-        if frozen["monitor"] and stage.index == 1:
-            what = "the first stage has no earlier task to watch"
-            problems.append(Problem(f"{where}: monitor", what, "leave monitor out of this stage's gate"))
+        if frozen["monitor"]:
+            problems += [replace(p, where=f"{where}: monitor") for p in _monitor_problems(plan, stage)]
     return problems
+
+
+def _monitor_problems(plan: Plan, stage: Stage) -> list[Problem]:
+    """A monitor that would see nothing: no probe, or one that measures no earlier task in this stage."""
+    probe = next((spec.config for spec in plan.probes if spec.name == "stability"), None)
+    if probe is None:
+        return [Problem("", "nobody measures inside the stage", "add probes: [{use: stability}]")]
+    leave = "leave monitor out of this stage's gate"
+    own = {task.name for task in stage.tasks}
+    earlier = [task for s in plan.stages if s.index < stage.index for task in s.tasks if task.name not in own]
+    if not earlier:
+        here = "the first stage" if stage.index == 1 else "the stage, which trains all earlier ones again,"
+        return [Problem("", f"{here} has no earlier task to watch", leave)]
+    measured = [task for task in earlier if not probe.tasks or task.name in probe.tasks]
+    if not measured:
+        fix = f"add one of {', '.join(dict.fromkeys(task.name for task in earlier))} to tasks of the probe, or {leave}"
+        return [Problem("", "the probe stability measures none of the earlier tasks", fix)]
+    if not any(task.rows.get(probe.split) or task.rows.get("test") for task in measured):
+        return [Problem("", "no earlier task has rows for the probe stability", "give one a test split")]
+    return []
 
 
 _NEEDS = {

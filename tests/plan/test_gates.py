@@ -73,6 +73,11 @@ def test_other_gates_that_cannot_work(tmp_path):
         gated(tmp_path, watch)
     with pytest.raises(PlanError, match="the first stage has no earlier task to watch"):
         gated(tmp_path, watch, stage=0, probes=[{"use": "stability"}])
+    with pytest.raises(PlanError, match="the probe stability measures none of the earlier tasks"):
+        gated(tmp_path, watch, probes=[{"use": "stability", "tasks": ["yesno"]}])
+    again = [{"recipe": "tiny/letter"}, {"recipe": "tiny/letter", "gate": str(tmp_path / "gate.yaml")}]
+    with pytest.raises(PlanError, match="which trains all earlier ones again, has no earlier task to watch"):
+        plan_of(stages=again, eval=SEEN, probes=[{"use": "stability"}])
     with pytest.raises(PlanError, match="nothing is scored in this run"):
         gated(tmp_path, success, eval={"tasks": "none"})
     with pytest.raises(ConfigError, match="there is no file"):
