@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from mcit.core.config import load_yaml, parse, suggestion
@@ -10,7 +9,8 @@ from mcit.core.errors import McitError, Problem
 from mcit.core.files import sha256_file
 from mcit.core.schema import GateConfig, RunConfig
 from mcit.core.types import GateSpec, JsonDict, Plan, Stage, TaskSpec
-from mcit.evals.gate import threshold_tasks
+from mcit.evals.gate import SCALE, threshold_tasks
+from mcit.evals.inference import wilson
 from mcit.plan.slices import slices_due, slices_json
 
 
@@ -68,28 +68,46 @@ def gate_problems(plan: Plan) -> list[Problem]:
             if lost:
                 what = f"nobody computes {threshold['metric']} of task '{lost[0]}' after this stage"
                 problems.append(Problem(place, what, suggestion(lost[0], scored)))
+            elif tasks:
+                sizes = {task.name: task.rows["test"] for task in _scored(plan, stage)}
+                rows = sum(min(sizes[task], plan.config.eval.rows or sizes[task]) for task in tasks)
+                problems += _out_of_reach(threshold, rows, place)
         if frozen["monitor"]:
-            problems += [replace(p, where=f"{where}: monitor") for p in _monitor_problems(plan, stage)]
+            problems += _monitor_problems(plan, stage, f"{where}: monitor")
     return problems
 
 
-def _monitor_problems(plan: Plan, stage: Stage) -> list[Problem]:
+def _out_of_reach(threshold: JsonDict, rows: int, where: str) -> list[Problem]:
+    """A note on a limit of a share that so few rows cannot pass, even if every one of them is as it should be."""
+    if threshold["at_least"] is None:
+        return []
+    best = SCALE[threshold["unit"]] * wilson(rows, rows)[0]
+    if best >= threshold["at_least"]:
+        return []
+    what = (
+        f"can never pass: with {rows} rows the lower bound of {threshold['metric']} is at most {best:.4g} "
+        f"{threshold['unit']}, the limit is {threshold['at_least']:g}"
+    )
+    return [Problem(where, what, "score more rows, or lower the limit, if a decision by hand is not meant", "note")]
+
+
+def _monitor_problems(plan: Plan, stage: Stage, where: str) -> list[Problem]:
     """A monitor that would see nothing: no probe, or one that measures no earlier task in this stage."""
     probe = next((spec.config for spec in plan.probes if spec.name == "stability"), None)
     if probe is None:
-        return [Problem("", "nobody measures inside the stage", "add probes: [{use: stability}]")]
+        return [Problem(where, "nobody measures inside the stage", "add probes: [{use: stability}]")]
     leave = "leave monitor out of this stage's gate"
     own = {task.name for task in stage.tasks}
     earlier = [task for s in plan.stages if s.index < stage.index for task in s.tasks if task.name not in own]
     if not earlier:
         here = "the first stage" if stage.index == 1 else "the stage, which trains all earlier ones again,"
-        return [Problem("", f"{here} has no earlier task to watch", leave)]
+        return [Problem(where, f"{here} has no earlier task to watch", leave)]
     measured = [task for task in earlier if not probe.tasks or task.name in probe.tasks]
     if not measured:
         fix = f"add one of {', '.join(dict.fromkeys(task.name for task in earlier))} to tasks of the probe, or {leave}"
-        return [Problem("", "the probe stability measures none of the earlier tasks", fix)]
+        return [Problem(where, "the probe stability measures none of the earlier tasks", fix)]
     if not any(task.rows.get(probe.split) or task.rows.get("test") for task in measured):
-        return [Problem("", "no earlier task has rows for the probe stability", "give one a test split")]
+        return [Problem(where, "no earlier task has rows for the probe stability", "give one a test split")]
     return []
 
 

@@ -82,3 +82,20 @@ def test_other_gates_that_cannot_work(tmp_path):
         gated(tmp_path, success, eval={"tasks": "none"})
     with pytest.raises(ConfigError, match="there is no file"):
         plan_of(stages=[{"recipe": "tiny/letter", "gate": str(tmp_path / "no.yaml")}], eval=SEEN)
+
+
+@pytest.mark.parametrize(
+    "limit, rows, noted",
+    [
+        ("at_least: 0.6, unit: share", 6, False),
+        ("at_least: 62, unit: percent", 6, True),
+        ("at_least: 1, unit: share", 100, True),
+    ],
+)
+def test_a_limit_that_the_rows_cannot_pass_is_noted(limit, rows, noted, tmp_path):
+    """Six of six right answers have the lower bound 6 / (6 + 1.96²) = 0.6097; a share of 1 is out of reach of any number."""
+    plan = gated(tmp_path, f"thresholds: [{{metric: success, {limit}}}]\n", eval={"tasks": "seen", "rows": rows})
+    notes = [note for note in plan.notes if "can never pass: with" in note]
+    assert bool(notes) == noted
+    if rows == 6 and noted:
+        assert "with 6 rows the lower bound of success is at most 60.97 percent, the limit is 62" in notes[0]
