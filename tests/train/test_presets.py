@@ -156,6 +156,12 @@ def test_values_of_the_papers_that_are_no_default():
     assert [r["eval"]["scorer"] for r in recipes] == scorers
 
 
+def test_published_sequences_shuffle_rows():
+    """Their authors did; the default keeps rows of one picture together, which is another order wherever there are several."""
+    for name in ("sefe-coin", "coin", "coin-moe", "coin-refined", "ucit", "mllm-dcl", "mllm-acl"):
+        assert {stage.optim.rows_per_image for stage in read_config(name)[0].stages} == {1}, name
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "coin-moe"])
 def test_an_absent_data_folder_is_one_message(preset, tmp_path, monkeypatch, request):
     monkeypatch.setenv("MCIT_DATA", str(tmp_path))
