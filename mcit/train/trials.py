@@ -14,6 +14,7 @@ from torch import nn
 
 from mcit.core.entries import Entries, code_digest, versions
 from mcit.core.files import digest_of
+from mcit.core.lookup import outside
 from mcit.core.types import Batch, JsonDict, Plan, Stage
 from mcit.engine import world
 from mcit.models.lineage import Lineage
@@ -33,8 +34,8 @@ class Passed:
     @classmethod
     def of(cls, plan: Plan, stage: Stage, lineage: Lineage, model: nn.Module, probe: Batch) -> Passed | None:
         """None where several ranks would have to agree, and where code is not ours: of the base, or a method's."""
-        foreign = plan.config.base.trust_remote_code or any(_foreign(spec.config) for spec in stage.methods)
-        if world.size() > 1 or foreign:
+        parts = [plan.config.base.family, *(spec.name for spec in stage.methods)]
+        if world.size() > 1 or plan.config.base.trust_remote_code or any(map(outside, parts)):
             return None
         methods = [[spec.name, spec.config.model_dump(mode="json")] for spec in stage.methods]
         return cls(
@@ -54,11 +55,7 @@ class Passed:
                     [[n, list(p.shape), str(p.dtype), p.requires_grad] for n, p in model.named_parameters()]
                 ),
                 "rows": _digest(probe),
-                "machine": [
-                    str(next(model.parameters()).device),
-                    torch.get_num_threads(),
-                    torch.backends.cpu.get_cpu_capability(),
-                ],
+                "machine": _machine(next(model.parameters()).device),
                 "versions": versions(_LIBRARIES),
                 "code": code_digest(*_CODE),
             }
@@ -73,8 +70,10 @@ class Passed:
         ENTRIES.put({**self._identity, "trial": name}, True)
 
 
-def _foreign(config: Any) -> bool:
-    return not type(config).__module__.startswith("mcit.")
+def _machine(device: torch.device) -> list[Any]:
+    """A cache folder may be shared by machines with other cards, and not every card has every kernel."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return [str(device), card, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()]
 
 
 def _digest(batch: Batch) -> str:

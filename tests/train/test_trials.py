@@ -1,6 +1,7 @@
 """A trial that an equal model passed on equal rows is not made again; anything else that it follows from makes another one."""
 
 import pytest
+import torch
 
 from mcit.core.entries import Entries
 from mcit.engine import world
@@ -90,11 +91,37 @@ def test_one_that_fails_with_the_cut_alone_is_remembered_without(tried):
         assert len(tried) == count and engine._packs and engine._cut is None
 
 
-def test_code_that_is_not_ours_and_several_ranks_are_always_tried(tried, monkeypatch):
-    monkeypatch.setattr(trials, "_foreign", lambda config: True)
+def test_another_card_is_tried_anew(monkeypatch):
+    """Machines with other cards may share a cache folder."""
+    found = []
+    for card in ("NVIDIA H200", "Tesla V100"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
+        found.append(trials._machine(torch.device("cuda:0")))
+    assert found[0] != found[1]
+
+
+QUIET = """
+from mcit.methods.base import Method
+
+
+class Quiet(Method):
+    \"\"\"It has no settings of its own.\"\"\"
+"""
+FAMILY = "from mcit.models.families.tiny import materialize, pending\n"
+
+
+@pytest.mark.parametrize("kind", ["method", "family"])
+def test_code_that_is_not_ours_is_always_tried(tried, tmp_path, kind):
+    file = tmp_path / "own.py"
+    file.write_text(QUIET if kind == "method" else FAMILY)
+    own = {"defaults": {"methods": [{"name": f"{file}:Quiet"}]}} if kind == "method" else {}
+    own = own or {"base": {"family": str(file), "dtype": "fp32"}}
     for count in (1, 2):
-        built(defaults={"methods": [{"name": "hft"}]})
+        built(**own)
         assert len(tried) == count
+
+
+def test_several_ranks_always_try(monkeypatch):
     plan = plan_of()
     model = load_base(plan.model_path)
     monkeypatch.setattr(world, "size", lambda: 2)
