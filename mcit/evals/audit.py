@@ -158,6 +158,10 @@ def _was_certified(chain: Chain, folder: str) -> bool:
 
 def _certificate(run: Run, chain: Chain, folder: str) -> Iterator[Problem]:
     path = run.layout.certificate(folder)
+    if not path.is_file():
+        fix = "restore it from a copy; else the next command on the run issues one anew: mcit resume RUN"
+        yield Problem(str(path), "is gone, and the ledger says that it was issued", fix)
+        return
     found, where = read_sealed(path, CertificateRecord), str(path)
     if found["run"] != chain.run:
         yield Problem(where, "is a certificate of another run", "restore this run's own from a copy")

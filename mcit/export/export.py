@@ -12,6 +12,7 @@ from mcit.core.files import atomic_directory, canonical_json, remove_temporaries
 from mcit.core.records import ExportRecord
 from mcit.core.stored import check_manifest, read_sealed, write_manifest
 from mcit.core.types import JsonDict
+from mcit.evals.certificate import read_certificates
 from mcit.export import adapter, combined, delta, guard, merged, pool
 from mcit.export.card import CARD, card
 from mcit.export.source import Source, open_source
@@ -69,6 +70,7 @@ def export_stage(
         _noted(run, folder, stage=stage, kind=kind)  # unless a kill came before the line
         return Export(folder, same, made=False)
     remove_temporaries(folder.parent, of=folder.name)
+    read_certificates(run)  # the card has them: one that is not this run's is refused before weights load
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
     with atomic_directory(folder) as work:
         if combine is not None:
