@@ -19,7 +19,7 @@ from mcit.models.basefiles import base_digest
 from mcit.models.lineage import Lineage, apply_lineage, apply_start, read_lineage
 from mcit.models.load import load_base, materialize
 from mcit.models.quant import QUANTISED, runs_bf16
-from mcit.runs.gates import rejected
+from mcit.runs.gates import rejected, require_open
 from mcit.runs.run import Run
 
 
@@ -110,7 +110,8 @@ class Source:
 def open_source(run: Run, stage: int) -> Source:
     """Check stages 1..`stage` of a run and its base.
 
-    Raises StateError when a stage is missing or was changed, or when the base is another one now.
+    Raises StateError when a stage is missing or was changed, or when the base is another one now, GateStopped for a stage that
+    was set aside.
     """
     config = RunConfig.model_validate(run.config())
     folders = run.stage_folders()
@@ -127,6 +128,7 @@ def open_source(run: Run, stage: int) -> Source:
     standing = [folder for folder in folders[:stage] if folder not in without]
     for folder in standing:
         if not run.is_committed(folder):
+            require_open(run, folder)
             root = str(run.layout.root)
             fix = f"finish it with: mcit resume {shlex.quote(root)}"
             raise StateError(f"stage {folder} is not finished", where=root, fix=fix)

@@ -85,14 +85,17 @@ def done_stages(run: Run) -> list[int]:
 def stage_choice(run: Run, wanted: int | None, *, where: str) -> int:
     """The stage that is meant, 0 for the base: the last that stands where none is named.
 
-    Raises ConfigError for one that is not committed or was rejected at its gate.
+    Raises ConfigError for one that is not committed or was rejected at its gate, GateStopped for one that was set aside.
     """
     done = done_stages(run)
     if wanted is None:
         return done[-1] if done else 0
     if wanted not in (0, *done):
         folders = run.stage_folders()
-        refused = 1 <= wanted <= len(folders) and folders[wanted - 1] in rejected(run)
+        known = 1 <= wanted <= len(folders)
+        if known:
+            require_open(run, folders[wanted - 1])
+        refused = known and folders[wanted - 1] in rejected(run)
         what = f"stage {wanted} was rejected at its gate" if refused else f"stage {wanted} is not committed"
         raise ConfigError(what, where=where, fix=f"one of {', '.join(map(str, [0, *done]))}")
     return wanted

@@ -109,6 +109,20 @@ def test_the_stage_is_set_aside_and_the_run_stands_at_the_one_before(failed):
     )
 
 
+def test_what_asks_for_the_stage_is_told_that_it_waits(copied, tmp_path, capsys):
+    """Not that `mcit resume` would finish it, which ends at the gate again."""
+    _, run = copied
+    root = str(run.layout.root)
+    for command in (
+        ["export", root, "--stage", "2", "--out", str(tmp_path / "out")],
+        ["eval", root, "--after", "2"],
+        ["chat", root, "--stage", "2", "--ask", "?"],
+    ):
+        assert main(command) == 6
+        said = capsys.readouterr().err
+        assert "the stage is set aside" in said and f"mcit reject {root} --stage 2" in said
+
+
 def test_it_waits_for_a_decision_without_training_again(copied, monkeypatch):
     plan, run = copied
     monkeypatch.setattr(sequence, "train", None)
