@@ -41,6 +41,8 @@ from mcit.models.quant import rounded_to_4bit
 from mcit.runs.layout import KIT
 
 Lines = Sequence[JsonDict]
+ROOM = 32
+"""Tokens that an answer has at least: cut after a letter's few, neither a refusal nor a sentence could be told."""
 BEFORE = "answer_before"
 """Where the transform `relabel` keeps the answer that it replaced."""
 
@@ -59,7 +61,8 @@ class Sets:
     """Harmless rows that are like those to forget: same question, same picture, or given as decoupled."""
     pool: Sequence[str]
     """Answers of other entities, for wrong ones."""
-    max_new_tokens: int
+    max_new_tokens: Mapping[str, int]
+    """Longest answer by task, as it is scored."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def settings_digest(sets: Sets, config: KitConfig, lineage: str, *, seed: int, r
     asked = [identity_of({}, part) for part in rows]
     names = [list(sets.tasks), list(sets.near), sorted(set(sets.pool))]
     return digest_of(
-        [config.model_dump(mode="json"), lineage, asked, names, sets.max_new_tokens, seed, reference, filters]
+        [config.model_dump(mode="json"), lineage, asked, names, [ROOM, sets.max_new_tokens], seed, reference, filters]
     )
 
 
@@ -123,7 +126,7 @@ def measure(
             subject.encoder,
             rows,
             out=out / name,
-            max_new_tokens=sets.max_new_tokens,
+            max_new_tokens=room(sets, rows),
             filters=subject.filters,
             state=subject.state,
             settings=made,
@@ -171,6 +174,11 @@ def measure(
         asked = {"forget": (sets.forget, told("answers", sets.forget)), **near}
         record["judge"] = on_first(ranks, lambda: judged(asked, config.judge, out=out))  # type: ignore[arg-type]
     on_first(ranks, lambda: write_sealed(out / KIT, record))
+
+
+def room(sets: Sets, rows: Sequence[Row]) -> int:
+    """Tokens that answers to some rows may have: those of the task with the longest ones, and at least `ROOM`."""
+    return max(ROOM, *(sets.max_new_tokens[row.task] for row in rows))
 
 
 def areas(

@@ -67,6 +67,7 @@ def sets_of(plan: Plan, stage: Stage, config: KitConfig) -> Sets:
         "same_picture": some(_same_picture(drawn, [*kept, *stage.tasks]), "same_picture"),
         "decoupled": some(book.decouple_rows(), "decoupled") if _decoupled(stage, forget) else [],
     }
+    asked = [*stage.forget, *stage.tasks, *kept]
     answers = [*some(forget, "answers", _POOL), *some(retained, "answers", _POOL)]
     return Sets(
         forget=drawn,
@@ -74,7 +75,7 @@ def sets_of(plan: Plan, stage: Stage, config: KitConfig) -> Sets:
         tasks={task.name: some(_split([task], "test"), f"task {task.name}") for task in kept if task.rows.get("test")},
         near=near,
         pool=sorted({row.answer for row in answers}),
-        max_new_tokens=max(task.max_new_tokens for task in stage.forget),
+        max_new_tokens={task.name: plan.config.eval.max_new_tokens or task.max_new_tokens for task in asked},
     )
 
 

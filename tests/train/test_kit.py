@@ -10,6 +10,7 @@ from mcit.core.errors import PlanError
 from mcit.core.ranks import ONE
 from mcit.core.schema import KitConfig
 from mcit.data.overlap import pictures_of
+from mcit.evals.kit import room
 from mcit.plan.forgetting import kit_problems
 from mcit.plan.plan import make_plan, parse_run
 from mcit.train import kit
@@ -34,6 +35,18 @@ def test_rows_are_drawn_once_and_hold_nothing_twice(plan):
     asked = {row.question for row in found.forget}
     assert all(row.question in asked and row.answer != "red" for row in found.near["same_question"])
     assert list(found.tasks) == ["word-others"]
+
+
+def test_answers_have_room_for_a_refusal_and_for_the_longest_answer_of_the_rows_asked(plan):
+    stage, config = plan.stages[1], KitConfig(rows=12)
+    assert stage.forget[0].max_new_tokens == 4
+    longer = replace(stage, tasks=tuple(replace(task, max_new_tokens=50) for task in stage.tasks))
+    stages = (replace(plan.stages[0], tasks=longer.tasks), longer, plan.stages[2])
+    found = sets_of(replace(plan, stages=stages), longer, config)
+    assert room(found, found.forget) == 32 and room(found, found.near["retained"]) == 50
+    told = plan.config.eval.model_copy(update={"max_new_tokens": 70})
+    found = sets_of(replace(plan, config=plan.config.model_copy(update={"eval": told})), stage, config)
+    assert room(found, found.forget) == 70
 
 
 def test_due_before_after_and_ever_after_and_with_the_base_for_the_reference(plan):
