@@ -16,7 +16,7 @@ from mcit.core.errors import ConfigError, McitError, Problem, StateError
 from mcit.core.files import sha256_bytes
 from mcit.core.types import FORGET_DATA, JsonDict, Plan
 from mcit.runs import rewrite
-from mcit.runs.identity import Changes, config_changes, differences, identity, told
+from mcit.runs.identity import Changes, config_changes, cures, differences, identity, told
 from mcit.runs.run import Run, find_run, find_runs, open_existing, open_run, plan_files
 from mcit.runs.shared import share, shared_from
 
@@ -201,8 +201,11 @@ def _same_world(run: Run, start: Start, *, stages: int) -> None:
     known = {key: value for key, value in run.identity().items() if key in now and key not in later}
     changes = differences(known, {key: value for key, value in now.items() if key in known})
     if changes:
-        fix = f"restore it, or accept it first with: mcit resume {shlex.quote(str(run.layout.root))} --accept-changes"
-        raise _refused(run, "changed since these stages were trained", told(changes), fix)
+        home = shlex.quote(str(run.layout.root))
+        fixes = cures(changes, f"accept it first with: mcit resume {home} --accept-changes")
+        problems = zip(told(changes), fixes, strict=True)
+        what = "changed since these stages were trained"
+        raise StateError.of([Problem(str(run.layout.root), f"{what}: {text}", fix) for text, fix in problems])
 
 
 def _used(stages: list[JsonDict]) -> set[str]:

@@ -10,6 +10,8 @@ from mcit.core.types import JsonDict
 
 CORE_PACKAGES = ("torch", "transformers", "peft", "accelerate", "mcit")
 """Their minor versions belong to a run's identity."""
+FROZEN = "gate of "
+"""What keys begin with whose change nobody can accept: thresholds hold from before anything trains."""
 _ABSENT = "not set"
 
 Changes = dict[str, tuple[Any, Any]]
@@ -58,7 +60,7 @@ def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
             out[f"state version of {method} in {stage['folder']}"] = version
     out.update({f"source of {name}": digest for name, digest in plan.get("sources", {}).items()})
     gates = {stage["folder"]: stage.get("gate") for stage in plan["stages"]}
-    out.update({f"gate of {folder}": gate["sha256"] for folder, gate in gates.items() if gate})
+    out.update({f"{FROZEN}{folder}": gate["sha256"] for folder, gate in gates.items() if gate})
     for package in CORE_PACKAGES:
         out[f"version of {package}"] = minor(environment["versions"].get(package))
     return out
@@ -67,6 +69,12 @@ def identity(plan: JsonDict, environment: JsonDict) -> dict[str, Any]:
 def minor(version: str | None) -> str | None:
     """``2.13.0+cpu`` -> ``2.13``."""
     return None if version is None else ".".join(version.partition("+")[0].split(".")[:2])
+
+
+def cures(changes: Changes, accept: str) -> list[str]:
+    """What to do about each difference: restore it, or `accept` it, which no threshold can be."""
+    frozen = "restore the file: thresholds cannot change once the run is there"
+    return [frozen if key.startswith(FROZEN) else f"restore it, or {accept}" for key in changes]
 
 
 def told(changes: Changes) -> list[str]:

@@ -29,7 +29,7 @@ from mcit.core.stored import MANIFEST, check_manifest, listed_bytes, read_listed
 from mcit.core.types import JsonDict, Plan
 from mcit.runs import replace, rewrite
 from mcit.runs.draft import StageDraft
-from mcit.runs.identity import Changes, config_changes, differences, identity, layout_changes, told
+from mcit.runs.identity import FROZEN, Changes, config_changes, cures, differences, identity, layout_changes, told
 from mcit.runs.layout import REMOVED, RunLayout
 from mcit.runs.ledger import Ledger
 from mcit.runs.lock import RunLock
@@ -209,15 +209,17 @@ class Run:
     ) -> None:
         """Compare a new start with what the run was created with, changes accepted earlier included.
 
-        Raises StateError naming every difference, unless `accept_changes`: then they go to the ledger.
+        Raises StateError naming every difference, unless `accept_changes`: then they go to the ledger, but those of gates.
         """
         if self.plan()["digest"] != plan_json["digest"]:
             raise self._another(plan_json["digest"])
         changes = differences(self.identity(), identity(plan_json, environment))
-        if changes and not accept_changes:
-            fix = f"restore it, or go on with: mcit resume {shlex.quote(str(self.layout.root))} --accept-changes"
-            found = [f"changed since the run began: {text}" for text in told(changes)]
-            raise StateError.of([Problem(str(self.layout.root), what, fix) for what in found])
+        refused = {k: pair for k, pair in changes.items() if not accept_changes or k.startswith(FROZEN)}
+        if refused:
+            root = str(self.layout.root)
+            fixes = cures(refused, f"go on with: mcit resume {shlex.quote(root)} --accept-changes")
+            found = [f"changed since the run began: {text}" for text in told(refused)]
+            raise StateError.of([Problem(root, what, fix) for what, fix in zip(found, fixes, strict=True)])
         if changes:
             self.ledger.append("accepted_changes", changes=changes)
             self.notes += [f"accepted: {text}" for text in told(changes)]
@@ -227,7 +229,8 @@ class Run:
         """What must be equal at every start, by key: as recorded, with the changes that were accepted since."""
         known = identity(self.plan(), self.environment())
         for event in self.ledger.events("accepted_changes"):
-            known.update({key: pair[1] for key, pair in event["changes"].items()})
+            changes = {key: pair[1] for key, pair in event["changes"].items() if not key.startswith(FROZEN)}
+            known.update(changes)  # an older mcit let thresholds in
         return known
 
     def environment(self) -> JsonDict:

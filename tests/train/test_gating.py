@@ -314,10 +314,12 @@ def test_a_changed_gate_file_is_refused(copied):
         start = {"resolved": config, "environment": {"versions": {}}}
         content = plan_json(plan)
         content["stages"][1]["gate"] = {**content["stages"][1]["gate"], "sha256": changed.stages[1].gate.sha256}
-        with pytest.raises(StateError, match="gate of 02-yesno"):
-            open_run(
-                plan, runs_dir=run.layout.root.parent, config_text="", root=run.layout.root, plan_json=content, **start
-            )
+        again = {"runs_dir": run.layout.root.parent, "config_text": "", "root": run.layout.root, "plan_json": content}
+        for accept in (False, True):  # nobody can accept thresholds: they would be refused when the stage is judged
+            with pytest.raises(StateError, match="gate of 02-yesno") as caught:
+                open_run(plan, accept_changes=accept, **again, **start)
+            assert any("thresholds cannot change" in problem.fix for problem in caught.value.problems)
+        assert not run.ledger.events("accepted_changes")
     finally:
         with open(gate.file, "w") as file:
             file.write(text)
