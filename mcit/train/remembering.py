@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mcit.core.errors import DataError
 from mcit.core.types import Turn
 from mcit.data.encode import Encoder
 from mcit.data.placeholder import PLACEHOLDER
@@ -24,11 +25,21 @@ class Remembering:
         """
         limit = encoder.max_length
         self._folder, self._budget = folder, budget if limit is None else min(budget, max(1, limit - answer))
+        self._answer, self._limit = answer, limit if self._budget < budget else None
         self._template = ChatTemplate(encoder.processor)
         self._shown: tuple[Hit, ...] = ()
 
     def before(self, turns: tuple[Turn, ...], question: str, measure: Measure) -> tuple[tuple[Turn, ...], str]:
-        """Recalled exchanges, the last turns, and the question with the summary in front; see `mcit.memory.prompt.fitted`."""
+        """Recalled exchanges, the last turns, and the question with the summary in front; see `mcit.memory.prompt.fitted`.
+
+        Raises DataError for a question that does not fit by itself.
+        """
+        if self._limit is not None and (alone := measure.prompt((), question)) > self._budget:
+            read = f"of the {self._limit} that the model reads at once {self._answer} are for the answer"
+            what, fix = f"the question alone takes {alone} tokens, and {read}", "ask in fewer words"
+            if alone + 1 < self._limit:
+                fix = f"ask in fewer words, or allow at most {self._limit - alone} with --max-new-tokens"
+            raise DataError(what, where="chat:question", fix=fix)
         memory = self._folder.memory
         found = memory.recall(question)
         hits = tuple(Hit(h.place, h.cosine, h.turn, self._plain(h.question), self._plain(h.answer)) for h in found.hits)

@@ -55,8 +55,13 @@ def test_prompts_leave_room_for_the_answer_in_what_the_model_reads(tiny, tmp_pat
             chat.ask("what is the name", max_new_tokens=10)
         lengths = [len(tiny["encoder"].prompt(row).input_ids_T) for row in seen.rows]
         assert 60 < max(lengths) <= 90
-        with pytest.raises(DataError, match="the question alone takes"):
+        with pytest.raises(DataError, match="of the 100 that the model reads at once 10 are for the answer") as caught:
             chat.ask("name " * 95, max_new_tokens=10)
+        assert caught.value.problems[0].fix == "ask in fewer words"  # a larger budget would not help
+        long = Chat(**{**tiny, "encoder": seen}, history=Remembering(folder, short, answer=90))
+        with pytest.raises(DataError, match="the question alone takes") as caught:
+            long.ask("what is the name", max_new_tokens=90)
+        assert "with --max-new-tokens" in caught.value.problems[0].fix
 
 
 def test_control_tokens_of_a_memory_are_words_in_a_prompt(tiny, tmp_path):
