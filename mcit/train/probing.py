@@ -60,8 +60,12 @@ class _Running:
 class Probing:
     """The probes of a stage, after their rows are drawn."""
 
-    def __init__(self, specs: Sequence[ProbeSpec], ctx: Context, methods: MethodSet, *, config: EvalConfig) -> None:
+    def __init__(
+        self, specs: Sequence[ProbeSpec], ctx: Context, methods: MethodSet, *, config: EvalConfig, watched: bool = False
+    ) -> None:
+        """Where ``stability`` is `watched` no measurement of it is left out: when a stage ends is no matter of the clock."""
         self._ctx, self._methods, self._config = ctx, methods, config
+        self._always = {"stability"} if watched else set()
         running = []
         for spec in specs:
             probe = make(spec)
@@ -92,7 +96,8 @@ class Probing:
             if any(line["step"] == step for line in each.lines) or not each.probe.due(step, total):
                 continue
             share = Share(each, trained, last=step == total)
-            why = share.refused("") if step not in (0, total) else ""
+            always = step in (0, total) or each.name in self._always
+            why = "" if always else share.refused("")
             content = {"left_out": why} if why else self._measured(each, step, total, share)
             line = {"step": step, "probe": each.name, **content}
             each.lines.append(line)

@@ -138,7 +138,8 @@ def build_stage(
     if router:
         work.router, work.member = router, joined or stage.folder
     work.monitor = monitor_of(stage)
-    work.probes = Probing(plan.probes, ctx, methods, config=plan.config.eval) if plan.probes else None
+    if plan.probes:
+        work.probes = Probing(plan.probes, ctx, methods, config=plan.config.eval, watched=work.monitor is not None)
     work.later_steps = sum(s.steps for s in plan.stages if s.index > stage.index)
     if plan.config.eval.validate_every:
         rows = book.validation_rows()

@@ -390,6 +390,19 @@ def test_the_monitor_ends_the_stage_early(tmp_path):
     assert record["verdict"] == "fail" and record["ended"]["step"] == 1 and record["results"][0]["verdict"] == "pass"
 
 
+def test_when_the_monitor_ends_a_stage_does_not_depend_on_the_clock(tmp_path):
+    """No time is left for any measurement, and the ones that are watched are made; those of other probes are not."""
+    text = PASSES + "monitor: [{metric: min_acc, at_least: 0.9, unit: share}]\n"
+    probe = {"use": "stability", "every": 1, "rows": 4, "answers": 0, "norms": 0, "share": 1e-9}
+    plan = planned(tmp_path, text, probes=[probe, {"use": "seen", "every": 1, "share": 1e-9}])
+    run = opened(plan, tmp_path)
+    with pytest.raises(GateStopped, match="gate fail: min_acc is 0"):
+        go(plan, run)
+    assert gates.read_gate(run.layout, SECOND)["ended"]["step"] == 1
+    first = [json.loads(line) for line in (run.layout.stage("01-letter") / "probes.jsonl").read_text().splitlines()]
+    assert {line["probe"] for line in first if "left_out" in line} == {"stability", "seen"}  # nothing is watched there
+
+
 def test_the_first_slice_is_decided_before_anything_else_is_scored(tmp_path):
     text = (
         "thresholds:\n  - {metric: accuracy, task: letter, at_least: 1.0, unit: share, first: true}\n"
