@@ -14,7 +14,7 @@ from mcit.data.overlap import overlapping
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.evals.filtering import name_of
-from mcit.methods.check import has_to_forget
+from mcit.methods.check import FORGETS, has_to_forget
 from mcit.methods.compose import make
 from mcit.plan.gone import gone, unmeasured
 
@@ -102,6 +102,7 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
     earlier = [task for s in plan.stages[: stage.index] for task in s.tasks]
     problems: list[Problem] = []
     sizes: dict[str, int] = {}
+    counted: set[str] = set()
     for i, spec in enumerate(stage.methods):
         method, where = make(spec), f"stages[{stage.index - 1}].methods[{i}] ({spec.name})"
         if has_to_forget(method.claims) and all(task.rows.get("train") for task in stage.forget):
@@ -116,6 +117,17 @@ def _unusable(stage: Stage, plan: Plan) -> list[Problem]:
                 if opened[name].per_step not in (0, size):
                     what = f"reads {opened[name].per_step} rows of stream '{name}' per step, another method {size}"
                     problems.append(Problem(where, what, f"set per_step: {size}, as they read the same rows"))
+            for name in sorted((FORGETS & opened.keys()) - counted):
+                read = stage.steps * opened[name].per_step // method.claims.groups.get(name, 1)
+                if 0 < read < len(opened[name].rows):
+                    counted.add(name)
+                    what = (
+                        f"reads {read} of {len(opened[name].rows)} rows to forget in {stage.steps} steps, and no others"
+                    )
+                    fix = (
+                        "raise per_step, max_steps or epochs (an epoch is one pass over the retained rows) to read all"
+                    )
+                    problems.append(Problem(where, what, fix, "note"))
     return problems
 
 

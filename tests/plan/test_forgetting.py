@@ -100,6 +100,23 @@ def test_rows_a_method_cannot_use_are_refused_in_the_plan():
         plan_of(stages=[{**STAGES[1], "methods": [settings]}])
 
 
+@pytest.mark.parametrize(
+    ("methods", "read"),
+    [
+        ([{"use": "npo", "per_step": 4}, {"use": "rmu", "per_step": 4}], 16),
+        ([{"use": "idk", "per_step": 4}], 16),
+        ([{"use": "idk_dpo", "per_step": 3}], 12),
+        ([{"use": "npo", "per_step": 10}, {"use": "prompt_decouple", "per_step": 10}], None),
+    ],
+)
+def test_rows_to_forget_that_no_step_reads_are_noted(methods, read):
+    plan = plan_of(stages=[{**STAGES[1], "methods": methods}])
+    rows = plan.stages[0].forget[0].rows["train"]
+    found = [note for note in plan.notes if "rows to forget in" in note]
+    assert len(found) == (read is not None)
+    assert read is None or f"reads {read} of {rows} rows to forget in 4 steps" in found[0]
+
+
 def test_recipes_without_rows(tmp_path):
     text = (shipped("data_recipes") / "tiny" / "word-forget.yaml").read_text()
     for drop, words in (("split: test", "no test rows"), ("split: train", "no training rows")):
