@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from mcit.core.config import Config, Field
+from mcit.core.types import FORGET_DATA
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?([KMGT](IB|B)?)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -283,6 +284,14 @@ class StageConfig(Config):
     def _some_recipe(cls, value: str | list[str]) -> str | list[str]:
         if not value or not all(value):
             raise ValueError("name at least one recipe")
+        return value
+
+    @field_validator(*FORGET_DATA)
+    @classmethod
+    def _no_recipe_twice(cls, value: str | list[str]) -> str | list[str]:
+        twice = [] if isinstance(value, str) else [recipe for recipe in value if value.count(recipe) > 1]
+        if twice:
+            raise ValueError(f"name '{twice[0]}' once")
         return value
 
     @field_validator("name", "task")

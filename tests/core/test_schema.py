@@ -8,7 +8,8 @@ import pytest
 from mcit.core.config import apply_overrides, parse
 from mcit.core.files import canonical_json
 from mcit.core.paths import shipped
-from mcit.core.schema import EvalConfig
+from mcit.core.schema import EvalConfig, StageConfig
+from mcit.core.types import FORGET_DATA
 from mcit.plan.plan import read_config
 from mcit.plan.record import resolved
 
@@ -31,6 +32,14 @@ def test_adapter_and_projector_settings_of_a_stage_are_their_own():
     config, _ = read_config("tiny")
     assert config.stages[0].recipes == ["tiny/letter"]
     assert {s.adapter.rank for s in config.stages} == {8}
+
+
+@pytest.mark.parametrize("key", FORGET_DATA)
+def test_a_request_names_a_recipe_once(key):
+    """A reference is stored by task and id, which rows read twice would share."""
+    (problem,) = parse(StageConfig, {"recipe": "tiny/word-retain", key: ["a", "b", "a"]})[1]
+    assert problem.where == key and "name 'a' once" in problem.what
+    assert parse(StageConfig, {"recipe": "tiny/word-retain", key: ["a", "b"]})[0] is not None
 
 
 @pytest.mark.parametrize("written", ["off", "'off'"])
