@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     start_torch()
     from mcit.plan.gold import check_gold
     from mcit.train.attack import Attack, Subject, attack, attack_problems
-    from mcit.train.kit import gold_after
+    from mcit.train.kit import gold_reached
     from mcit.train.sequence import Session
 
     out = Lines()
@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
         elif args.control != "none":
             other = open_existing(Path(args.control))
             check_gold(plan, config_of_run(other), where=args.control)
-            gold = plan_as_begun(other)
-            after = gold_after(plan, [s.name for s in gold.stages], stage)
-            controls = [Subject(Session(gold, other, out), after, "gold")]
+            gold = Session(plan_as_begun(other), other, out)
+            controls = [Subject(gold, gold_reached(plan, gold, stage), "gold")]
         what = Attack(args.kind, rows, args.rank, args.lr, args.epochs)
         record = attack(session, stage, what, controls=controls, reporter=out, stop=stop)
         finish(found.layout.root)

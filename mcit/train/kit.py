@@ -122,22 +122,27 @@ def measure_gold(
     session: Session, gold: Session, config: KitConfig, *, reporter: Reporter, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Measure every committed forget stage under the model of a run that never saw its rows, at the stage of its name."""
-    names = [stage.name for stage in gold.plan.stages]
     for stage in session.plan.stages:
         if not stage.forget or gone(stage):
             continue
         if not on_first(session.run.ranks, lambda s=stage: session.run.is_committed(s.folder)):  # type: ignore[misc]
             continue
-        after = gold_after(session.plan, names, stage)
-        if after > max(on_first(gold.run.ranks, lambda: done_stages(gold.run)), default=0):
-            root = str(gold.run.layout.root)
-            fix = f"finish it with: mcit resume {shlex.quote(root)}"
-            raise StateError(f"has not come to stage {after} yet", where=root, fix=fix)
+        after = gold_reached(session.plan, gold, stage)
         out = session.run.layout.gold(stage.folder)
         reference = _reference(session, stage, config)
         if _measured(session, gold, after, stage, config, out, reference, stop=stop):
             session.run.ledger.append("gold", stage=stage.folder, run=str(gold.run.layout.root), after=after)
             reporter.line(f"{stage.folder}: gold run measured after its stage {after}")
+
+
+def gold_reached(plan: Plan, gold: Session, stage: Stage) -> int:
+    """As `gold_after`. Raises StateError for a gold run that has not come so far."""
+    after = gold_after(plan, [s.name for s in gold.plan.stages], stage)
+    if after > max(on_first(gold.run.ranks, lambda: done_stages(gold.run)), default=0):
+        root = str(gold.run.layout.root)
+        fix = f"finish it with: mcit resume {shlex.quote(root)}"
+        raise StateError(f"has not come to stage {after} yet", where=root, fix=fix)
+    return after
 
 
 def gold_after(plan: Plan, names: Sequence[str], stage: Stage) -> int:

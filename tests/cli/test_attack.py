@@ -36,3 +36,15 @@ def test_refused(forgetful, capsys, options, text):
 def test_a_run_that_is_no_gold_run_is_no_control(forgetful, capsys):
     assert main(["attack", str(forgetful), "--stage", "2", "--control", str(forgetful)]) == 5
     assert "is no gold run" in capsys.readouterr().err
+
+
+def test_a_gold_run_that_is_not_finished_is_named_before_anything_is_trained(forgetful, tmp_path, capsys):
+    (config,) = forgetful.parent.parent.glob("*.yaml")
+    assert main(["gold", str(config), "--runs-dir", str(tmp_path)]) == 0
+    (gold,) = tmp_path.iterdir()
+    assert main(["rollback", str(gold), "--to-stage", "1", "--yes"]) == 0
+    capsys.readouterr()
+    given = ["attack", str(forgetful), "--stage", "2", "--kind", "relearn", "--rows", "5", "--control", str(gold)]
+    assert main(given) == 5
+    shown = capsys.readouterr()
+    assert "has not come to stage 2 yet" in shown.err and "relearn-5" not in shown.out

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mcit.core.errors import PlanError
+from mcit.core.errors import PlanError, StateError
 from mcit.core.ranks import ONE
 from mcit.core.schema import KitConfig
 from mcit.data.overlap import pictures_of
@@ -14,7 +14,7 @@ from mcit.evals.kit import room
 from mcit.plan.forgetting import kit_problems
 from mcit.plan.plan import make_plan, parse_run
 from mcit.train import kit
-from mcit.train.kit import gold_after, kit_due, sets_of
+from mcit.train.kit import gold_after, gold_reached, kit_due, sets_of
 from tests.fakes.forgetful import CONFIG
 
 
@@ -59,6 +59,16 @@ def test_the_gold_runs_stage_is_found_by_name(plan):
     assert gold_after(plan, ["word", "forget-red", "letter"], plan.stages[1]) == 2
     assert gold_after(plan, ["word", "letter"], plan.stages[1]) == 1
     assert gold_after(plan, ["letter"], plan.stages[1]) == 0
+
+
+def test_a_gold_run_that_has_not_come_so_far_is_finished_first(plan, monkeypatch):
+    gold = SimpleNamespace(plan=plan, run=SimpleNamespace(ranks=ONE, layout=SimpleNamespace(root="runs/a gold run")))
+    monkeypatch.setattr(kit, "done_stages", lambda run: [1, 2])
+    assert gold_reached(plan, gold, plan.stages[1]) == 2
+    monkeypatch.setattr(kit, "done_stages", lambda run: [1])
+    with pytest.raises(StateError, match="has not come to stage 2 yet") as caught:
+        gold_reached(plan, gold, plan.stages[1])
+    assert caught.value.problems[0].fix == "finish it with: mcit resume 'runs/a gold run'"
 
 
 def test_no_holdout_no_stage_no_libraries_and_a_pool_are_refused(plan, monkeypatch):
