@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> int:
     """Check everything, say what was checked; raise one error with all that is wrong."""
     from mcit.evals.audit import audit
     from mcit.runs.run import open_existing
-    from mcit.runs.signature import sign
+    from mcit.runs.signature import private_key, sign
 
+    if args.sign:
+        private_key(Path(args.sign))  # before every file of the run is read
     found, signed = open_existing(Path(args.run)), None
     with contextlib.ExitStack() as writing:
         if args.sign:  # it adds a line to the ledger: one that a kill tore goes first, as in every command that writes

@@ -27,7 +27,7 @@ def sign(run: Run, key: Path) -> JsonDict:
 
     Raises ConfigError for another kind of key, StateError for a ledger whose chain is broken.
     """
-    private = _key(key, "load_pem_private_key", "Ed25519PrivateKey", where="--sign", password=None)
+    private = private_key(key)
     broken = read_chain(run.layout.ledger).problems
     if broken:
         raise StateError.of(broken)
@@ -45,6 +45,11 @@ def sign(run: Run, key: Path) -> JsonDict:
     write_bytes(folder / "statement.sig", private.sign(data))
     write_bytes(folder / "statement.json", data)
     return statement
+
+
+def private_key(path: Path) -> Any:
+    """What can sign. Raises ConfigError for a file that holds no such key."""
+    return _key(path, "load_pem_private_key", "Ed25519PrivateKey", where="--sign", password=None)
 
 
 def check_signature(run: Run, chain: Chain, *, key: Path | None) -> Iterator[Problem]:

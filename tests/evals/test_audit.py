@@ -112,6 +112,14 @@ def test_signing_goes_on_where_a_kill_tore_its_line(tmp_path, capsys):
     assert [event["event"] for event in run.ledger.events()][-1] == "signed" and main(given) == 0
 
 
+def test_a_key_is_read_before_the_run_is(tmp_path, capsys, monkeypatch):
+    """Of a large run every file is read: a key that is none is told first."""
+    run = whole(tmp_path / "runs")
+    monkeypatch.setattr("mcit.evals.audit.audit", lambda *args, **given: pytest.fail("the run is read"))
+    assert main(["audit", str(run.layout.root), "--no-data", "--sign", str(tmp_path / "none.pem")]) == 2
+    assert "none.pem cannot be read as a key" in capsys.readouterr().err
+
+
 def test_what_a_request_to_forget_left_is_what_the_ledger_knows(tmp_path):
     run = whole(tmp_path)
     features = b"features"
