@@ -137,12 +137,13 @@ def train_stage(
         if work.probes:
             with timed("probes"):
                 meter.skip(work.probes.at(done, total, draft, trained=meter.seconds))
-            if work.monitor and not last:
-                ctx.ended = work.monitor(work.probes.lines("stability")) or None
-                last = ctx.ended is not None
-                if last:  # probes that measure at the end do not know yet that this is it
+            alarm = work.monitor(work.probes.lines("stability")) if work.monitor else ""
+            if alarm:
+                ctx.ended = f"{alarm}; {ctx.ended}" if ctx.ended else alarm
+                if not last:  # probes that measure at the end do not know yet that this is it
                     with timed("probes"):
                         meter.skip(work.probes.at(done, done, draft, trained=meter.seconds))
+                last = True
         stopping = stop()
         due = stopping or _due(work, done, last=last)
         if due:

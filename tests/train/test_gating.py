@@ -403,6 +403,16 @@ def test_when_the_monitor_ends_a_stage_does_not_depend_on_the_clock(tmp_path):
     assert {line["probe"] for line in first if "left_out" in line} == {"stability", "seen"}  # nothing is watched there
 
 
+def test_the_monitor_sees_the_last_step_too(tmp_path):
+    text = PASSES + "monitor: [{metric: min_acc, at_least: 0.9, unit: share}]\n"
+    plan = planned(tmp_path, text, probes=[{"use": "stability", "every": 100, "rows": 4, "answers": 0}])
+    run = opened(plan, tmp_path)
+    with pytest.raises(GateStopped, match="gate fail: min_acc is 0"):
+        go(plan, run)
+    record = gates.read_gate(run.layout, SECOND)
+    assert record["verdict"] == "fail" and (record["ended"]["step"], record["ended"]["planned"]) == (2, 2)
+
+
 def test_the_first_slice_is_decided_before_anything_else_is_scored(tmp_path):
     text = (
         "thresholds:\n  - {metric: accuracy, task: letter, at_least: 1.0, unit: share, first: true}\n"

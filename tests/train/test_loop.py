@@ -421,8 +421,15 @@ def test_a_monitor_ends_the_stage_by_what_the_probe_has_on_record(tmp_path):
     assert done["ended"] == {"step": 2, "planned": 4, "reason": "drifts"} and [a[0] for a in asked] == ["stability"] * 2
     work, asked = work_of(plan_of())[0], []
     work.probes, work.monitor = Watched(), lambda lines: asked.append(lines) or ""
-    assert "ended" not in train_stage(work, draft(tmp_path), reporter=Silent())
-    assert len(asked) == 3, "after the last step there is nothing left to end"
+    assert "ended" not in train_stage(work, draft(tmp_path), reporter=Silent()) and len(asked) == 4
+    work = work_of(plan_of())[0]
+    work.probes, work.monitor = Watched(), lambda lines: "drifts" if work.probes.asked[-1][0] == 4 else ""
+    done = train_stage(work, draft(tmp_path), reporter=Silent())
+    assert done["ended"] == {"step": 4, "planned": 4, "reason": "drifts"}, "the gate has to know of it"
+    assert work.probes.asked[-2:] == [(3, 4, True), (4, 4, True)], "and the end is measured once"
+    work = work_of(plan_of(defaults={"methods": [{"name": "tests.train.test_loop:Ending"}]}))[0]
+    work.probes, work.monitor = Watched(), lambda lines: "drifts" if work.probes.asked[-1][0] == 2 else ""
+    assert train_stage(work, draft(tmp_path), reporter=Silent())["ended"]["reason"].startswith("drifts; ")
 
 
 def test_the_optimiser_of_the_stage_below_goes_on_from_its_start_alone(tmp_path, monkeypatch):
