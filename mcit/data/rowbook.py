@@ -68,7 +68,9 @@ class RowBook:
                 what = (
                     f"which of the rows kept of earlier stages {stage.name} forgot is not known: its data were deleted"
                 )
-                raise DataError(what, where=self.stage.name, fix="restore them, or leave out what replays rows")
+                again = f"mcit run CONFIG --from RUN --stage {self.stage.index - 1}"  # a begun run has the stage in its config
+                fix = f"restore them, or leave out what replays rows, in another run on the stages before: {again}"
+                raise DataError(what, where=self.stage.name, fix=fix)
             out = {id(row) for row, _ in overlapping(since, self.forget_rows(stage))}
             left = [row for row in left if id(row) not in out]
         return left

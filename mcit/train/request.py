@@ -228,8 +228,16 @@ def _rows_left(plan: Plan, heads: Sequence[StoredHead], gone: set[str]) -> dict[
         what = (
             f"the data of {len(wanted) - len(found)} learned rows is not there any more, so no head can be fitted again"
         )
-        raise StateError(what, where="rows left", fix="restore the data folders, or build them again: mcit data build")
+        fix = "restore the data folders, or build them again: mcit data build"
+        if deleted := _deleted(plan):
+            fix = f"restore what was deleted after its request: {deleted}"
+        raise StateError(what, where="rows left", fix=fix)
     return {key: found[key] for key in sorted(found)}
+
+
+def _deleted(plan: Plan) -> str:
+    """Recipes of requests whose data were deleted."""
+    return ", ".join(dict.fromkeys(task.recipe for stage in plan.stages for task in stage.forget if task.gone))
 
 
 def _own_stages(run: Run) -> None:
@@ -285,6 +293,8 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
     for task in tasks.values():
         for row in DataFolder.open(task.folder).rows("train"):
             by_id.setdefault(row.id, []).append(row)
+    deleted = _deleted(plan)
+    unknown = f"check the id; rows of {deleted}, which were deleted, cannot be named" if deleted else "check the id"
     out: list[Row] = []
     problems: list[Problem] = []
     for number, entry in enumerate(_entries(path), start=1):
@@ -295,7 +305,7 @@ def read_request(path: Path, plan: Plan) -> list[Row]:
         if len(different) != 1:
             names = ", ".join(sorted({row.task for row in rows}))
             what = f"could be one of several rows ({names})" if rows else "is no training row of this run"
-            problems.append(Problem(place, what, 'add the task: {"id": …, "task": …}' if rows else "check the id"))
+            problems.append(Problem(place, what, 'add the task: {"id": …, "task": …}' if rows else unknown))
         else:
             out.append(next(iter(different.values())))
     if problems:

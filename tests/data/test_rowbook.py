@@ -65,6 +65,7 @@ def test_kept_rows_that_a_stage_forgets_are_none_to_replay():
     assert left(3, known=[forgets.folder]) == rows, "its rows are out already"
     gone = replace(forgets, forget=tuple(replace(task, gone=True) for task in forgets.forget))
     book = RowBook(tasks, third, (first, gone))
-    with pytest.raises(DataError, match="forgot is not known: its data were deleted"):
+    with pytest.raises(DataError, match="forgot is not known: its data were deleted") as caught:
         book.without_forgotten(rows)
+    assert caught.value.problems[0].fix.endswith("mcit run CONFIG --from RUN --stage 2")
     assert book.without_forgotten(rows, known=[forgets.folder]) == rows and book.without_forgotten([]) == []

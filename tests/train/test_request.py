@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,6 +162,19 @@ def test_a_request_that_names_no_rows(run, tmp_path, text, says):
         read_request(tmp_path / "absent", run[1])
     with pytest.raises(DataError, match="no regular file"):
         read_request(Path("/dev/zero"), run[1])
+
+
+def test_rows_whose_data_were_deleted_are_said_to_be(run, tmp_path):
+    plan, path = run[1], tmp_path / "rows.txt"
+    gone = replace(plan.stages[0].tasks[0], gone=True)
+    without = replace(plan, stages=(replace(plan.stages[1], forget=(gone,)),))
+    path.write_text(rows_of(plan, "word-red")[0].id + "-gone")
+    with pytest.raises(DataError, match="is no training row") as caught:
+        read_request(path, without)
+    assert "tiny/word-forget, which were deleted" in caught.value.problems[0].fix
+    with pytest.raises(StateError, match="no head can be fitted again") as lost:
+        module._rows_left(without, stored_heads(run[0]), set())
+    assert lost.value.problems[0].fix == "restore what was deleted after its request: tiny/word-forget"
 
 
 def test_ids_of_several_rows_need_their_task(run, tmp_path):
