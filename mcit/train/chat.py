@@ -70,9 +70,19 @@ class Chat:
         self._turns: tuple[Turn, ...] = ()
 
     def ask(self, question: str, *, max_new_tokens: int) -> JsonDict:
-        """``text``, ``tokens`` and ``truncated`` of the answer. Raises DataError for a picture that does not open."""
-        row = self._row(*self._history.before(self._turns, question, self))
-        answer = self._answer(row, max_new_tokens)
+        """``text``, ``tokens`` and ``truncated`` of the answer. Raises DataError for a picture that does not open, and for a
+        dialogue that is longer than what the model reads at once.
+        """
+        turns, asked = self._history.before(self._turns, question, self)
+        try:
+            answer = self._answer(self._row(turns, asked), max_new_tokens)
+        except DataError:
+            limit = self._encoder.max_length
+            if limit is None or (length := self.prompt(turns, asked)) <= limit:
+                raise
+            what = f"the {'dialogue' if turns else 'question'} takes {length} tokens, the model reads {limit} at once"
+            fix = "begin anew; --memory DIR keeps every prompt within that" if turns else "ask in fewer words"
+            raise DataError(what, where="chat:question", fix=fix) from None
         self._turns = (*self._turns, Turn("user", question), Turn("assistant", answer["text"]))
         self._history.after(question, answer["text"])
         return answer

@@ -1,5 +1,6 @@
 """A dialogue with the tiny model; that an answer is the scored one is in tests/cli/test_run.py."""
 
+import copy
 import io
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_a_memory_chooses_what_of_the_dialogue_is_seen(tiny, picture):
     answers = [chat.ask(question, max_new_tokens=1)["text"] for question in ("one", "two", "three")]
     assert [turn.text for turn in encoder.rows[-1].turns if turn.role == "user"] == ["<image>\ntwo", "three!"]
     assert history.told == list(zip(("one", "two", "three"), answers, strict=True))
+
+
+def test_a_dialogue_that_the_model_cannot_read_at_once_says_so(tiny):
+    short = copy.copy(tiny["encoder"])
+    short.max_length = 60
+    chat = Chat(**{**tiny, "encoder": short})
+    with pytest.raises(DataError, match="the question takes .* tokens, the model reads 60 at once"):
+        chat.ask("what is it " * 20, max_new_tokens=1)
+    with pytest.raises(DataError, match="the dialogue takes .* tokens, the model reads 60 at once") as caught:
+        for _ in range(9):
+            chat.ask("what is it", max_new_tokens=1)
+    assert "--memory" in caught.value.problems[0].fix
+    with pytest.raises(DataError, match="placeholder"):
+        chat.ask("<image>", max_new_tokens=1)
 
 
 def test_prompts_are_padded_where_packs_are_off(tiny, monkeypatch):
