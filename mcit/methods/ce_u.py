@@ -10,10 +10,12 @@ A mean over the answer tokens that count; the first of each answer does not (the
 released code has no retained rows: ``alpha: 0``.
 """
 
+from collections.abc import Mapping
+
 from mcit.core.config import Field, MethodConfig
-from mcit.core.interfaces import StepContext
-from mcit.core.types import Batch, LossSum, ModelOutput
-from mcit.methods.formulas.forgetting import pushed_in_step, pushed_tokens
+from mcit.core.interfaces import DataContext, StepContext
+from mcit.core.types import Batch, LossSum, ModelOutput, StreamSpec
+from mcit.methods.formulas.forgetting import one_answer_each, pushed_in_step, pushed_tokens
 from mcit.methods.formulas.objectives import without_truth
 from mcit.methods.objective import Objective
 
@@ -34,6 +36,12 @@ class CEU(Objective):
         """Factor of the retained rows' loss; the released code has none."""
         per_step: int = Field(8, ge=1)
         """Rows to forget per optimiser step."""
+
+    def streams(self, ctx: DataContext) -> Mapping[str, StreamSpec]:
+        """The rows to forget. Raises DataError for one with several answers, which begins more than once."""
+        if self.on and self.config.skip_first:
+            one_answer_each(ctx.forget_rows(), without="skip_first: false")
+        return super().streams(ctx)
 
     def forget_loss(self, out: ModelOutput, batch: Batch, ctx: StepContext) -> LossSum:
         """The mean over the tokens that count, as a sum over rows."""

@@ -114,12 +114,12 @@ def seen_pictures(rows: Iterable[Row], who: str, *, fix: str) -> None:
             raise DataError(f"has no picture to leave out, {who}", where=row.where, fix=fix)
 
 
-def one_answer_each(rows: Iterable[Row]) -> None:
-    """Raises DataError for a row with several answers: spared ends are those of the whole row."""
+def one_answer_each(rows: Iterable[Row], *, without: str = "spare: none") -> None:
+    """Raises DataError for a row with several answers: spared ends are those of the whole row, and `without` spares none."""
     for row in rows:
         if sum(turn.role == "assistant" for turn in row.turns) > 1:
             what = "has several answers, and only the ends of the whole row would be spared"
-            raise DataError(what, where=row.where, fix="give one question per row to forget, or set spare: none")
+            raise DataError(what, where=row.where, fix=f"give one question per row to forget, or set {without}")
 
 
 def without_pictures(batch: Batch) -> Batch:
