@@ -65,10 +65,15 @@ class Tasks:
         return there
 
     def less(self, tasks: tuple[TaskSpec, ...], left_out: tuple[TaskSpec, ...], where: str) -> tuple[TaskSpec, ...]:
-        """Tasks without the training rows that are rows of `left_out` too; all rows are read where that names any."""
+        """Tasks without the training rows that are rows of `left_out` too, those of which some row is left; all rows are read
+        where that names any."""
         if not left_out:
             return tasks
-        return tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
+        left = tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
+        if tasks and not left:
+            named = ", ".join(task.recipe for task in tasks)
+            self._found.setdefault(Problem(named, *nothing_left([task.recipe for task in left_out])), []).append(where)
+        return left
 
     def _less(self, task: TaskSpec, left_out: tuple[TaskSpec, ...], where: str) -> TaskSpec | None:
         from mcit.plan.forgetting import overlap  # knows methods, and so torch
@@ -76,7 +81,10 @@ class Tasks:
         key = f"{task.recipe} without"
         if key not in self._done:
             rows = sorted({other.where for _, other in overlap(left_out, (task,))})
-            self._done[key] = self._build(task.recipe, where, leave_out=rows) if rows else task
+            if rows and len(rows) == sum(task.rows.values()):
+                self._done[key] = None  # not one row, of no split
+            else:
+                self._done[key] = self._build(task.recipe, where, leave_out=rows) if rows else task
         return self._done[key]
 
     @property
@@ -111,6 +119,12 @@ class Tasks:
             style=folder.eval.style,
             max_new_tokens=folder.eval.max_new_tokens,
         )
+
+
+def nothing_left(without: Sequence[str]) -> tuple[str, str]:
+    """What is said of a stage of a gold run without training rows, and the fix."""
+    fix = "a gold run needs other rows in each stage: forget a part of a task, or name fewer with --without"
+    return f"has no training rows left without those of {', '.join(without)}", fix
 
 
 def build_tasks(

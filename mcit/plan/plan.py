@@ -24,7 +24,7 @@ from mcit.core.paths import find_shipped, shipped, where_looked
 from mcit.core.schema import RunConfig, StageConfig
 from mcit.core.seeds import seed_for
 from mcit.core.types import GateSpec, MethodSpec, Plan, ProbeSpec, Stage
-from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, data_notes, readable
+from mcit.plan.datasets import Announce, StageData, build_pools, build_tasks, data_notes, nothing_left, readable
 from mcit.plan.gates import gate_problems, gate_specs
 from mcit.plan.gone import Recorded
 from mcit.plan.pools import router_spec
@@ -304,9 +304,8 @@ def check_plan(plan: Plan) -> list[Problem]:
         where = f"stages[{stage.index - 1}]"
         if stage.epochs and not stage.rows:
             what, fix = "has no training rows", "add a train split to the recipe"
-            if left_out := ", ".join(plan.config.without):
-                what = f"has no training rows left without those of {left_out}"
-                fix = "a gold run needs other rows in each stage: forget a part of a task, or name fewer with --without"
+            if plan.config.without:
+                what, fix = nothing_left(plan.config.without)
             problems.append(Problem(f"{where}.recipe", what, fix))
         problems += [*check_stage(stage, plan, where=where), *_warmup_notes(stage, where)]
     for name in plan.config.eval.tasks if isinstance(plan.config.eval.tasks, list) else []:

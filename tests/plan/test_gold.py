@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcit.core.errors import ConfigError, PlanError, StateError
+from mcit.core.errors import ConfigError, DataError, PlanError, StateError
 from mcit.data.folder import DataFolder
 from mcit.plan.forgetting import overlap
 from mcit.plan.gold import check_gold, gold_config
@@ -55,6 +55,23 @@ def test_a_task_of_which_nothing_is_left(plan):
     with pytest.raises(PlanError, match="no training rows left without those of tiny/letter") as caught:
         make_plan(config)
     assert "--without" in caught.value.problems[0].fix
+
+
+def test_a_recipe_of_which_not_even_a_test_row_is_left(plan):
+    """tiny/word-false has training rows alone: beside another recipe it goes, a stage of nothing else is refused."""
+    from mcit.plan.plan import make_plan
+
+    def without(recipe):
+        stage = plan.config.stages[2].model_copy(update={"recipe": recipe, "name": "corrupt"})
+        return plan.config.model_copy(update={"without": ["tiny/word-false"], "stages": [stage]})
+
+    assert [task.recipe for task in make_plan(without(["tiny/letter", "tiny/word-false"])).tasks] == ["tiny/letter"]
+    with pytest.raises(DataError, match="no training rows left without those of tiny/word-false") as caught:
+        make_plan(without("tiny/word-false"))
+    assert (
+        caught.value.problems[0].where == "stages[0].recipe: tiny/word-false"
+        and "--without" in caught.value.problems[0].fix
+    )
 
 
 def test_what_cannot_be_left_out(plan):
