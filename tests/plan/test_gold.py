@@ -36,6 +36,13 @@ def test_the_same_sequence_without_the_rows(plan):
     assert "l2" in [m["name"] for m in gold.stages[1].methods] and gold.stages[0] == plan.config.stages[0]
 
 
+def test_retained_rows_have_their_usual_loss(plan):
+    """KL minimisation without rows to forget has no gradient but rounding errors, which Adam takes for one."""
+    stage = plan.config.stages[1].model_copy(update={"methods": [{"name": name} for name in ("ga", "retain_kl", "l2")]})
+    config = plan.config.model_copy(update={"stages": [plan.config.stages[0], stage]})
+    assert [method["name"] for method in gold_config(config, []).stages[1].methods] == ["l2"]
+
+
 def test_no_row_to_forget_is_trained_on_and_test_rows_stay(plan):
     from mcit.plan.plan import make_plan
 
