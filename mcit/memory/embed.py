@@ -103,6 +103,7 @@ class FolderEmbedder:
                 self._folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
             )
             self.dimension = int(loaded.config.hidden_size)
+            self._longest = min(_TOKENS, int(self._tokenizer.model_max_length), _positions(loaded.config))
             self._first = self._pools_first()
         self._model = loaded.eval().to(device)
         self.identity = f"folder {sha256_tree(self._folder)[:16]}"
@@ -116,10 +117,11 @@ class FolderEmbedder:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) fp32. Raises DataError for a text without a token."""
-        longest = min(_TOKENS, int(self._tokenizer.model_max_length))
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        given = self._tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        given = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
+        )
         for text, mask_T in zip(texts, given["attention_mask"], strict=True):
             _require_tokens(text, mask_T.nonzero().tolist())
         with torch.no_grad():
@@ -128,6 +130,12 @@ class FolderEmbedder:
             first_ND: NDArray[np.float32] = hidden_NTD[:, 0].numpy()
             return first_ND
         return _mean(hidden_NTD, given["attention_mask"].cpu())
+
+
+def _positions(config: Any) -> int:
+    """Tokens that an encoder has positions for, if these are few; some families count them from behind the padding's id."""
+    known = getattr(config, "max_position_embeddings", None) or _TOKENS
+    return int(known) if known >= _TOKENS else max(1, int(known) - (getattr(config, "pad_token_id", 0) or 0) - 1)
 
 
 def _require_tokens(text: str, ids: Sequence[Any]) -> None:

@@ -96,6 +96,21 @@ def test_a_folder_pools_as_it_says(folder):
     assert not np.allclose(first(texts), rows) and first.identity != mean.identity
 
 
+def test_texts_are_cut_to_the_positions_of_an_encoder_whose_tokenizer_knows_no_limit(tmp_path, folder, tiny):
+    """The tiny model's tokenizer names none; what is beyond the cut has no influence on a vector."""
+    from transformers import BertConfig, BertModel
+
+    shutil.copytree(folder, tmp_path / "short", ignore=shutil.ignore_patterns("1_Pooling"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(
+        vocab_size=len(tiny[1].processor.tokenizer), pad_token_id=0, max_position_embeddings=32, **sizes
+    )
+    BertModel(config).save_pretrained(tmp_path / "short")
+    embed = FolderEmbedder(tmp_path / "short", device=CPU)
+    rows = embed(["what is red " * 40, "what is red " * 40 + "or blue"])
+    assert rows.shape == (2, 16) and np.array_equal(rows[0], rows[1])
+
+
 def test_what_is_no_folder_of_an_encoder_is_refused(tmp_path, folder):
     (tmp_path / "bare").mkdir()
     (tmp_path / "pickled").mkdir()
