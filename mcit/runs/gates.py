@@ -227,7 +227,7 @@ def require_open(run: Run, folder: str) -> None:
 
 def stopped(run: Run, record: JsonDict) -> GateStopped:
     """What to tell of a stage that was set aside."""
-    worst = [r for r in record["results"] if r["verdict"] != "pass"]
+    worst = [r for r in scored_of(record["results"]) if r["verdict"] != "pass"]
     said = "; ".join(words(result) for result in worst[:3])
     if record["ended"] is not None and str(record["ended"]["reason"]).startswith("gate: "):
         said = str(record["ended"]["reason"]).removeprefix("gate: ") + (f"; {said}" if said else "")
@@ -240,12 +240,23 @@ def stopped(run: Run, record: JsonDict) -> GateStopped:
     )
 
 
+def scored_of(results: Sequence[JsonDict]) -> list[JsonDict]:
+    """Thresholds that were looked at: where the first ones do not pass, nothing more is scored."""
+    first = [result for result in results if result["first"]]
+    return first if any(result["verdict"] != "pass" for result in first) else list(results)
+
+
 def words(result: JsonDict) -> str:
     """One threshold and what was found."""
     name = result["metric"] + (f" of {result['task']}" if result["task"] else "")
     limit = f"at least {result['at_least']:g}" if result["at_least"] is not None else f"at most {result['at_most']:g}"
     if result["estimate"] is None:
-        return f"{name} was not measured ({limit} {result['unit']})"
+        why = (
+            ": too few answers were right before the stage, unit: points needs none"
+            if result["unit"] == "relative"
+            else ""
+        )
+        return f"{name} was not measured ({limit} {result['unit']}){why}"
     low, high = result["interval"]
     return f"{name} {result['estimate']:.3f} ({low:.3f} to {high:.3f}), {limit} {result['unit']}: {result['verdict']}"
 

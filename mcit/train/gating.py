@@ -11,7 +11,7 @@ from mcit.core.records import ProgressRecord
 from mcit.core.stored import read_listed
 from mcit.core.types import JsonDict, Stage, TaskSpec
 from mcit.evals.gate import alarm, judged, measured, overall, threshold_tasks
-from mcit.runs.gates import EVALS, conclude, frozen_gate, rejected, slices_of, stage_in, stopped, words
+from mcit.runs.gates import EVALS, conclude, frozen_gate, rejected, scored_of, slices_of, stage_in, stopped, words
 from mcit.runs.run import Run
 
 Scores = Callable[[tuple[TaskSpec, ...], Path], None]
@@ -49,7 +49,7 @@ def decide(
         if part and not number and overall(results) != "pass":
             results += [judged(t, None) for t in parts[1]]
             break
-    for result in results:
+    for result in scored_of(results):
         reporter.line(f"gate of {stage.folder}: {words(result)}")
 
     def close() -> JsonDict:

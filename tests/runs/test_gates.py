@@ -40,6 +40,12 @@ def test_what_is_told(tmp_path):
         and "gate inconclusive: low; locality" in error.what
         and "more rows may decide it" in error.fix
     )
+    relative = {**MISSING, "metric": "drawdown", "task": None, "unit": "relative"}
+    assert words(relative).endswith(
+        "(at most 3 relative): too few answers were right before the stage, unit: points needs none"
+    )
+    first = {**RECORD, "results": [{**RESULT, "first": True}, relative], "ended": None}
+    assert "was not measured" not in stopped(run, first).what  # nothing of it was scored, so nothing is said of it
     assert error.where == "stage 02-s2" and "--stage 2 --by NAME" in error.fix
 
 
