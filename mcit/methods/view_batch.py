@@ -76,6 +76,9 @@ class ViewBatch(Method):
                 f"{self.config.views} views of every row take {self.config.views} epochs; the stage has {stage.epochs}"
             )
             problems.append(Problem("views", what, f"set epochs: {self.config.views} or more, or fewer views"))
+        elif (come := stage.steps * stage.optim.batch // self.config.views) < stage.rows:
+            what = f"about {come} of {stage.rows} rows come in {stage.steps} steps, each in {self.config.views} views"
+            problems.append(Problem("views", what, "raise max_steps to have them all", "note"))
         own = self.config.task_changes
         for name in sorted(own.keys() - {task.name for task in stage.tasks}):
             fix = suggestion(name, [task.name for task in stage.tasks])

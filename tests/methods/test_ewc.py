@@ -93,6 +93,20 @@ def test_opposite_gradients_cancel_in_a_batch_only():
     assert size == 2 and method.tensors.get("fisher", "p").tolist() == [0]
 
 
+def test_a_rows_likelihood_is_the_sum_over_its_answer_tokens():
+    """Two tokens at probability 1/2: 2 ln 2, not their mean."""
+    taken = []
+
+    def passes(source, *, rows, loss, effective):
+        taken.append(loss(output(torch.zeros(2, 2), [0, 0]), batch(tokens=2)))
+        return iter(())
+
+    ctx = context(weights=OneTensor(W, weight=NOW), rows=rows("t", 20))
+    ctx.stage, ctx.gradient_pass = SimpleNamespace(index=1, name="s", adapter=None), passes
+    EWC(EWC.Config()).on_stage_end(ctx)
+    assert taken[0].sum.item() == pytest.approx(2 * math.log(2))
+
+
 def test_the_weighted_estimator_multiplies_by_the_rows_probability():
     """Gradient 2 at probability .25: 4 plain, 1 weighted."""
     values = {}

@@ -38,6 +38,12 @@ def test_k_fpf_counts_steps_over_stages_and_not_at_stage_ends():
     assert tuned == [0, 1, 1] and method.state_dict()["steps"] == 6
 
 
+def test_k_fpf_measures_drift_from_its_last_fine_tuning():
+    """A moves by (3, 0) before the fine-tuning after step 2, and by (0, 1.5) after it: 1.5 / 3 numbers."""
+    logged, _ = staged(FPF(FPF.Config(keep=4, every=2)), [(1.0, 0.0), (3.0, 0.0), (3.0, 1.5)])
+    assert logged == {"drift/m": pytest.approx(0.5)}
+
+
 def test_state_comes_back():
     method = FPF(FPF.Config(keep=4))
     staged(method, [(1.0, 1.0)])

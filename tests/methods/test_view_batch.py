@@ -85,7 +85,7 @@ def test_changes_spare_rows_whose_words_they_would_falsify(change, spares):
     ],
 )
 def test_changes_that_falsify_answers_are_refused(task, changes, wrong):
-    stage = SimpleNamespace(epochs=4, tasks=[SimpleNamespace(**task)])
+    stage = SimpleNamespace(epochs=4, tasks=[SimpleNamespace(**task)], rows=0, steps=1, optim=TWO.optim)
     reading = ["plates"] if task["name"] == "plates" else []
     problems = method(changes=changes, reading=reading).check(stage, None)
     if task["name"] == "plates":
@@ -109,6 +109,9 @@ def test_each_task_of_a_stage_has_its_own_changes():
 
 TWO = SimpleNamespace(
     epochs=4,
+    rows=0,
+    steps=1,
+    optim=SimpleNamespace(batch=8),
     tasks=[
         SimpleNamespace(name="animals", scorer="choice", style="phrase"),
         SimpleNamespace(name="textvqa", scorer="vqa", style="word"),
@@ -133,10 +136,19 @@ def test_a_task_that_the_stage_does_not_have_is_refused():
 
 
 def test_fewer_epochs_than_views_are_refused():
-    stage = SimpleNamespace(epochs=3, tasks=[])
+    stage = SimpleNamespace(epochs=3, tasks=[], rows=16, steps=6, optim=SimpleNamespace(batch=8))
     (problem,) = method().check(stage, None)
     assert "4 epochs; the stage has 3" in problem.what
     assert method(views=3).check(stage, None) == []
+
+
+def test_rows_that_never_come_are_noted():
+    """16 rows in 4 views take 8 steps of 8; 3 steps hold 6 of them."""
+    stage = SimpleNamespace(epochs=4, tasks=[], rows=16, steps=3, optim=SimpleNamespace(batch=8))
+    (problem,) = method().check(stage, None)
+    assert problem.level == "note" and "about 6 of 16 rows come in 3 steps" in problem.what
+    stage.steps = 8
+    assert method().check(stage, None) == []
 
 
 def four_views(logits, ids=("a", "a", "b", "b"), views=(0, 1, 0, 1)):

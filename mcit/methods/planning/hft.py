@@ -6,11 +6,14 @@ from typing import Any
 
 from mcit.core import lookup
 from mcit.core.errors import Problem
-from mcit.core.types import Plan, Stage
+from mcit.core.types import WRITES, Plan, Stage
 from mcit.methods.base import Method
+from mcit.methods.compose import make
 
 ENTRIES = frozenset({"row", "element"})
 """Selections inside a tensor, by masks."""
+_WRITES = WRITES - {"step:passes"}
+"""What changes weights to stay; of those with passes of their own only `refresh` does not take its change back."""
 
 
 def hft_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Problem]:
@@ -23,8 +26,20 @@ def hft_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Pr
     if config.selection in ENTRIES and "tower" in stage.adapter.also_train:
         what = f"selection: {config.selection} covers the decoder only, but the tower trains"
         found.append((what, "remove 'tower' from adapter.also_train"))
+    found += _rewritten(config, stage)
     found += _follows(config, stage, plan, name)
     return [Problem(where, what, fix) for what, fix in found] + _notes(config, stage, where)
+
+
+def _rewritten(config: Any, stage: Stage) -> list[tuple[str, str]]:
+    """Methods that change weights outside the optimiser's step, where only the step's writes are undone."""
+    if config.selection not in ENTRIES:
+        return []
+    others = [make(spec) for spec in stage.methods if spec.name != "hft"]
+    writers = [m.name for m in others if m.claims.slots & _WRITES or m.name == "refresh"]
+    what = "selection: {} keeps entries in the optimiser's step alone, and '{}' changes weights beside it"
+    fix = "use selection: category, layer or model, or give that method a stage of its own"
+    return [(what.format(config.selection, writer), fix) for writer in writers]
 
 
 def _follows(config: Any, stage: Stage, plan: Plan, name: str) -> list[tuple[str, str]]:

@@ -35,6 +35,25 @@ def test_masks_that_cannot_work_are_refused_by_the_plan(settings, adapter, words
         plan_with(adapter=adapter, **settings)
 
 
+@pytest.mark.parametrize("other", ["fpf", "refresh"])
+def test_a_method_that_changes_frozen_entries_is_refused_by_the_plan(other):
+    """Entries are put back after the optimiser's step alone; whole tensors are frozen for everybody."""
+    more = [{"name": other, "damping": 0} if other == "refresh" else {"name": other}]
+
+    def planned(selection):
+        mine = {"name": "hft", "selection": selection}
+        return plan_of(stages=[{**TINY["stages"][0], "adapter": NONE, "methods": [mine, *more]}])
+
+    with pytest.raises(PlanError, match=f"'{other}' changes weights beside it"):
+        planned("row")
+    assert planned("layer").stages[0].methods[1].name == other
+
+
+def test_passes_that_take_their_change_back_may_stand_beside_masks():
+    mine = {"name": "hft", "selection": "element"}
+    assert plan_of(stages=[{**TINY["stages"][0], "adapter": NONE, "methods": [mine, {"name": "sam"}]}])
+
+
 def test_a_schedule_that_cannot_follow_is_refused_by_the_plan():
     def stages(first, second):
         both = [{**s, "methods": [{"name": "hft", **s["methods"]}]} for s in (first, second)]
