@@ -76,15 +76,18 @@ def _build(recipe: Recipe, args: argparse.Namespace) -> int:
 
 def _check(recipe: Recipe, args: argparse.Namespace) -> int:
     from mcit.data.build import check
+    from mcit.plan.scoring import unknown_scorer, unknown_style
 
-    report = check(recipe)
+    report, scored = check(recipe), recipe.config.eval
+    named = [*unknown_scorer(scored.scorer, recipe.name), *unknown_style(scored.style, recipe.name)]
     measured = _measured(recipe, args) if args.model and report.ok else {}
     refused = any(found.problems for found in measured.values())
     if args.json:
         print_json(
             {
                 "recipe": report.name,
-                "ok": report.ok,
+                "ok": report.ok and not named,
+                "eval": [_problem(p) for p in named],
                 "counts": report.counts,
                 "styles": report.styles,
                 "sources": list(report.sources),
@@ -97,9 +100,11 @@ def _check(recipe: Recipe, args: argparse.Namespace) -> int:
             }
         )
     else:
-        _print_report(report, style=recipe.config.eval.style)
+        for line in shown(named):
+            print(line)
+        _print_report(report, style=scored.style)
         _print_measured(measured, report.counts["train"], args.batch)
-    return 0 if report.ok and not refused else DataError.exit_code
+    return 0 if report.ok and not refused and not named else DataError.exit_code
 
 
 def _measured(recipe: Recipe, args: argparse.Namespace) -> dict[str, Measured]:

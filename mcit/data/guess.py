@@ -5,7 +5,9 @@ A guess is named and never silent: `Source.notes` says what every choice rests o
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -173,12 +175,24 @@ def _split(path: Path, values: Sequence[dict[str, Any]]) -> str:
 def _task(path: Path, folder: Path) -> str:
     """The file's name without words for splits and shares; the folder's where nothing is left."""
     known = {name for names in _SPLITS.values() for name in names}
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", path.stem) if word and word.lower() not in known]
+    words = [word for word in re.split(r"[\W_]+", path.stem) if word and word.lower() not in known]
     words = [word for word in words if not word.isdigit()]
     if words and path.parent == folder:
-        return "-".join(words).lower()[:100]
+        return _name(words)
     name = path.parent.name if path.parent != folder else folder.resolve().name
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:100] or "task"
+    return _name([word for word in re.split(r"[\W_]+", name) if word]) or "task"
+
+
+def _name(words: Sequence[str]) -> str:
+    """Words in ASCII letters and digits, without accents; a word with other letters ends in a number drawn from it."""
+    return "-".join(map(_ascii, words))[:100]
+
+
+def _ascii(word: str) -> str:
+    spelled = unicodedata.normalize("NFKD", word.casefold())
+    plain = "".join(c for c in spelled if c.isascii())
+    whole = all(c.isascii() or unicodedata.combining(c) for c in spelled)
+    return plain if whole else plain + hashlib.sha256(word.encode()).hexdigest()[:6]
 
 
 def _style(answers: Sequence[str]) -> tuple[str, str]:

@@ -20,19 +20,28 @@ def scoring_problems(plan: Plan) -> list[Problem]:
 
     The latter is a note where the matrix takes the fixed rule.
     """
-    from mcit.evals.style import STYLES
-
     tasks = (*plan.tasks, *(t for t in plan.forget_tasks if not t.gone), *plan.slice_tasks)
     problems = [*_backend_problems(plan), *_option_problems(plan, tasks)]
     for task in tasks:
-        found = lookup.missing("evals.scorers", task.scorer, where=f"{task.recipe}: eval.scorer")
-        problems += [found] if found else _gold_problems(task, plan)
-        if task.style and task.style not in STYLES:
-            where = f"{task.recipe}: eval.style"
-            problems.append(Problem(where, f"there is no answer style '{task.style}'", suggestion(task.style, STYLES)))
-        elif plan.config.eval.tasks != "none":
-            problems += _form_notes(task, plan)
+        scorer, style = unknown_scorer(task.scorer, task.recipe), unknown_style(task.style, task.recipe)
+        problems += scorer or _gold_problems(task, plan)
+        problems += style or (_form_notes(task, plan) if plan.config.eval.tasks != "none" else [])
     return problems
+
+
+def unknown_scorer(scorer: str, recipe: str) -> list[Problem]:
+    """The problem of a recipe whose scorer does not exist."""
+    found = lookup.missing("evals.scorers", scorer, where=f"{recipe}: eval.scorer")
+    return [found] if found else []
+
+
+def unknown_style(style: str, recipe: str) -> list[Problem]:
+    """The problem of a recipe whose answer style does not exist."""
+    from mcit.evals.style import STYLES
+
+    if not style or style in STYLES:
+        return []
+    return [Problem(f"{recipe}: eval.style", f"there is no answer style '{style}'", suggestion(style, STYLES))]
 
 
 def _form_notes(task: TaskSpec, plan: Plan) -> list[Problem]:

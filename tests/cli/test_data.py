@@ -47,6 +47,19 @@ def test_check_reports_every_bad_row_and_exits_4(tmp_path, capsys):
     assert code == 0 and "dropped: train.json:5:x" in out
 
 
+def test_check_knows_scorers_and_styles(tmp_path, capsys):
+    path = recipe_file(tmp_path, train=rows(3), eval={"scorer": "exakt", "style": "wrod"})
+    code, out, _ = called(capsys, "check", path)
+    assert code == 4 and "eval.scorer: " in out and "did you mean 'exact'?" in out and "did you mean 'word'?" in out
+    code, out, _ = called(capsys, "check", path, "--json")
+    found = json.loads(out)
+    assert (
+        code == 4
+        and not found["ok"]
+        and [p["where"].split()[-1] for p in found["eval"]] == ["eval.scorer", "eval.style"]
+    )
+
+
 def test_build_of_bad_rows_exits_4(tmp_path, capsys):
     code, _, err = called(capsys, "build", recipe_file(tmp_path, train=[llava("x", answer="")]), "--data-dir", tmp_path)
     assert code == 4 and "1 bad row(s), the recipe allows 0" in err and "train.json:2:x" in err

@@ -2,6 +2,7 @@
 
 import json
 import time
+from hashlib import sha256
 
 import pytest
 
@@ -48,6 +49,10 @@ def test_layouts(tmp_path):
         ("gqa/testdev.json", "test", "gqa"),
         ("gqa/train_x20.json", "train", "gqa"),
         ("shapes.json", "train", "shapes"),
+        ("Café_Straße.json", "train", "cafe-strasse"),
+        ("鳥_test.json", "test", "8754cc"),
+        ("鳥/train.json", "train", "8754cc"),
+        ("犬cat.json", "train", "cat" + sha256("犬cat".encode()).hexdigest()[:6]),
     ],
 )
 def test_splits_and_tasks_from_names(tmp_path, name, split, task):
