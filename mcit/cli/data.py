@@ -76,7 +76,7 @@ def _build(recipe: Recipe, args: argparse.Namespace) -> int:
 
 def _check(recipe: Recipe, args: argparse.Namespace) -> int:
     from mcit.data.build import check
-    from mcit.plan.scoring import unknown_scorer, unknown_style
+    from mcit.evals.known import unknown_scorer, unknown_style
 
     report, scored = check(recipe), recipe.config.eval
     named = [*unknown_scorer(scored.scorer, recipe.name), *unknown_style(scored.style, recipe.name)]

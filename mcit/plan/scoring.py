@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcit.core import lookup
-from mcit.core.config import suggestion
 from mcit.core.errors import DataError, Problem
 from mcit.core.optional import missing
 from mcit.core.types import Plan, TaskSpec
+from mcit.evals.known import unknown_scorer, unknown_style
 from mcit.plan.preflight import make_encoder, sampled
 
 _LOOKED_AT = 2_000
@@ -27,21 +27,6 @@ def scoring_problems(plan: Plan) -> list[Problem]:
         problems += scorer or _gold_problems(task, plan)
         problems += style or (_form_notes(task, plan) if plan.config.eval.tasks != "none" else [])
     return problems
-
-
-def unknown_scorer(scorer: str, recipe: str) -> list[Problem]:
-    """The problem of a recipe whose scorer does not exist."""
-    found = lookup.missing("evals.scorers", scorer, where=f"{recipe}: eval.scorer")
-    return [found] if found else []
-
-
-def unknown_style(style: str, recipe: str) -> list[Problem]:
-    """The problem of a recipe whose answer style does not exist."""
-    from mcit.evals.style import STYLES
-
-    if not style or style in STYLES:
-        return []
-    return [Problem(f"{recipe}: eval.style", f"there is no answer style '{style}'", suggestion(style, STYLES))]
 
 
 def _form_notes(task: TaskSpec, plan: Plan) -> list[Problem]:

@@ -122,6 +122,7 @@ def test_check_and_build_import_no_torch(tmp_path):
     code = (
         "import sys; from mcit.cli.main import main; "
         f"assert main(['data', 'build', 'tiny/word', '--data-dir', {str(tmp_path)!r}]) == 0; "
+        "assert main(['data', 'check', 'tiny/word']) == 0; "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
