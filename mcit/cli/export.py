@@ -62,10 +62,15 @@ def run(args: argparse.Namespace) -> int:
         found.ledger.append("pushed", out=str(done.folder), repository=args.push)
     if args.json:
         pushed = {"pushed": url} if url else {}
-        print_json({"out": str(done.folder), "made": done.made, **pushed, **done.record})
+        told = {"out": str(done.folder), "made": done.made, "card_outdated": done.outdated}
+        print_json({**told, **pushed, **done.record})
         return 0
     record = done.record
     print(f"{record['kind']} of stages {', '.join(record['stages'])}{'' if done.made else ' (was there already)'}")
+    if done.outdated:
+        print(
+            "its card is older than what the run knows by now, such as its scores: remove the folder and export it again"
+        )
     if spec:
         print(f"combined by {spec.how}, weights {', '.join(f'{weight:g}' for weight in spec.weights)}")
     print(f"base: {record['base']} (sha256 {record['base_sha256'][:12]}…, {record['base_dtype']})")

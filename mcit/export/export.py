@@ -35,6 +35,8 @@ class Export:
     record: JsonDict
     made: bool
     """False when the same export was there already."""
+    outdated: bool = False
+    """The card of what was there is not the one that would be written now: the weights were scored since, for one."""
 
 
 def export_stage(
@@ -68,7 +70,8 @@ def export_stage(
     if folder.exists():
         same = _same(folder, wanted)
         _noted(run, folder, stage=stage, kind=kind)  # unless a kill came before the line
-        return Export(folder, same, made=False)
+        now = _card(run, source, same, stage=stage, combine=combine)
+        return Export(folder, same, made=False, outdated=(folder / CARD).read_text() != now)
     remove_temporaries(folder.parent, of=folder.name)
     read_certificates(run)  # the card has them: one that is not this run's is refused before weights load
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))
@@ -88,13 +91,17 @@ def export_stage(
         else:
             found = merged.write(source, work, batch)
         record = {**found, **wanted}
-        config = model_config(source.path, trust_remote_code=source.base.trust_remote_code)
-        evals = run.layout.combined(combine.name) if combine else run.layout.evals(stage)
-        given = {"evals": evals, "model_class": auto_class_of(config).__name__}
-        write_text(work / CARD, card(run, record=record, base=source.path, **given))
+        write_text(work / CARD, _card(run, source, record, stage=stage, combine=combine))
         write_manifest(work, name=RECORD, extra=record)
     _noted(run, folder, stage=stage, kind=kind)
     return Export(folder, read_sealed(folder / RECORD, ExportRecord), made=True)
+
+
+def _card(run: Run, source: Source, record: JsonDict, *, stage: int, combine: Combination | None) -> str:
+    """The card with the scores that the run has by now."""
+    config = model_config(source.path, trust_remote_code=source.base.trust_remote_code)
+    evals = run.layout.combined(combine.name) if combine else run.layout.evals(stage)
+    return card(run, record=record, base=source.path, evals=evals, model_class=auto_class_of(config).__name__)
 
 
 def _noted(run: Run, folder: Path, *, stage: int, kind: Kind) -> None:

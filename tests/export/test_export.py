@@ -19,6 +19,7 @@ from mcit.export.export import export_stage
 from mcit.export.source import open_source
 from mcit.export.verify import logits, probe
 from mcit.models.load import load_processor
+from tests.export.test_card import scored
 from tests.fakes.hub import served
 from tests.fakes.models import tiny_path
 from tests.fakes.run_dir import killed_at
@@ -95,12 +96,24 @@ def test_the_record_names_base_stages_and_files(tmp_path):
     assert run.ledger.events("export")[0]["kind"] == "adapter"
 
 
+def test_a_card_written_before_the_scores_is_told(tmp_path, capsys):
+    run, _ = make_run(tmp_path, ("merge", "merge"))
+    out = tmp_path / "out"
+    export_stage(run, stage=1, kind="adapter", out=out)
+    assert "Not scored." in (out / "README.md").read_text()
+    scored(run.layout.evals(1) / "r0", 2)
+    assert main(["export", str(run.layout.root), "--stage", "1", "--as", "adapter", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "was there already" in said and "its card is older than what the run knows by now" in said
+
+
 def test_the_same_export_again_changes_nothing_and_another_one_is_refused(tmp_path):
     run, _ = make_run(tmp_path, ("merge", "merge"))
     out = tmp_path / "out"
     export_stage(run, stage=1, kind="adapter", out=out)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
-    assert not export_stage(run, stage=1, kind="adapter", out=out).made
+    again = export_stage(run, stage=1, kind="adapter", out=out)
+    assert not again.made and not again.outdated
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()} == before
     for other in (
         {"stage": 2, "kind": "adapter"},
