@@ -1,9 +1,10 @@
 """Attention over a pack, run by run, as an attention function of transformers.
 
-On a CPU a dense mask over the whole pack costs more than the padding it saves. Runs of like length are gathered into small
-batches instead: runs without a prefix need no mask at all, runs behind a prefix one of their own small size. On a GPU in half
-precision all runs go through FlashAttention's kernel for sequences of unlike length (torch's ``varlen_attn``), whose causal
-mask is aligned to the end of the keys: each run has its prefix and itself as keys.
+A dense mask over the whole pack costs more than the padding it saves. On a CPU in fp32 every run is a slice of the pack
+(`mcit.engine.spans`). Elsewhere runs of like length are gathered into small batches: runs without a prefix need no mask at
+all, runs behind a prefix one of their own small size. On a GPU in half precision all runs go through FlashAttention's kernel
+for sequences of unlike length (torch's ``varlen_attn``), whose causal mask is aligned to the end of the keys: each run has its
+prefix and itself as keys.
 
 Shapes: P positions of a pack, H heads, K heads of keys and values, E width of a head, n runs of a bucket, Q their longest
 length, S their longest prefix.
@@ -12,6 +13,7 @@ length, S their longest prefix.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mcit.engine.pack import Run
+from mcit.engine.spans import Spans, takes
 from mcit.engine.transfer import to_device
 
 varlen_attn: Callable[..., Tensor] | None = None
@@ -77,11 +80,15 @@ class Segments:
     def __init__(self, runs: Sequence[Run], device: torch.device, *, half: bool = False) -> None:
         """`half`: queries will be in half precision."""
         self.flat = _flat(runs, device) if half and device.type == "cuda" and varlen_attn is not None else None
-        self.buckets: list[_Bucket] = []
-        if self.flat is None:
-            groups = _alike(runs)
-            self.buckets = [_bucket(group, device) for group in groups]
-            self.back_P = to_device(_back(groups, sum(run.length for run in runs)), device)
+        self.spans = Spans(runs) if not half and device.type == "cpu" else None
+        self._runs, self._device = runs, device
+
+    @functools.cached_property
+    def buckets(self) -> tuple[list[_Bucket], Tensor]:
+        """Runs of like length together, and where in their outputs each position is."""
+        groups = _alike(self._runs)
+        back_P = to_device(_back(groups, sum(run.length for run in self._runs)), self._device)
+        return [_bucket(group, self._device) for group in groups], back_P
 
     def attend(
         self, query_PHE: Tensor, key_PKE: Tensor, value_PKE: Tensor, scale: float | None, *, layer: int = 0
@@ -89,9 +96,11 @@ class Segments:
         """Attention of every position, (P, H, E); the same in every layer."""
         if self.flat is not None and varlen_attn is not None:
             return _varlen(varlen_attn, self.flat, query_PHE, key_PKE, value_PKE, scale)
-        heads = query_PHE.shape[1] // key_PKE.shape[1]
-        parts = [_attend(bucket, query_PHE, key_PKE, value_PKE, scale, heads) for bucket in self.buckets]
-        return torch.cat(parts).index_select(0, self.back_P)
+        if self.spans is not None and takes(query_PHE, key_PKE, value_PKE):
+            return self.spans.attend(query_PHE, key_PKE, value_PKE, scale)
+        heads, (buckets, back_P) = query_PHE.shape[1] // key_PKE.shape[1], self.buckets
+        parts = [_attend(bucket, query_PHE, key_PKE, value_PKE, scale, heads) for bucket in buckets]
+        return torch.cat(parts).index_select(0, back_P)
 
 
 def attention(

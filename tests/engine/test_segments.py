@@ -28,14 +28,17 @@ def allowed(runs):
     return mask
 
 
-@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("way", ["spans", "buckets"])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("name", RUNS)
-def test_runs_equal_a_dense_mask(name, heads):
+def test_runs_equal_a_dense_mask(name, heads, way):
     """Values and gradients, with as many heads of keys and with fewer."""
     runs, draw = RUNS[name], torch.Generator().manual_seed(0)
     size = sum(run.length for run in runs)
     q, k, v = (torch.randn(size, h, 8, generator=draw).requires_grad_() for h in (heads[0], heads[1], heads[1]))
-    out = Segments(runs, torch.device("cpu")).attend(q, k, v, 0.3)
+    made = Segments(runs, torch.device("cpu"))
+    made.spans = made.spans if way == "spans" else None
+    out = made.attend(q, k, v, 0.3)
     wide = [x.repeat_interleave(heads[0] // heads[1], 1) for x in (k, v)]
     dense = scaled_dot_product_attention(
         *(x.transpose(0, 1)[None] for x in (q, *wide)), attn_mask=allowed(runs), scale=0.3
@@ -86,6 +89,7 @@ def test_sequences_of_unlike_length_equal_the_buckets(name, kernel, monkeypatch)
     size = sum(run.length for run in runs)
     q, k, v = (torch.randn(size, h, 8, generator=draw) for h in (6, 2, 2))
     made = Segments(runs, torch.device("cpu"))
+    made.spans = None
     buckets = made.attend(q, k, v, 0.3)
     made.flat = _flat(runs, torch.device("cpu"))
     monkeypatch.setattr(segments, "varlen_attn", kernel)
