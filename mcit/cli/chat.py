@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import Lines, print_json
-from mcit.core.errors import ConfigError, printable
+from mcit.core.errors import ConfigError, DataError, printable
 from mcit.memory.prompt import BUDGET
 
 if TYPE_CHECKING:
@@ -81,13 +81,20 @@ def run(args: argparse.Namespace) -> int:
     if args.budget is not None and args.budget < 1:
         raise ConfigError("must be at least 1", where="--budget", fix=f"leave it out: {BUDGET} tokens")
     asked = _of_model(args) if args.model else _of_run(args)
+    from mcit.cli.main import show_error
     from mcit.train.chat import check_pictures  # knows torch
 
     check_pictures([Path(image) for image in args.image])
     with contextlib.ExitStack() as stack:
         chat = _remembering(args, asked, stack) if args.memory else _chat(args, asked)
         for question in args.ask or _typed():
-            answer = chat.ask(question, max_new_tokens=args.max_new_tokens)
+            try:
+                answer = chat.ask(question, max_new_tokens=args.max_new_tokens)
+            except DataError as error:
+                if args.ask or not sys.stdin.isatty():
+                    raise
+                show_error(error, as_json=args.json)  # who types another line keeps the dialogue
+                continue
             if args.json:
                 print_json({"question": question, **answer})
             else:

@@ -132,6 +132,22 @@ def test_a_folder_of_something_else_is_refused_before_weights_load(tmp_path, cap
         assert what in told and "loading tiny" not in told
 
 
+def test_a_typed_line_that_is_refused_does_not_end_the_dialogue(capsys, monkeypatch):
+    """Piped lines and --ask end it: nobody is there to ask something else."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    given = ["--model", "tiny", "--set", "base.dtype=fp32", "--max-new-tokens", "2"]
+    lines = "What <image> is this?\nAnd this?\n"
+    for kind, code, answers in ((Terminal, 0, 1), (io.StringIO, 4, 0)):
+        monkeypatch.setattr("sys.stdin", kind(lines))
+        assert main(["chat", *given]) == code
+        told = capsys.readouterr()
+        assert len(told.out.splitlines()) == answers and "<image>" in told.err
+
+
 def test_the_verb_with_a_model_reads_questions_from_standard_input(picture, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n\nAgain?\n"))
     given = ["--model", "tiny", "--set", "base.dtype=fp32", "--image", str(picture), "--max-new-tokens", "2"]
