@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcit.cli.common import config_arguments, print_json, reporter, runs_dir, start_torch
@@ -128,7 +129,7 @@ def show(plan: Plan, content: dict[str, Any], found: RunEstimate, refused: str) 
         tasks = ", ".join(t.name for t in stage.tasks)
         table.add_row(stage.folder, tasks, str(stage.rows), str(stage.steps), *(fact[name] for name in columns))
     console.print(table)
-    for line in _hook_lines(content["stages"]):
+    for line in (*_hook_lines(content["stages"]), *_watched_lines(plan)):
         console.print(line, highlight=False)
     for note in (*plan.notes, *([f"rows are padded, not packed: {refused}"] if refused else [])):
         console.print(f"note: {note}", highlight=False)
@@ -154,6 +155,19 @@ def _hook_lines(stages: list[JsonDict]) -> list[str]:
         alike = [stage["folder"] for stage in group]
         where = alike[0] if len(alike) == 1 else f"{alike[0]} … {alike[-1]}"
         lines += [f"{where}: {hook} <- {', '.join(names)}" for hook, names in hooks.items()]
+    return lines
+
+
+def _watched_lines(plan: Plan) -> list[str]:
+    """Gates, and what probes were asked for."""
+    lines = []
+    for stage in plan.stages:
+        if stage.gate is not None:
+            counts = len(stage.gate.config.thresholds), len(stage.gate.config.monitor)
+            lines.append(f"{stage.folder}: gate {Path(stage.gate.file).name}, {counts[0]} to pass, {counts[1]} watched")
+    for entry in plan.config.probes:
+        asked = ", ".join(f"{key} {value}" for key, value in entry.items() if key != "use")
+        lines.append(f"probe {entry['use']}" + (f": {asked}" if asked else ""))
     return lines
 
 

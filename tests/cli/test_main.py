@@ -91,6 +91,18 @@ def test_plan_of_tiny_is_readable_in_80_columns(capsys, monkeypatch):
     assert printed.err.startswith("loading torch and transformers …")
 
 
+def test_plan_names_gates_and_probes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    gate = tmp_path / "strict.yaml"
+    limits = [{"metric": "success", "at_least": 0.1, "unit": "share"}]
+    gate.write_text(yaml.safe_dump({"thresholds": limits, "monitor": [{**limits[0], "metric": "min_acc"}]}))
+    probes = "probes=[{use: stability, every: 2}, {use: generation}]"
+    assert main(["plan", "tiny", "--set", f"stages.1.gate={gate}", "--set", probes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "02-yesno: gate strict.yaml, 1 to pass, 1 watched" in lines
+    assert "probe stability: every 2" in lines and "probe generation" in lines
+
+
 def test_planning_says_what_it_does_within_a_second(cache):
     """In seconds of the processor, from the start of the process: how busy the machine is does not count."""
 
