@@ -18,14 +18,14 @@ inside the steps on every side, without worker processes (TRL decodes pictures o
 
 `utilisation` is the model FLOPs of a step (matrix products, convolutions and attention as torch counts them over packs, where
 nothing is padded or computed twice) over its time, against the rate of one large fp32 matrix product measured beside it. Peak
-memory is of a fresh process per side (``--memory``).
+memory is of a side's process (``--memory``). Every side is a process of its own: with the threads of several in one, those of
+OpenMP are more than the processors, and then they sleep between any two operations, which costs a quarter of the speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import platform
@@ -203,6 +203,12 @@ class Ours:
         self.number += 1
         return float(self.work.engine.metrics()["loss"])
 
+    def serve(self, turns: Turns) -> None:
+        """A step for every turn."""
+        while True:
+            turns.wait()
+            turns.done(self.step())
+
     def flops(self) -> int:
         """Of one more step."""
         from mcit.engine.flops import FlopCount
@@ -213,64 +219,114 @@ class Ours:
 
 
 class Theirs:
-    """A Trainer held between two steps: it runs in a thread that waits for its turn."""
+    """A Trainer, held between two steps."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
-        import queue
-        import threading
+        self._make = make
 
+    def serve(self, turns: Turns) -> None:
+        """Train, a step for every turn."""
+        import torch
         from transformers import TrainerCallback
 
-        self._go: Any = queue.Queue()
-        self._done: Any = queue.Queue()
-        outer = self
-
         class Held(TrainerCallback):
-            """Hands on the loss of a step and waits."""
+            """Tells the loss of a step and waits for the next turn."""
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                outer._done.put(outer._loss)
-                if not outer._go.get():
-                    control.should_training_stop = True
+                turns.done(losses.pop())
+                turns.wait()
 
-        self._trainer = make(Held())
-        own = self._trainer.training_step
+        losses: list[float] = []
+        trainer = self._make(Held())
+        own = trainer.training_step
 
         def training_step(*args: Any, **kwargs: Any) -> Any:
             loss = own(*args, **kwargs)
-            self._loss = float(loss)
+            losses.append(float(loss))
             return loss
 
-        self._trainer.training_step = training_step
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._started = False
+        trainer.training_step = training_step
+        torch.use_deterministic_algorithms(False)  # as its users run it
+        turns.wait()
+        trainer.train()
 
-    def _run(self) -> None:
-        try:
-            if self._go.get():
-                self._trainer.train()
-        except BaseException as error:  # told to who waits
-            self._done.put(error)
+
+class Turns:
+    """A side's end of its pipe: what it is asked for, and what it answers."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._start = clock, 0.0
+        self.known: dict[str, Callable[[], Any]] = {"peak": _peak}
+        """What can be asked for beside steps."""
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print is not an answer
+
+    def ready(self) -> None:
+        """Say that the first step may be asked for."""
+        self._say("ready")
+
+    def wait(self) -> None:
+        """Answer until a step is asked for; the end of the questions is that of the process."""
+        for line in sys.stdin:
+            if line.strip() == "step":
+                self._start = self._clock()
+                return
+            self._say(self.known[line.strip()]())
+        os._exit(0)
+
+    def done(self, loss: float) -> None:
+        """The step's loss and seconds."""
+        self._say([loss, self._clock() - self._start])
+
+    def _say(self, found: Any) -> None:
+        print(json.dumps(found), file=self._out, flush=True)
+
+
+def _peak() -> float:
+    import torch
+
+    from mcit.engine.peak import peak_bytes
+
+    return peak_bytes(torch.device("cpu")) / 2**20
+
+
+class Side:
+    """A side in a process of its own."""
+
+    def __init__(self, case: Case, name: str, args: argparse.Namespace) -> None:
+        sizes = [f"--{key}={getattr(args, key)}" for key in ("rounds", "steps", "threads", "clock")]
+        command = [sys.executable, __file__, "--only", case.name, "--serve", name, *sizes]
+        self.seconds = 0.0
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._name = name
+        self._answer()
 
     def step(self) -> float:
-        """One step; its loss."""
-        if not self._started:
-            self._thread.start()
-            self._started = True
-        import torch
+        """One step; its loss, and in `seconds` what it took."""
+        loss, self.seconds = self.ask("step")
+        return float(loss)
 
-        torch.use_deterministic_algorithms(False)  # as their users run them
-        self._go.put(True)
-        found = self._done.get()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        if isinstance(found, BaseException):
-            raise found
-        return float(found)
+    def ask(self, what: str) -> Any:
+        """``step``, ``peak`` or ``flops``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name} ended; see what it says: --only … --serve {self._name}")
+        return json.loads(line)
 
     def close(self) -> None:
-        """Let the thread end."""
-        self._go.put(False)
-        self._thread.join(timeout=60)
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
 
 
 def arguments(kind: Any, case: Case, steps: int, folder: Path, **more: Any) -> Any:
@@ -369,23 +425,37 @@ def trainer_side(
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
-def prepared(case: Case, args: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """Every side of a case, ready for its first step."""
+def made(case: Case, name: str, args: argparse.Namespace, home: Path) -> Ours | Theirs:
+    """A side of a case, ready for its first step."""
     steps = CHECKED + args.rounds * (args.steps + 1) + 4
     if case.embedded:
         base, recipe = {"family": "embedded"}, "demo/easyvqa-ten"
     else:
         base = {"family": "hf", "model": str(small_llava(home / "model", case.tokens))}
         recipe = str(made_rows(case, min(480, case.batch * steps), home / "data"))
-    sides: dict[str, Any] = {"mcit": Ours(case, base, recipe, steps)}
-    ours, values = sides["mcit"], sides["mcit"].adapter()
-    rows = ours.order(case.batch * steps)
-    if "padded" in case.sides:
-        sides["padded"] = Ours(case, base, recipe, steps, packs=False)
-    for name, make in (("trl", trl_side), ("trainer", trainer_side)):
-        if name in case.sides and name in args.sides:
-            sides[name] = make(ours, values, case, rows, steps, home / name)
-    return sides
+    ours = Ours(case, base, recipe, steps, packs=name != "padded")
+    if name not in OTHERS:
+        return ours
+    return OTHERS[name](ours, ours.adapter(), case, ours.order(case.batch * steps), steps, home / name)
+
+
+OTHERS = {"trl": trl_side, "trainer": trainer_side}
+
+
+def serve(case: Case, name: str, args: argparse.Namespace) -> None:
+    """Be a side of a case: take the steps that standard input asks for."""
+    with tempfile.TemporaryDirectory() as home:
+        turns = Turns(clock_of(args))
+        side = made(case, name, args, Path(home))
+        if isinstance(side, Ours):
+            turns.known["flops"] = side.flops
+        turns.ready()
+        side.serve(turns)
+
+
+def clock_of(args: argparse.Namespace) -> Callable[[], float]:
+    """What times a step."""
+    return time.process_time if args.clock == "cpu" else time.perf_counter
 
 
 def compared(sides: dict[str, Any]) -> float:
@@ -421,29 +491,26 @@ def matmul_rate(clock: Callable[[], float]) -> float:
 
 def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Rows per second of each side, ratios round by round, FLOP utilisation."""
-    with tempfile.TemporaryDirectory() as name:
-        clock = time.process_time if args.clock == "cpu" else time.perf_counter
-        sides = prepared(case, args, Path(name))
-        start = time.perf_counter()
-        difference = compared(sides)
-        steps = fitting(args.limit, time.perf_counter() - start, args.rounds, args.steps)
-        rounds: dict[str, list[float]] = {side: [] for side in sides}
-        rates = []
-        for number in range(args.rounds):
-            names = list(sides)
-            for side in names[number % len(names) :] + names[: number % len(names)]:
-                seconds = []
-                for k in range(steps + 1):
-                    start = clock()
-                    sides[side].step()
-                    if k >= 1:
-                        seconds.append(clock() - start)
-                rounds[side].append(statistics.median(seconds))
-            rates.append(matmul_rate(clock))
-        flops = sides["mcit"].flops()
-        for side in sides.values():
-            if isinstance(side, Theirs):
-                side.close()
+    names = [name for name in case.sides if name not in OTHERS or name in args.sides]
+    sides = {name: Side(case, name, args) for name in names}
+    start = time.perf_counter()
+    difference = compared(sides)
+    steps = fitting(args.limit, time.perf_counter() - start, args.rounds, args.steps)
+    rounds: dict[str, list[float]] = {side: [] for side in sides}
+    rates = []
+    for number in range(args.rounds):
+        for side in names[number % len(names) :] + names[: number % len(names)]:
+            seconds = []
+            for k in range(steps + 1):
+                sides[side].step()
+                if k >= 1:
+                    seconds.append(sides[side].seconds)
+            rounds[side].append(statistics.median(seconds))
+        rates.append(matmul_rate(clock_of(args)))
+    flops = sides["mcit"].ask("flops")
+    peaks = {name: side.ask("peak") for name, side in sides.items()}
+    for one in sides.values():
+        one.close()
     ratios = {
         side: [other / mine for other, mine in zip(rounds[side], rounds["mcit"], strict=True)]
         for side in sides
@@ -462,7 +529,7 @@ def measure(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "matmul_gflops": spread([rate / 1e9 for rate in rates]),
     }
     if args.memory:
-        found["peak_mib"] = {side: peak(case, side, args) for side in sides}
+        found["peak_mib"] = peaks
     show(found)
     return found
 
@@ -490,29 +557,6 @@ def show(found: dict[str, Any]) -> None:
     )
 
 
-def peak(case: Case, side: str, args: argparse.Namespace) -> float:
-    """Peak resident MiB of a fresh process in which one side takes six steps."""
-    command = [sys.executable, __file__, "--only", case.name, "--peak", side, "--threads", str(args.threads)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(out.strip().splitlines()[-1])
-
-
-def alone(case: Case, side: str, args: argparse.Namespace) -> None:
-    """Six steps of one side; prints the peak of this process. The stage that gives rows and values is there on every side."""
-    with tempfile.TemporaryDirectory() as name:
-        args.rounds, args.steps, args.sides = 1, 1, [side]
-        sides = prepared(case, args, Path(name))
-        for _ in range(6):
-            sides[side].step()
-        import torch
-
-        from mcit.engine.peak import peak_bytes
-
-        print(peak_bytes(torch.device("cpu")) / 2**20)
-        sys.stdout.flush()
-        os._exit(0)
-
-
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -529,7 +573,7 @@ def main() -> int:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, on a busy machine"
     )
     parser.add_argument("--memory", action="store_true", help="measure peak memory of each side too")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", metavar="SIDE", help="be one side, as a process that the others' starts")
     args = parser.parse_args()
     import torch
     from transformers.utils import logging
@@ -541,12 +585,11 @@ def main() -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     chosen = [case for case in CASES if not args.only or case.name in args.only]
-    if args.peak:
-        alone(chosen[0], args.peak, args)
+    if args.serve:
+        serve(chosen[0], args.serve, args)
     results = []
     for case in chosen:
-        with contextlib.redirect_stderr(io.StringIO()):
-            results.append(measure(case, args))
+        results.append(measure(case, args))
     if args.json:
         import transformers
 
