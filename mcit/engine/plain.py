@@ -36,7 +36,6 @@ from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.pack import like_probe, pack_rows
 from mcit.engine.packing import difference, refusal, switch_off, switch_on
 from mcit.engine.penalty import stream_penalties
-from mcit.engine.rmsnorm import lengthen, shorten
 from mcit.engine.rotary import shorten_rotation
 from mcit.engine.shards import MOMENTS
 from mcit.engine.tuner import Tuner
@@ -71,7 +70,6 @@ class PlainEngine:
         self._cut: nn.Module | None = None
         self._fused: list[Any] = []
         self._quick: list[nn.Linear] = []
-        self._norms: list[nn.Module] = []
         set_modes(model, checkpointing=spec.checkpointing)
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
         self._optimizer = build_optimizer(
@@ -86,7 +84,7 @@ class PlainEngine:
 
     def _setup(self) -> None:
         self.weights = LocalWeights(self._named, self._units, self._optimizer.state)
-        self._fused, self._quick, self._norms = fuse(self.model), quicken(self.model), shorten(self.model)
+        self._fused, self._quick = fuse(self.model), quicken(self.model)
         shorten_rotation(self.model)
         self._call = wrapped(self.model) if world.size() > 1 and self._named else None
 
@@ -493,6 +491,5 @@ class PlainEngine:
         uncut(self._cut)
         unfuse(self._fused)
         relax(self._quick)
-        lengthen(self._norms)
         self._call = None
         self._optimizer.state.clear()

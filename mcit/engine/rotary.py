@@ -2,7 +2,9 @@
 
 transformers' attention calls a function of its module, ``apply_rotary_pos_emb``, whose halves are cut apart and put together in
 passes of their own, and in more of them for the gradient. Where that function is the usual one, another one is put in its
-place: for fp32 on a CPU, where a gradient is wanted; it hands over everything else. It stays there when an engine has ended.
+place: for fp32 on a CPU, where a gradient is wanted; it hands over everything else. Values are the same to the last bit, so
+that what is computed with and without a gradient stays alike; gradients are so up to the order of sums. It stays when an engine
+has ended.
 
 Shapes: (..., P, E), P positions, E width of a head; cos and sin are as wide.
 """
@@ -28,8 +30,8 @@ class _Turn(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         half = x.shape[-1] // 2
         out = x * cos
-        out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+        out[..., :half].sub_(x[..., half:] * sin[..., :half])  # the same roundings as in the usual function
+        out[..., half:].add_(x[..., :half] * sin[..., half:])
         return out
 
     @staticmethod

@@ -34,7 +34,8 @@ def test_values_and_gradients(own):
     gradients = [
         torch.autograd.grad(sum((x * w).sum() for x, w in zip(r, weights, strict=True)), [q, k]) for r in results
     ]
-    for theirs, mine in zip(results[0] + gradients[0], results[1] + gradients[1], strict=True):
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    for theirs, mine in zip(*gradients, strict=True):
         assert torch.allclose(theirs, mine, atol=1e-6)
 
 
