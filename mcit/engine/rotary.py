@@ -46,7 +46,9 @@ class _Turn(torch.autograd.Function):
 
 
 def shorten_rotation(model: nn.Module) -> None:
-    """Put the short way into the modules that hold the attention of a model, where they have the usual function."""
+    """Put the short way into the modules that hold the attention of a model on a CPU, where they have the usual function."""
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return
     modules = {type(module).__module__ for module in model.modules() if type(module).__name__.endswith("Attention")}
     for name in sorted(modules):
         module = sys.modules.get(name)

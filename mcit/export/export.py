@@ -71,7 +71,7 @@ def export_stage(
         same = _same(folder, wanted)
         _noted(run, folder, stage=stage, kind=kind)  # unless a kill came before the line
         now = _card(run, source, same, stage=stage, combine=combine)
-        return Export(folder, same, made=False, outdated=(folder / CARD).read_text() != now)
+        return Export(folder, same, made=False, outdated=(folder / CARD).read_text(encoding="utf-8") != now)
     remove_temporaries(folder.parent, of=folder.name)
     read_certificates(run)  # the card has them: one that is not this run's is refused before weights load
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))

@@ -66,6 +66,8 @@ def test_only_the_usual_function_is_replaced_and_once(own, monkeypatch):
     shorten_rotation(nn.Sequential(attention()))
     assert made.apply_rotary_pos_emb is interleaved
     made.apply_rotary_pos_emb = own
+    shorten_rotation(nn.Sequential(attention(), nn.Linear(2, 2, device="meta")))
+    assert made.apply_rotary_pos_emb is own
     for _ in range(2):
         shorten_rotation(nn.Sequential(attention()))
     assert made.apply_rotary_pos_emb.args == (own,)
