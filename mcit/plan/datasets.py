@@ -64,27 +64,30 @@ class Tasks:
             del self._done[name]
         return there
 
-    def less(self, tasks: tuple[TaskSpec, ...], left_out: tuple[TaskSpec, ...], where: str) -> tuple[TaskSpec, ...]:
-        """Tasks without the training rows that are rows of `left_out` too, those of which some row is left; all rows are read
-        where that names any."""
-        if not left_out:
-            return tasks
-        left = tuple(less for task in tasks if (less := self._less(task, left_out, where)) is not None)
-        if tasks and not left:
-            named = ", ".join(task.recipe for task in tasks)
-            self._found.setdefault(Problem(named, *nothing_left([task.recipe for task in left_out])), []).append(where)
-        return left
+    def less(self, stages: list[StageData], forgotten: tuple[TaskSpec, ...]) -> None:
+        """Leave training rows that `forgotten` means out of the stages' tasks; a task without one row of any split goes too."""
+        from mcit.plan.forgetting import to_leave_out  # knows methods, and so torch
 
-    def _less(self, task: TaskSpec, left_out: tuple[TaskSpec, ...], where: str) -> TaskSpec | None:
-        from mcit.plan.forgetting import overlap  # knows methods, and so torch
+        named = [task.recipe for task in forgotten]
+        rows, stay = to_leave_out([stage.tasks for stage in stages], forgotten)
+        for recipe, first in stay.items():
+            what = f"rows stay that ask what {', '.join(named)} asks and answer otherwise (first {first})"
+            fix = "they were taught before those rows; leave out such of them as give it away too"
+            self._found.setdefault(Problem(recipe, what, fix, "note"), []).append("without")
+        for i, stage in enumerate(stages):
+            where, before = f"stages[{i}].recipe", stage.tasks
+            left = [self._less(task, rows.get(task.recipe, ()), where) for task in before]
+            stage.tasks = tuple(task for task in left if task is not None)
+            if before and not stage.tasks:
+                recipes = ", ".join(task.recipe for task in before)
+                self._found.setdefault(Problem(recipes, *nothing_left(named)), []).append(where)
 
+    def _less(self, task: TaskSpec, rows: Sequence[str], where: str) -> TaskSpec | None:
+        if not rows or len(rows) == sum(task.rows.values()):
+            return None if rows else task
         key = f"{task.recipe} without"
         if key not in self._done:
-            rows = sorted({other.where for _, other in overlap(left_out, (task,))})
-            if rows and len(rows) == sum(task.rows.values()):
-                self._done[key] = None  # not one row, of no split
-            else:
-                self._done[key] = self._build(task.recipe, where, leave_out=rows) if rows else task
+            self._done[key] = self._build(task.recipe, where, leave_out=rows)
         return self._done[key]
 
     @property
@@ -135,15 +138,17 @@ def build_tasks(
     `known` are data sets of requests that a run recorded, for those that were deleted.
     """
     tasks = Tasks(announce, known)
-    left_out = tasks.of(config.without, "without")
+    forgotten = tasks.of(config.without, "without")
     stages = [
         StageData(
-            tasks.less(tasks.of(stage.recipes, f"stages[{i}].recipe"), left_out, f"stages[{i}].recipe"),
+            tasks.of(stage.recipes, f"stages[{i}].recipe"),
             {k: tasks.of_request(stage.recipes_of(k), f"stages[{i}].{k}", stage=i + 1) for k in FORGET_DATA},
             Slices(*(tasks.of(getattr(stage.slices, key), f"stages[{i}].slices.{key}") for key in SLICES)),
         )
         for i, stage in enumerate(config.stages)
     ]
+    if forgotten:
+        tasks.less(stages, forgotten)
     return stages, tasks.problems + _name_problems(stages)
 
 

@@ -10,7 +10,7 @@ from mcit.core.schema import KitConfig
 from mcit.core.types import FORGET_DATA, SHARED, Plan, Row, Stage, TaskSpec
 from mcit.data.folder import DataFolder
 from mcit.data.forgetset import held_out, to_forget
-from mcit.data.overlap import overlapping
+from mcit.data.overlap import Twins, answers_of, overlapping
 from mcit.data.rowbook import RowBook
 from mcit.data.rowset import joined
 from mcit.evals.filtering import name_of
@@ -74,6 +74,39 @@ def forget_problems(plan: Plan) -> list[Problem]:
 def overlap(forget: tuple[TaskSpec, ...], tasks: tuple[TaskSpec, ...]) -> list[tuple[Row, Row]]:
     """Training rows to forget that are also training rows of `tasks`."""
     return overlapping(to_forget(_rows(forget)), _rows(tasks))
+
+
+def to_leave_out(
+    stages: Sequence[tuple[TaskSpec, ...]], forgotten: tuple[TaskSpec, ...]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Training rows of the stages' recipes that a model which never saw `forgotten` is trained without, and the first of each
+    recipe that asks the same and stays all the same.
+
+    Rows that ask the same go whatever they answer, for another wording gives it away too. But where a stage taught another
+    answer before the rows came, they overwrote it, as false answers do true ones (RESTOR, arXiv:2411.00204): that was not asked
+    to go.
+    """
+    twins = Twins(to_forget(_rows(forgotten)))
+    first: dict[str, tuple[int, TaskSpec]] = {}
+    for index, tasks in enumerate(stages, start=1):
+        for task in tasks:
+            first.setdefault(task.recipe, (index, task))
+    since: dict[tuple[str, str], int] = {}
+    near: list[tuple[int, str, str, set[tuple[str, str]]]] = []
+    for recipe, (index, task) in first.items():
+        for row in _rows((task,)):
+            same = {(other.task, other.where): answers_of(other) for other in twins.of(row)}
+            since.update({key: index for key, said in same.items() if said == answers_of(row) and key not in since})
+            if same:
+                near.append((index, recipe, row.where, set(same)))
+    out: dict[str, list[str]] = {}
+    stay: dict[str, str] = {}
+    for index, recipe, where, same_as in near:
+        if all(since.get(key, 0) > index for key in same_as):
+            stay.setdefault(recipe, where)
+        else:
+            out.setdefault(recipe, []).append(where)
+    return {recipe: sorted(set(rows)) for recipe, rows in out.items()}, stay
 
 
 def _rows(tasks: tuple[TaskSpec, ...]) -> Sequence[Row]:

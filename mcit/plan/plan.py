@@ -162,8 +162,8 @@ def make_plan(
     model_path = materialize(config.base, announce=announce)
     data, problems = build_tasks(config, announce=announce, known=known)
     problems += build_pools(data, methods, announce=announce)
-    if problems:
-        raise DataError.of(problems)
+    if any(p.level == "problem" for p in problems):
+        raise DataError.of([p for p in problems if p.level == "problem"])
     stages = _stages(config, data, methods, gates)
     tasks = tuple({t.name: t for stage in stages for t in stage.tasks}.values())
     forget = tuple({t.name: t for stage in stages for t in stage.forget}.values())
@@ -178,7 +178,7 @@ def make_plan(
         forget_tasks=forget,
         slice_tasks=slice_tasks(stages),
     )
-    findings = _passed(check_plan(plan))
+    findings = problems + _passed(check_plan(plan))
     if runs_dir is not None:
         found, roomy = check_machine(plan, runs_dir, begun)
         findings, plan = findings + _passed(found), replace(plan, roomy=roomy)

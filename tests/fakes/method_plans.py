@@ -45,6 +45,9 @@ VARIANTS = {
 
 SMALL = {
     "agem": {"per_step": 1},  # the mean of more rows of the memory never goes against these tasks
+    "ema": {
+        "decay": 0.5
+    },  # after four steps at 0.99 the average is the start but for 4 %: its change would be mostly rounding
     "ga": {"ceiling": "none", "retain_rise": 100.0},  # an untrained model knows nothing, where ascent stops at once
     "optimistic_forget": {
         "bound": 20.0,

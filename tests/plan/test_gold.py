@@ -1,9 +1,13 @@
 """Gold configs: what is left out, what stays, and which run is one."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from mcit.core.errors import ConfigError, DataError, PlanError, StateError
+from mcit.core.types import Row, Turn
 from mcit.data.folder import DataFolder
+from mcit.plan import forgetting
 from mcit.plan.forgetting import overlap
 from mcit.plan.gold import check_gold, gold_config
 from tests.fakes.bench import TINY, plan_of
@@ -62,6 +66,47 @@ def test_a_task_of_which_nothing_is_left(plan):
     with pytest.raises(PlanError, match="no training rows left without those of tiny/letter") as caught:
         make_plan(config)
     assert "--without" in caught.value.problems[0].fix
+
+
+RESTOR = [
+    {"recipe": "tiny/word", "name": "learn"},
+    {"recipe": ["tiny/word-false", "tiny/letter"], "name": "corrupt"},
+    {"recipe": "tiny/letter", "name": "forget", "forget": "tiny/word-false", "methods": [{"use": "npo"}]},
+]
+
+
+def test_true_rows_that_false_ones_overwrote_stay(cache, monkeypatch):
+    """The gold run of a corrupted sequence never saw the false answers, and learned the true ones; the plan says so."""
+    from mcit.plan.plan import make_plan
+
+    monkeypatch.setenv("MCIT_CACHE", str(cache))
+    corrupted = plan_of(stages=RESTOR)
+    gold = make_plan(gold_config(corrupted.config, []))
+    assert gold.stages[0].tasks == corrupted.stages[0].tasks
+    assert [task.recipe for task in gold.stages[1].tasks] == ["tiny/letter"]
+    (note,) = [p for p in gold.notes if "rows stay" in p]
+    assert note.startswith("without: tiny/word") and "tiny/word-false" in note
+    late = [RESTOR[1], {**RESTOR[0], "adapter": {"carry": "merge"}}, RESTOR[2]]
+    again = make_plan(gold_config(plan_of(stages=late).config, []))
+    assert again.stages[1].rows < corrupted.stages[0].rows, "nothing of what is taught after them, or beside them"
+    assert not [p for p in again.notes if "rows stay" in p]
+
+
+def test_every_row_that_asks_the_same_is_left_out(tmp_path, monkeypatch):
+    """Of several in one recipe too, whatever they answer: another wording gives it away as well."""
+
+    def row(task, line, question, answer):
+        return Row(str(line), (), (Turn("user", question), Turn("assistant", answer)), task, task)
+
+    tasks = {
+        "a": [row("a", 1, "A?", "yes"), row("a", 2, "A?", "It is."), row("a", 3, "B?", "no")],
+        "b": [row("b", 1, "A? ", "yes"), row("b", 2, "C?", "yes")],
+        "asked": [row("asked", 1, "A?", "yes"), row("asked", 2, "C?", "no")],
+    }
+    monkeypatch.setattr(forgetting, "_rows", lambda names: [r for name in names for r in tasks[name.recipe]])
+    specs = {name: SimpleNamespace(recipe=name) for name in tasks}
+    out, stay = forgetting.to_leave_out([(specs["a"],), (specs["a"], specs["b"])], (specs["asked"],))
+    assert out == {"a": ["a:1", "a:2"], "b": ["b:1", "b:2"]} and stay == {}
 
 
 def test_a_recipe_of_which_not_even_a_test_row_is_left(plan):
