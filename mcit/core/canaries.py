@@ -23,11 +23,12 @@ class Planting:
     """Place of the first of them in the recipe."""
     count: int
     exposures: tuple[int, ...]
-    """In turn: row k is shown ``exposures[k % len(exposures)]`` times."""
+    """In turn, begun one further in each round where there is an even number of them: kinds of rows alternate too."""
 
     def exposed(self, place: int) -> int:
         """How often the row at a place among them is shown."""
-        return self.exposures[place % len(self.exposures)]
+        several = len(self.exposures)
+        return self.exposures[(place + (place // several if several % 2 == 0 else 0)) % several]
 
 
 def plantings(stages: Sequence[Stage]) -> list[Planting]:

@@ -147,14 +147,14 @@ def share_rows(probes: JsonDict, show: Any) -> list[list[str]]:
 
 
 def score_rows(probes: JsonDict, show: Any) -> list[list[str]]:
-    """Generated answers inside stages: stage, step, task, accuracy, share in the right form; of both probes."""
+    """Generated answers inside stages: stage, step, probe, task, accuracy, share in the right form; of both probes."""
     answers = (probes["stability"] or {}).get("answers", [])
-    lines = [(line["folder"], line["step"], line["tasks"]) for line in answers]
+    lines = [(line["folder"], line["step"], "stability", line["tasks"]) for line in answers]
     made = [line for line in probes["lines"].get("generation", []) if "values" in line]
-    lines += [(line["folder"], line["step"], line["values"]) for line in made]
+    lines += [(line["folder"], line["step"], "generation", line["values"]) for line in made]
     return [
-        [folder, str(step), task, show(entry["accuracy"]), show(entry["valid"]), str(entry["rows"])]
-        for folder, step, tasks in lines
+        [folder, str(step), probe, task, show(entry["accuracy"]), show(entry["valid"]), str(entry["rows"])]
+        for folder, step, probe, tasks in lines
         for task, entry in tasks.items()
     ]
 

@@ -169,7 +169,7 @@ def attacks(report: JsonDict) -> Section | None:
 def answers(report: JsonDict) -> Section | None:
     """Generated answers inside stages; None if no probe made any."""
     rows = score_rows(report["probes"], share) if report.get("probes") else []
-    head = ["stage", "step", "task", "accuracy", "in the right form", "rows"]
+    head = ["stage", "step", "probe", "task", "accuracy", "in the right form", "rows"]
     return Section("Generated answers inside the stages", ["In [0, 1].", Table(head, rows)]) if rows else None
 
 

@@ -190,15 +190,22 @@ def settle(run: Run, folder: str) -> None:
 
 def recover(run: Run) -> None:
     """Finish what decisions began before a kill, their lines in the ledger included."""
-    for folder in run.stage_folders() if (run.layout.root / "gates").is_dir() else []:
-        record, logged = read_gate(run.layout, folder), logged_decision(run.ledger.events(), folder)
-        if record is None and logged is not None and not run.is_committed(folder):
-            what = f"is gone, and the ledger says that the stage was decided on ({logged}); it is trained again"
+    events = run.ledger.events()
+    for folder in run.stage_folders():
+        record, logged = read_gate(run.layout, folder), logged_decision(events, folder)
+        if record is None and logged is not None:
+            then = (
+                "it stands all the same, restore the file from a copy"
+                if run.is_committed(folder)
+                else "it is trained again"
+            )
+            what = f"is gone, and the ledger says that the stage was decided on ({logged}); {then}"
             run.notes.append(f"{run.layout.gate(folder)}: {what}")
         if record is not None and logged != record["decision"]:
             why = {"shared": True} if shared_from(run.layout, folder) else {"recovered": True}
             _tell(run, "gate" if record["by"] == AUTOMATIC else record["decision"], record, **why)
-        settle(run, folder)
+        if record is not None:
+            settle(run, folder)
 
 
 def logged_decision(events: Sequence[JsonDict], folder: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mcit.core.errors import StateError
+from mcit.core.files import copy_file
 from mcit.core.interfaces import Reporter
 from mcit.core.ranks import on_first
 from mcit.core.schema import KitConfig
@@ -27,13 +28,15 @@ from mcit.models.quant import runs_bf16
 from mcit.plan.forgetting import overlap
 from mcit.plan.gone import gone
 from mcit.runs.gates import done_stages
-from mcit.runs.layout import KIT
+from mcit.runs.layout import KIT, RunLayout
+from mcit.runs.shared import shared_from
 
 if TYPE_CHECKING:
     from mcit.train.sequence import Session
 
 _POOL = 512
 """Rows whose answers can be wrong ones of other rows."""
+_NEW = "measured"
 
 
 def kit_due(plan: Plan, after: int, config: KitConfig) -> tuple[Stage, ...]:
@@ -113,9 +116,12 @@ def measure_kit(
     for stage in kit_due(session.plan, after, config):
         reference = _reference(session, stage, config) if after else {}
         out = layout.kit(after, stage.folder)
-        if _measured(session, session, after, stage, config, out, reference, stop=stop):
-            session.run.ledger.append("kit", after=after, stage=stage.folder)
-            reporter.line(f"{out.parent.name}/{stage.folder}: forgetting kit measured")
+        how = _measured(session, session, after, stage, config, out, reference, stop=stop)
+        if how:
+            session.run.ledger.append(
+                "kit", after=after, stage=stage.folder, **({} if how == _NEW else {"shared": True})
+            )
+            reporter.line(f"{out.parent.name}/{stage.folder}: forgetting kit {how}")
 
 
 def measure_gold(
@@ -159,6 +165,22 @@ def _reference(session: Session, stage: Stage, config: KitConfig) -> Mapping[str
     return on_first(session.run.ranks, lambda: mean_losses(folder))
 
 
+def _taken_over(session: Session, after: int, stage: Stage, folder: Path, settings: str) -> bool:
+    """Copy what the run that these stages are shared with measured, if that is of the same rows under the same model."""
+    layout = session.run.layout
+    other = shared_from(layout, session.plan.stages[max(after, 1) - 1].folder)
+    source = RunLayout(other).kit(after, stage.folder) if other else folder
+    try:
+        if source == folder or (read_kit(source) or {}).get("settings") != settings:
+            return False
+    except StateError:
+        return False  # a damaged one is told where it lies
+    files = sorted((p for p in source.rglob("*") if p.is_file()), key=lambda p: p.name == KIT)
+    for path in files:  # the record last: it makes the others whole
+        copy_file(path, folder / path.relative_to(source))
+    return True
+
+
 def _measured(
     session: Session,
     subject: Session,
@@ -169,8 +191,8 @@ def _measured(
     reference: Mapping[str, Sequence[float]],
     *,
     stop: Callable[[], bool],
-) -> bool:
-    """Measure `stage` of a session's plan under the model of `subject`; False when that was done already."""
+) -> str:
+    """Measure `stage` of a session's plan under the model of `subject`, or take that over: how; empty if that was done."""
     from mcit.train.sequence import left_state
 
     plan, ranks = session.plan, session.run.ranks
@@ -187,7 +209,9 @@ def _measured(
         return known is not None and known["settings"] == settings
 
     if on_first(ranks, done):
-        return False
+        return ""
+    if subject is session and on_first(ranks, lambda: _taken_over(session, after, stage, folder, settings)):
+        return "taken over from the run that the stage is shared with"
     model = subject.model_after(after)
     bf16 = runs_bf16(plan.config.base.dtype, subject.device)
     with torch.no_grad(), torch.autocast(subject.device.type, dtype=torch.bfloat16, enabled=bf16):
@@ -195,4 +219,4 @@ def _measured(
         asked = Subject(model, subject.encoder, subject.device, lineage.digest, specs, state, how)
         given = {"batch": plan.config.eval.batch, "seed": seed, "reference": reference}
         measure(asked, sets, config, out=folder, settings=settings, stop=stop, ranks=ranks, **given)
-    return True
+    return _NEW

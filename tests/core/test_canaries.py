@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from mcit.core.canaries import planted, plantings
+from mcit.core.canaries import Planting, planted, plantings
 
 
 def stage(index, *methods):
@@ -29,6 +29,14 @@ def test_each_stage_plants_rows_of_its_own():
         (4, "d", 0, 4),
     ]
     assert [found[0].exposed(k) for k in range(4)] == [1, 2, 3, 1]
+
+
+def test_kinds_that_take_turns_are_shown_equally_often():
+    """Pictures and items alternate: an even number of exposures must not give each kind exposures of its own."""
+    for exposures in ((1, 4), (1, 2, 3), (1, 2, 4, 8)):
+        one = Planting(stage(1, canary()), "c", 0, 24, exposures)
+        kinds = [sorted(one.exposed(k) for k in range(kind, 24, 2)) for kind in (0, 1)]
+        assert kinds[0] == kinds[1] == sorted(exposures * (12 // len(exposures)))
 
 
 def test_rows_planted_by_resolved_configs():

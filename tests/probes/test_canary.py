@@ -58,10 +58,10 @@ def test_recognition_and_recall_by_hand():
         "foil0": 2.0,
         "code1": 2.0,
         "foil1": 1.0,
-        "code2": 1.0,
-        "foil2": 1.5,
         "code3": 1.0,
-        "foil3": 1.0,
+        "foil3": 1.5,
+        "code2": 1.0,
+        "foil2": 1.0,
     }
     ctx = SimpleNamespace(
         stage=stage(1, 30),

@@ -52,7 +52,10 @@ def test_metrics_gaps_and_shares(probed):
         ("stability", 2, 0, 0.1), ("stability", 3, 1, pytest.approx(0.15)), ("generation", 1, 0, 0.05),
     ]  # fmt: skip
     assert [one["run_step"] for one in found["lines"]["stability"]] == [0, 2, 2, 3, 4, 5]
-    assert score_rows(found, str) == [["02-s2", "3", "a", "0.25", "0.5", "4"], ["02-s2", "3", "a", "0.5", "1.0", "8"]]
+    assert score_rows(found, str) == [
+        ["02-s2", "3", "stability", "a", "0.25", "0.5", "4"],
+        ["02-s2", "3", "generation", "a", "0.5", "1.0", "8"],
+    ]
 
 
 def test_a_probe_on_a_task_that_no_stage_trained_yet(fake_run):

@@ -299,6 +299,16 @@ def test_a_record_that_is_gone_is_said(copied, capsys):
         assert [note for note in run.notes if note.startswith(f"{gate}: is gone") and "trained again" in note]
 
 
+def test_a_record_of_a_stage_that_stands_is_missed_at_the_next_start(copied, capsys):
+    plan, run = copied
+    assert main(["promote", str(run.layout.root), "--stage", "2", "--by", "ann"]) == 0
+    shutil.rmtree(run.layout.gate(SECOND).parent)
+    again = Run(run.layout.root)
+    with again.locked():
+        said = [note for note in again.notes if note.startswith(f"{run.layout.gate(SECOND)}: is gone")]
+    assert again.is_committed(SECOND) and len(said) == 1 and "stands all the same" in said[0]
+
+
 def test_a_changed_gate_file_is_refused(copied):
     """Though all metrics would pass: to promote, and to go on."""
     plan, run = copied

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mcit.cli.main import main
 from mcit.core.errors import PlanError, StateError
 from mcit.core.ranks import ONE
 from mcit.core.schema import KitConfig
@@ -13,9 +14,11 @@ from mcit.data.overlap import pictures_of
 from mcit.evals.kit import room
 from mcit.plan.forgetting import kit_problems
 from mcit.plan.plan import make_plan, parse_run
+from mcit.runs.layout import RunLayout
+from mcit.runs.run import Run
 from mcit.train import kit
 from mcit.train.kit import gold_after, gold_reached, kit_due, sets_of
-from tests.fakes.forgetful import CONFIG
+from tests.fakes.forgetful import CONFIG, write_config
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +100,27 @@ def test_the_model_is_asked_as_the_config_says(plan, tmp_path, monkeypatch):
         changed = plan.config.eval.model_copy(update={"share_prefix": share, "tokens": 7, "filters": []})
         one = replace(plan, config=plan.config.model_copy(update={"eval": changed}))
         session = SimpleNamespace(
-            plan=one, run=SimpleNamespace(ranks=ONE), encoder=None, device=torch.device("cpu"),
+            plan=one, run=SimpleNamespace(ranks=ONE, layout=RunLayout(tmp_path)), encoder=None, device=torch.device("cpu"),
             lineage=lambda after: SimpleNamespace(digest=""), model_after=lambda after: None,
         )  # fmt: skip
         kit._measured(session, session, 1, plan.stages[1], KitConfig(), tmp_path, {}, stop=lambda: False)
     assert asked == [{"tokens": 7, "share": True}, {"tokens": 7, "share": False}]
+
+
+def test_a_branch_takes_over_what_was_measured_of_the_stages_it_shares(forgetful, tmp_path):
+    """Of the base and of the stage before the request, byte for byte; not where other rows are to be measured."""
+
+    def branch(name, *more):
+        given = [part for one in [f"name={name}", "stages.1.max_steps=1", *more] for part in ("--set", one)]
+        where = ["--runs-dir", str(tmp_path), "--from", str(forgetful), "--stage", "1"]
+        assert main(["run", str(write_config(tmp_path, stages=CONFIG["stages"][:2])), *where, *given]) == 0
+        (root,) = tmp_path.glob(f"{name}-*")
+        return root, {line["after"]: line.get("shared", False) for line in Run(root).ledger.events("kit")}
+
+    root, told = branch("branch")
+    assert told == {0: True, 1: True, 2: False}
+    for after in ("base", "after-01"):
+        mine, other = (r / "kit" / after / "02-forget-red" for r in (root, forgetful))
+        files = [p.relative_to(other) for p in sorted(other.rglob("*")) if p.is_file()]
+        assert len(files) > 10 and all((mine / p).read_bytes() == (other / p).read_bytes() for p in files)
+    assert set(branch("fewer", "eval.kit.rows=3")[1].values()) == {False}
