@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mcit.core.config import Field
-from mcit.core.interfaces import DataContext, StepContext
+from mcit.core.interfaces import DataContext, StageContext, StepContext
 from mcit.core.types import Batch, Claims, Draw, JsonDict, LossSum, ModelOutput, StreamSpec
 from mcit.methods.formulas.forgetting import row_key, row_means
 from mcit.methods.replay import Replay
@@ -100,6 +100,12 @@ class OptimisticReplay(Replay):
         now = set(self._evicted())
         ctx.log(f"{self.name}/evicted", float(len(now)))
         ctx.log(f"{self.name}/readmitted", float(len(before - now)))
+
+    def on_stage_end(self, ctx: StageContext) -> None:
+        """Choose rows of the stage that just ended; of rows that left the memory nothing stays."""
+        super().on_stage_end(ctx)
+        kept = {f"{task}/{name}" for task, names in self._memory.state()["kept"] for name in names}
+        self._satisfied = {key: count for key, count in self._satisfied.items() if key in kept}
 
     def state_dict(self) -> JsonDict:
         """What is kept of which task, and for how long each row was satisfied."""

@@ -138,6 +138,21 @@ def test_what_was_evicted_stays_so_in_a_later_stage():
     assert later.state_dict() == state and set(places(later, 3)) == {0, 3}
 
 
+def test_of_rows_that_a_stage_forgot_nothing_stays():
+    """So that their data can be deleted: neither their ids nor what is known of them."""
+    given = made()
+    stepped(given, [(k, 0.1) for k in range(4)])
+    assert sorted(given.state_dict()["satisfied"]) == KEYS
+    ctx = context()
+    left = SimpleNamespace(folder="02-b", forget=("f",))
+    ctx.data = SimpleNamespace(
+        stages=[left], rows=DATA.rows, without_forgotten=lambda kept, known=(): kept[:3], stage_rows=lambda: []
+    )
+    given.on_stage_end(ctx)
+    state = given.state_dict()
+    assert sorted(state["satisfied"]) == KEYS[:3] and "a3" not in json.dumps(state)
+
+
 def test_none_is_drawn_twice_before_all_came():
     drawn = some(random.Random(1), [4, 5, 6], 7)
     assert (

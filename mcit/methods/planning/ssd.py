@@ -46,6 +46,11 @@ def ssd_problems(config: Any, stage: Stage, plan: Plan, *, name: str) -> list[Pr
             which = "not every earlier stage with it keeps" if "effect" in kept else "no earlier stage keeps"
             what = f"dampens what learned stages added, which {which}"
             out.append(Problem(where, what, f"list {name} with dampen: effect in the stages that learn"))
+    trained = sum(task.rows.get("train", 0) for task in stage.forget) if stage.forget else stage.rows
+    if config.squares == "batches" and 0 < min(config.rows, trained) < config.batch:
+        what = f"batch is {config.batch}, and importances are estimated on {min(config.rows, trained)} rows here: "
+        what += "a smaller batch has other squares, which cannot be compared"
+        out.append(Problem(where, what, "use a smaller batch in every stage, or squares: rows"))
     for other in plan.stages[: stage.index - 1]:
         for spec in (s for s in other.methods if s.name == name):
             if any(getattr(spec.config, k) != getattr(config, k) for k in ("squares", "batch")):

@@ -22,6 +22,15 @@ def test_plans_that_cannot_work():
         plan_of(stages=[first, second])
 
 
+def test_importances_of_less_than_a_batch_cannot_be_compared():
+    few = {"use": "ssd", "squares": "batches", "batch": 8, "rows": 7}
+    for stages in ([{**LEARN, "methods": [few]}], [LEARN, {**FORGET, "methods": [few]}]):
+        with pytest.raises(PlanError, match="estimated on 7 rows here"):
+            plan_of(stages=stages)
+    plan_of(stages=[{**LEARN, "methods": [{**few, "rows": 8}]}])
+    plan_of(stages=[{**LEARN, "methods": [{**few, "squares": "rows"}]}])
+
+
 def test_what_was_added_must_have_been_kept():
     """By the very setting: a learned stage that lists ssd as it is shipped keeps importances alone."""
     forget = {**FORGET, "methods": [{"use": "ssd", "dampen": "effect"}]}
