@@ -170,6 +170,23 @@ def test_a_mixture_that_is_new_has_no_importances_of_an_earlier_one():
         assert [words in what for what in found] == ([True] if words else [])
 
 
+def test_stages_of_another_kind_are_guarded_in_part_and_say_so():
+    """Importances of a pair are by its module, those of a whole tensor by its name."""
+
+    def notes(first, second, **settings):
+        kinds = [SimpleNamespace(kind=kind, carry="merge") for kind in (first, second)]
+        stages = [
+            SimpleNamespace(name=f"s{k}", index=k + 1, adapter=kind, methods=[SimpleNamespace(name="ewc")])
+            for k, kind in enumerate(kinds)
+        ]
+        return EWC(EWC.Config(**settings)).check(stages[1], SimpleNamespace(stages=stages))
+
+    for pair in (("lora", "none"), ("none", "lora")):
+        (note,) = notes(*pair)
+        assert note.level == "note" and notes(*pair, weight=0) == []
+    assert notes("lora", "lora") == [] and notes("none", "none") == []
+
+
 def test_estimates_by_hand():
     """A (2, 3), B (4, 2), p (5): 19 numbers; effective F 4 * 3 + 5."""
     shapes = {"m.lora_A.d": (2, 3), "m.lora_B.d": (4, 2), "p": (5,)}
