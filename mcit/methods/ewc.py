@@ -73,7 +73,7 @@ class EWC(Method):
                 what = "a mixture is guarded by parameter names, and an earlier stage does not keep its adapter"
                 return [Problem("space", what, "set adapter.carry: keep in every stage before")]
         if self.config.space == "effective" and self.config.weight:
-            below = [s for s in plan.stages[: stage.index - 1] if self.name in (m.name for m in s.methods)]
+            below = tuple(s for s in plan.stages[: stage.index - 1] if self.name in (m.name for m in s.methods))
             if any((s.adapter.kind == "none") != (stage.adapter.kind == "none") for s in below):
                 what = "an earlier stage has adapter pairs where this one trains whole tensors, or the other way round: only "
                 what += "what both train whole is guarded"
