@@ -7,6 +7,8 @@ some rows as a pack are compared with those of the same rows padded, which an en
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from mcit.engine.segments import NAME, register
 
 _CLOSE, _CLOSE_LOW = 1e-3, 0.1
 """Most by which the loss of a token may differ, in fp32 and in lower precision."""
+TROUBLE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What a model that does not take a pack after all may raise."""
 _BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary positions whose frequencies change with the longest position."""
 
@@ -61,6 +65,18 @@ def switch_off(model: nn.Module) -> None:
     config = model.get_decoder().config  # type: ignore[operator]
     if config._attn_implementation == NAME:
         config._attn_implementation = "sdpa"
+
+
+@contextlib.contextmanager
+def understood(model: Any) -> Iterator[None]:
+    """Attention understands packs while it lasts, and is what it was before afterwards."""
+    was = model.get_decoder().config._attn_implementation
+    switch_on(model)
+    try:
+        yield
+    finally:
+        if was != model.get_decoder().config._attn_implementation:
+            switch_off(model)
 
 
 def difference(padded: ModelOutput, packed: ModelOutput) -> str:

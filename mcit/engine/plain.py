@@ -34,7 +34,7 @@ from mcit.engine.loralinear import fuse, unfuse
 from mcit.engine.optim import build_optimizer, lr_factor, set_lr, skips_on_device
 from mcit.engine.optimstate import optimizer_tensors, restore_optimizer
 from mcit.engine.pack import like_probe, pack_rows
-from mcit.engine.packing import difference, refusal, switch_off, switch_on
+from mcit.engine.packing import TROUBLE, difference, refusal, switch_off, switch_on
 from mcit.engine.penalty import stream_penalties
 from mcit.engine.rotary import shorten_rotation
 from mcit.engine.shards import MOMENTS
@@ -188,7 +188,7 @@ class PlainEngine:
             self._packs = self._trial = True
             try:
                 packed = self.forward(probe)
-            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            except TROUBLE as error:
                 return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             finally:
                 self._trial = False

@@ -22,7 +22,7 @@ from mcit.data.collate import collate
 from mcit.engine.kvcache import KeyCache, Prefill
 from mcit.engine.lastblock import cut, uncut
 from mcit.engine.pack import Pack, like_probe, pack_rows
-from mcit.engine.packing import close, refusal, switch_off, switch_on
+from mcit.engine.packing import TROUBLE, close, refusal, understood
 
 NEAR = 1e-4
 """Two best scores that lie within this may change places with the batch that a row is in."""
@@ -79,8 +79,6 @@ def best(scores_BV: Tensor) -> tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) -> Iterator[Tensor]:
     """Scores of the first token, (B, V). While it lasts the model's attention understands packs."""
-    was = model.get_decoder().config._attn_implementation
-    switch_on(model)
     block = cut(model)
     try:
         lasts_B = cache.lasts(pack)
@@ -90,14 +88,13 @@ def prefilled(model: Any, pack: Pack, cache: KeyCache, device: torch.device) -> 
             ends, lasts_B = lasts_B.unique(return_inverse=True)
             extra["ends"] = ends.to(device)
         inputs = {**pack.pixels, "logits_to_keep": lasts_B}
-        scores_BV = next_scores(model, pack.input_ids_P, pack.positions_P, inputs, device=device, **extra)
-        uncut(block)
-        block = None
-        yield scores_BV
+        with understood(model):
+            scores_BV = next_scores(model, pack.input_ids_P, pack.positions_P, inputs, device=device, **extra)
+            uncut(block)
+            block = None
+            yield scores_BV
     finally:
         uncut(block)
-        if was != model.get_decoder().config._attn_implementation:
-            switch_off(model)
 
 
 def next_scores(
@@ -146,7 +143,7 @@ def _tried(model: Any, probe: Batch, device: torch.device) -> str:
 
     try:
         written, _ = decode(model, pack, ends=(), limit=2, device=device, edit=kept)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except TROUBLE as error:
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     ids_BT, attention_BT = (pad(x, (0, 1)) for x in (probe.input_ids_BT, probe.attention_BT))
     inputs = {

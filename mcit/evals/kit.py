@@ -116,7 +116,8 @@ def measure(
 
     def liked(name: str, rows: Sequence[Row]) -> Lines:
         model, encoder = subject.model, subject.encoder
-        return likelihoods(model, encoder, rows, out=out / name, settings=made, **given) if rows else []
+        share = subject.sharing["share"]
+        return likelihoods(model, encoder, rows, out=out / name, settings=made, share=share, **given) if rows else []
 
     def told(name: str, rows: Sequence[Row]) -> list[str]:
         if not rows:

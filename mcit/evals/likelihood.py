@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -18,13 +19,17 @@ from mcit.core.errors import Interrupted, StateError
 from mcit.core.ranks import ONE, Ranks, agreed, on_first
 from mcit.core.records import Likelihood
 from mcit.core.stored import valid
-from mcit.core.types import JsonDict, Row, Sample
+from mcit.core.types import Batch, JsonDict, ModelOutput, Row, Sample
 from mcit.data.collate import collate
 from mcit.data.encode import IGNORE, Encoder
 from mcit.engine.forward import run_model
+from mcit.engine.lastblock import cut, uncut
+from mcit.engine.pack import Pack, like_probe, pack_rows
+from mcit.engine.packing import TROUBLE, difference, refusal, understood
 from mcit.evals.predictions import PartFile, batches, identity_of, made_with, stored_lines, write_predictions
 
 _KIND = "likelihood"
+_REFUSED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _PIECE = 64
 """Positions whose whole distributions are held at a time."""
 
@@ -40,18 +45,20 @@ def likelihoods(
     settings: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
     ranks: Ranks = ONE,
+    share: bool = True,
 ) -> list[JsonDict]:
     """Score the last answer of every row into the folder `out`, unless that is done; returns one mapping per row.
 
     ``id``, ``index``, ``logprobs`` (one per answer token, end token included, natural logarithm, fp32), ``tokens`` and
     ``sum``; per token ``hits`` (whether it is the likeliest one), ``mean`` and ``variance`` of log p under p itself; and
     ``body``, how many tokens come before the end token. `settings` say what the model is (``lineage`` and what else a caller
-    knows); with the rows they are the identity of what is kept. Raises Interrupted after the batch in which `stop` says so,
-    DataError for a row that cannot be encoded.
+    knows); with the rows they are the identity of what is kept. With `share` a picture and a prefix that rows of a batch have
+    in common are computed once, where the model allows it; values agree to rounding. Raises Interrupted after the batch in
+    which `stop` says so, DataError for a row that cannot be encoded.
     """
     made = {**(settings or {}), "kind": _KIND, "batch": batch, "rows": identity_of({}, rows)}
     if on_first(ranks, lambda: made_with(out) != made):
-        _measure(model, encoder, rows, made, out=out, batch=batch, device=device, stop=stop, ranks=ranks)
+        _measure(model, encoder, rows, made, out=out, batch=batch, device=device, stop=stop, ranks=ranks, share=share)
     return on_first(ranks, lambda: read_likelihoods(out))
 
 
@@ -87,6 +94,7 @@ def _measure(
     device: torch.device | str,
     stop: Callable[[], bool],
     ranks: Ranks,
+    share: bool,
 ) -> None:
     groups = batches(rows, batch)
     parts: list[PartFile] = []  # on rank 0 only
@@ -101,7 +109,7 @@ def _measure(
         mine: JsonDict = {}
         if ranks.rank() < len(turn):
             number = turn[ranks.rank()]
-            scored = _batch(model, encoder, [rows[k] for k in groups[number]], torch.device(device))
+            scored = _batch(model, encoder, [rows[k] for k in groups[number]], torch.device(device), share)
             lines = [{"id": rows[k].id, "index": k, **line} for k, line in zip(groups[number], scored, strict=True)]
             mine |= {"batch": number, "rows": lines}
         found = ranks.gather_objects({**mine, "stop": bool(stop())})
@@ -119,7 +127,7 @@ def _measure(
     on_first(ranks, finish)
 
 
-def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device) -> list[JsonDict]:
+def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.device, share: bool) -> list[JsonDict]:
     """What a line holds of the answer tokens of each row."""
     samples = [last_answer(encoder.encode(row)) for row in rows]
     if not all(bool((sample.labels_T != IGNORE).any()) for sample in samples):
@@ -128,7 +136,7 @@ def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.devi
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            out = run_model(model.eval(), batch, device=device)
+            out = _outputs(model.eval(), batch, device, share)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -149,6 +157,40 @@ def _batch(model: Any, encoder: Encoder, rows: Sequence[Row], device: torch.devi
             }
         )
     return lines
+
+
+def _outputs(model: Any, batch: Batch, device: torch.device, share: bool) -> ModelOutput:
+    """Of the rows as a pack, where that pays and the model takes it, else padded."""
+    pack = pack_rows(batch, whole=False) if share else None
+    if pack is None or _why_not(model, batch, device):
+        return run_model(model, batch, device=device)
+    return _packed(model, batch, pack, device)
+
+
+def _packed(model: Any, batch: Batch, pack: Pack, device: torch.device) -> ModelOutput:
+    block = cut(model)
+    try:
+        with understood(model):
+            return run_model(model, batch, device=device, pack=pack, ends=block is not None)
+    finally:
+        uncut(block)
+
+
+def _why_not(model: Any, batch: Batch, device: torch.device) -> str:
+    """Why a model's rows are not packed, empty if they are; the first rows that it is asked are compared with padded ones."""
+    if model not in _REFUSED:
+        reason, probe = (
+            refusal(model) if hasattr(model, "get_decoder") else "its decoder is not known",
+            like_probe(batch),
+        )
+        pack = None if reason else pack_rows(probe, whole=False, always=True)
+        if pack is not None:
+            try:
+                reason = difference(run_model(model, probe, device=device), _packed(model, probe, pack, device))
+            except TROUBLE as error:
+                reason = str(error) or type(error).__name__
+        _REFUSED[model] = reason
+    return _REFUSED[model]
 
 
 def moments(logits_NV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,19 @@
 """Log-probabilities of answers: by torch alone, in any batch, continued after a stop, shared over ranks."""
 
+from weakref import WeakKeyDictionary
+
 import pytest
 import torch
 
 from mcit.core.errors import Interrupted, StateError
 from mcit.data.encode import Encoder
+from mcit.engine.layers import blocks_of
+from mcit.evals import likelihood
 from mcit.evals.likelihood import choice, likelihoods, moments, read_likelihoods
 from mcit.models.load import load_processor
 from tests.fakes.models import tiny_model, tiny_path
 from tests.fakes.ranks import on_ranks
-from tests.fakes.rows import row
+from tests.fakes.rows import picture, row
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,50 @@ def test_what_is_there_is_not_made_again_and_damage_is_told(parts, tmp_path):
     (tmp_path / "predictions.jsonl").write_text("{}\n")
     with pytest.raises(StateError, match="checksum differs"):
         read_likelihoods(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Three answers about one picture, two about another, in one order of batches of five."""
+    folder = tmp_path_factory.mktemp("pictures")
+    names = [picture(folder, f"{k}.png", colour=(90 * k, 200, 30)) for k in range(2)]
+    asked = [("yes", 0), ("no", 0), ("maybe so", 0), ("yes", 1), ("no, it is not", 1)]
+    return [
+        row("<image>\nIs it red?", answer, id=f"p{k}", images=(names[n],), root=str(folder))
+        for k, (answer, n) in enumerate(asked)
+    ]
+
+
+def test_a_picture_that_rows_share_is_computed_once_with_equal_values(parts, shown, tmp_path, monkeypatch):
+    model, encoder = parts
+    seen, own = [], model.forward
+
+    def counted(*args, **kwargs):
+        seen.append((kwargs["input_ids"].numel(), len(kwargs["pixel_values"])))
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(likelihood, "_REFUSED", WeakKeyDictionary())
+    monkeypatch.setattr(model, "forward", counted)
+    before = model.get_decoder().config._attn_implementation
+    given = {"batch": 5, "device": "cpu"}
+    padded = likelihoods(model, encoder, shown, out=tmp_path / "padded", share=False, **given)
+    packed = likelihoods(model, encoder, shown, out=tmp_path / "packed", **given)
+    assert len(seen) == 4, "padded; the trial, which is both; packed"
+    assert [pictures for _, pictures in seen] == [5, 6, 2, 2] and seen[3][0] * 2 < seen[0][0]
+    for one, other in zip(padded, packed, strict=True):
+        assert one["hits"] == other["hits"] and one["body"] == other["body"] and one["id"] == other["id"]
+        for key in ("logprobs", "mean", "variance"):
+            assert one[key] == pytest.approx(other[key], abs=1e-4)
+    assert model.get_decoder().config._attn_implementation == before and "forward" not in vars(blocks_of(model)[-1])
+
+
+def test_a_model_that_gives_other_values_in_packs_is_padded(parts, shown, tmp_path, monkeypatch):
+    model, encoder = parts
+    monkeypatch.setattr(likelihood, "_REFUSED", WeakKeyDictionary())
+    monkeypatch.setattr(likelihood, "difference", lambda padded, packed: "it is another model")
+    given = {"batch": 5, "device": "cpu"}
+    found = likelihoods(model, encoder, shown, out=tmp_path / "a", **given)
+    assert found == likelihoods(model, encoder, shown, out=tmp_path / "b", share=False, **given)
 
 
 def test_choices():
