@@ -50,6 +50,8 @@ class Side:
     differs: str = ""
     """What is not as shipped; empty if all is."""
     attacked: bool = True
+    later: list[dict[str, Any]] = field(default_factory=list)
+    """Methods of the stage after it."""
 
 
 def edit(method: dict[str, Any], differs: str = "") -> Side:
@@ -84,6 +86,14 @@ SIDES: dict[str, Side] = {
     "npo + prompt_decouple": Side([{"use": "npo"}, {"use": "prompt_decouple"}]),
     "npo + retain_kl": Side([{"use": "npo"}, {"use": "retain_kl"}]),
     "bounded_forget + sam": Side([{"use": "bounded_forget"}, SAM], {}, "rho 0.05"),
+    **{
+        f"sim_npo + optimistic_forget, {told}": Side(
+            [{"use": "sim_npo"}, {"use": "optimistic_forget", "audit": audit}],
+            later=[{"use": "optimistic_forget", "audit": audit}],
+            differs="the stage after it has optimistic_forget too",
+        )
+        for told, audit in (("audit on", True), ("audit off", False))
+    },
 }
 """By name, in the order in which they run; the first one's run lends its learned stages to all others of its seed."""
 
@@ -151,7 +161,7 @@ def main() -> int:
 # ---- one side ----------------------------------------------------------------------------------------------------------
 def slug(name: str, seed: int) -> str:
     """As part of the names of runs and files."""
-    return f"{name.replace(' + ', '-').replace('_', '-')}-s{seed}"
+    return f"{re.sub(r'[^a-z0-9]+', '-', name)}-s{seed}"
 
 
 def result_file(results: Path, name: str, seed: int) -> Path:
@@ -164,6 +174,7 @@ def overrides(name: str, seed: int) -> list[str]:
     side = SIDES[name]
     stage = {"methods": side.methods, **side.stage}
     own = [f"stages.{FORGET - 1}.{key}={json.dumps(value)}" for key, value in stage.items()]
+    own += [f"stages.{FORGET}.methods={json.dumps(side.later)}"] if side.later else []
     return [f"name=unlearn-{slug(name, seed)}", f"seed={seed}", *own]
 
 

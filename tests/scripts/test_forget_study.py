@@ -10,12 +10,14 @@ from scripts import forget_study as study
 
 
 @pytest.mark.parametrize("name", list(study.SIDES))
-def test_every_side_is_a_config_that_differs_in_its_forget_stage_alone(name):
+def test_every_side_is_a_config_that_differs_in_its_own_stages_alone(name):
     first, _ = read_config(study.CONFIG, study.overrides(next(iter(study.SIDES)), 1))
     config, _ = read_config(study.CONFIG, study.overrides(name, 1))
-    assert [s for k, s in enumerate(config.stages, 1) if k != study.FORGET] == [
-        s for k, s in enumerate(first.stages, 1) if k != study.FORGET
+    own = {study.FORGET, *([study.FORGET + 1] if study.SIDES[name].later else [])}
+    assert [s for k, s in enumerate(config.stages, 1) if k not in own] == [
+        s for k, s in enumerate(first.stages, 1) if k not in own
     ]
+    assert [m["name"] for m in config.stages[study.FORGET].methods] == [m["use"] for m in study.SIDES[name].later]
     stage = config.stages[study.FORGET - 1]
     assert stage.methods and config.seed == 1 and (stage.epochs == 0) == (name in ("ssd", "iau"))
     assert stage.adapter.carry == "merge" or stage.adapter.kind == "none"
