@@ -113,7 +113,7 @@ def run_of(home: Path, name: str, seed: int) -> Path | None:
 
 
 def entry(run: Path) -> dict[str, Any]:
-    """What the table needs of a run: per test row of the true answers 0 or 1 after each stage, and residual corruption."""
+    """What the table needs of a run: per test row of the true answers 0 or 1 after each stage, what is left of false ones."""
     from mcit.evals.kit import read_kit
     from mcit.evals.score import read_rows, read_score
     from mcit.runs.layout import RunLayout
@@ -128,13 +128,14 @@ def entry(run: Path) -> dict[str, Any]:
         "true": {str(after): found["strict"] for after, found in rows.items()},
         "rest": {str(after): found["strict"]["accuracy"] for after, found in rest.items()},
         "residual": {str(after): found["forget"]["residual_corruption"] for after, found in kits.items()},
+        "said": {str(after): 100 * found["forget"]["attack_success"] for after, found in kits.items()},
         "run": run.name,
     }
 
 
 HEAD = (
     "method", "seeds", "clean", "corrupted", "after forgetting", "recovery", "after repair", "recovery",
-    "false answer likelier: corrupted / forgotten / repaired", "other names: corrupted / forgotten / repaired",
+    "false answer said: corrupted / forgotten / repaired", "false answer likelier", "other names",
 )  # fmt: skip
 
 
@@ -161,10 +162,14 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
             return " / ".join(spread([e[key][str(k)] for e in entries], digits) for k in (CORRUPT, FORGET, REPAIR))
 
         cells = [f"`{name}`", str(len(entries)), true(LEARN), true(CORRUPT), true(FORGET), recovered(entries, FORGET)]
-        cells += [true(REPAIR), recovered(entries, REPAIR), several("residual", 2), several("rest", 1)]
+        cells += [true(REPAIR), recovered(entries, REPAIR)]
+        cells += [several("said", 0), several("residual", 2), several("rest", 0)]
         lines.append(f"| {' | '.join(cells)} |")
-    about = f"{sum(map(len, found.values()))} runs; accuracies in percent, mean over seeds (lowest to highest);"
-    return "\n".join([f"{about} recovery with its 95 % bootstrap interval over questions.", "", *lines])
+    about = (
+        f"{sum(map(len, found.values()))} runs; accuracies and answers said in percent, mean over seeds (lowest to highest); "
+        "recovery with its 95 % bootstrap interval over questions; the last three columns after stages 2, 3 and 4."
+    )
+    return "\n".join([about, "", *lines])
 
 
 if __name__ == "__main__":

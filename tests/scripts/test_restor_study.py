@@ -24,11 +24,14 @@ def test_the_table_by_hand():
         "true": {"1": [1, 1, 1, 1], "2": [0, 0, 0, 0], "3": [1, 1, 0, 0], "4": [1, 1, 1, 0]},
         "rest": {"1": 90.0, "2": 70.0, "3": 80.0, "4": 85.0},
         "residual": {"2": 1.0, "3": 0.5, "4": 0.25},
+        "said": {"2": 100.0, "3": 25.0, "4": 50.0},
     }
     kept = {**one, "true": dict.fromkeys("1234", [1, 1, 1, 1])}
     rows = study.table({"npo": [one], "ga": [kept]}).splitlines()
     assert rows[-2].startswith("| `npo` | 1 | 100.0 | 0.0 | 50.0 | 0.50 [0.") and "| 75.0 | 0.75 [" in rows[-2]
-    assert rows[-2].endswith("| 1.00 / 0.50 / 0.25 | 70.0 / 80.0 / 85.0 |") and "| – | 100.0 | – |" in rows[-1]
+    assert (
+        rows[-2].endswith("| 100 / 25 / 50 | 1.00 / 0.50 / 0.25 | 70 / 80 / 85 |") and "| – | 100.0 | – |" in rows[-1]
+    )
     assert study.table({}) == "Nothing is finished yet."
 
 
@@ -64,7 +67,7 @@ def test_restor_on_the_tiny_model_measures_recovery_and_residual_corruption(tmp_
     control, own = (study.run_of(tmp_path, name, 1) for name in ("control", "npo"))
     assert [p.suffix for p in sorted((own / "stages").iterdir())] == [".json", ".json", "", ""] and control != own
     assert [sum(one["true"][k]) / len(one["ids"]) for k in "12"] == [1.0, 0.0]
-    assert one["residual"]["2"] == 1.0 and one["residual"]["3"] < 1.0
+    assert one["residual"]["2"] == 1.0 and one["residual"]["3"] < 1.0 and one["said"]["3"] < one["said"]["2"]
     assert study.table({"npo": [one]}).splitlines()[-1].startswith("| `npo` | 1 | 100.0 | 0.0 |")
     report = full_report(tmp_path / "restor-runs" / one["run"])
     (entry,) = report["recovery"]
