@@ -19,7 +19,7 @@ from mcit.core.errors import DataError, Problem
 from mcit.core.types import Row
 from mcit.data.formats.embedded import Embedded
 from mcit.data.formats.files import elements
-from mcit.data.formats.reader import RowReader
+from mcit.data.formats.reader import RowReader, unread
 from mcit.data.formats.turns import LAYOUTS, PAIRS, Kind
 from mcit.data.placeholder import PLACEHOLDER
 
@@ -119,6 +119,8 @@ def _looked_at(path: Path, folder: Path) -> Source | str:
         return why
     source = Source(path, _split(path, values), kind, fields)
     source.notes.append(why)
+    if keys := unread(values, kind, fields):
+        source.notes.append(f"not read: {', '.join(map(repr, keys[:6]))}{' and others' if len(keys) > 6 else ''}")
     reader = RowReader("task", path.name, kind=kind, fields=fields, embedded=_Nowhere(path))
     rows = []
     for item in reader.read(found):

@@ -40,6 +40,19 @@ def test_layouts(tmp_path):
     assert kinds["b"].style == "yes_no" and not left_out and all(s.notes for s in kinds.values())
 
 
+def test_keys_that_are_not_read_are_named(tmp_path):
+    save(tmp_path / "a" / "train.json", [{"instruction": "Translate", "input": "dog", "output": "chien", "image": ""}])
+    save(tmp_path / "b" / "train.json", [llava("1", system="be brief"), llava("2")])
+    save(tmp_path / "c" / "train.json", [dict.fromkeys("abcdefg", 1) | {"text": "q", "answer": "a"}])
+    found, _ = guessed(tmp_path)
+    notes = {task: next(note for note in s["train.json"].notes if "not read" in note) for task, s in found.items()}
+    assert notes == {
+        "a": "not read: 'input'",
+        "b": "not read: 'system'",
+        "c": "not read: 'a', 'b', 'c', 'd', 'e', 'f' and others",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "split", "task"),
     [

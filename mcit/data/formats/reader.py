@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,16 @@ from mcit.core.errors import Problem
 from mcit.core.types import Encoding, Row, Turn
 from mcit.data.formats.element import Element, RowError
 from mcit.data.formats.embedded import Embedded, decoded_address
-from mcit.data.formats.turns import Kind, plain_text, turns_of, with_system_in_front
+from mcit.data.formats.turns import LAYOUTS, Kind, plain_text, turns_of, with_system_in_front
 from mcit.data.placeholder import PLACEHOLDER, front_placeholder
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
+_OTHER_NAMES = ("image_path", "image_paths", "image_file", "image_files", "img", "img_path", "picture", "pictures")
+"""Keys of pictures in other files: not read, so a row that has its picture there would be one without."""
+_KEYS = frozenset(
+    "id question_id image images text answer answers task style meta asd answer_type answer_bbox size".split()
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class RowReader:
             value = _renamed(value, *self.fields)
         given = _pictures(value)
         turns = self._turns(value, given)
+        other = next((key for key in _OTHER_NAMES if value.get(key)), None)
+        if other and not given:
+            raise RowError(f"the row has its picture under '{other}'", "name the key 'image' (or 'images')")
         images, root = self._stored(given)
         _check_placeholders(turns, images)
         return Row(
@@ -116,6 +125,12 @@ class RowReader:
         if self.embedded is None:
             raise RowError("the row holds its picture itself", "name a picture file")
         return tuple(self.embedded.put(item) for item in held), str(self.embedded.folder)
+
+
+def unread(values: Iterable[Mapping[str, Any]], kind: Kind, fields: tuple[str, str] | None) -> list[str]:
+    """Keys of rows that no part of a row is made of, the most frequent first."""
+    read = _KEYS.union(LAYOUTS[kind].lists, fields or ())
+    return [key for key, _ in Counter(key for value in values for key in value if key not in read).most_common()]
 
 
 def _identity(value: Any, index: int) -> str:

@@ -176,6 +176,11 @@ HABITS = [
     (llava("url", "<image>", image="https://x.org/a.png"), "is an address, no path", "fetch it to a file"),
     (llava("file", "<image>", image="file:///a.png"), "is an address, no path", "fetch it to a file"),
     (llava("windows", "<image>", image="GQA\\a.png"), "has backslashes", "write / between folders"),
+    (
+        {"id": "under", "image_path": "a.png", "text": "q", "answer": "a"},
+        "the row has its picture under 'image_path'",
+        "name the key 'image'",
+    ),
     (llava("video", "<video>", video="a.mp4"), "the row has a 'video'", "only pictures and text"),
     (llava("nopath", "<image>", image={"bytes": None}), "neither a path nor bytes", "name the picture"),
     ({"question_id": 1, "text": "q", "answer": float("nan")}, "a turn is nan", "write the text"),
