@@ -42,13 +42,13 @@ def test_layouts(tmp_path):
 
 def test_keys_that_are_not_read_are_named(tmp_path):
     save(tmp_path / "a" / "train.json", [{"instruction": "Translate", "input": "dog", "output": "chien", "image": ""}])
-    save(tmp_path / "b" / "train.json", [llava("1", system="be brief"), llava("2")])
+    save(tmp_path / "b" / "train.json", [llava("1", system="be brief", tools="[]"), llava("2")])
     save(tmp_path / "c" / "train.json", [dict.fromkeys("abcdefg", 1) | {"text": "q", "answer": "a"}])
     found, _ = guessed(tmp_path)
     notes = {task: next(note for note in s["train.json"].notes if "not read" in note) for task, s in found.items()}
     assert notes == {
         "a": "not read: 'input'",
-        "b": "not read: 'system'",
+        "b": "not read: 'tools'",
         "c": "not read: 'a', 'b', 'c', 'd', 'e', 'f' and others",
     }
 

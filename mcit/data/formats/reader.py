@@ -129,7 +129,7 @@ class RowReader:
 
 def unread(values: Iterable[Mapping[str, Any]], kind: Kind, fields: tuple[str, str] | None) -> list[str]:
     """Keys of rows that no part of a row is made of, the most frequent first."""
-    read = _KEYS.union(LAYOUTS[kind].lists, fields or ())
+    read = _KEYS.union(fields or ("system", *LAYOUTS[kind].lists))
     return [key for key, _ in Counter(key for value in values for key in value if key not in read).most_common()]
 
 

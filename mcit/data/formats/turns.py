@@ -62,7 +62,7 @@ LAYOUTS: dict[Kind, Layout] = {
 
 
 def turns_of(value: Mapping[str, Any], kind: Kind, pictures: list[Any]) -> list[Turn]:
-    """A row's turns: a system turn if there is one, then questions and answers in turn.
+    """A row's turns: a system turn if there is one (or the row's own key ``system``), then questions and answers in turn.
 
     Pictures that turns name themselves are added to `pictures`. Raises RowError.
     """
@@ -70,7 +70,8 @@ def turns_of(value: Mapping[str, Any], kind: Kind, pictures: list[Any]) -> list[
     listed = next((value[key] for key in layout.lists if value.get(key)), None)
     if not isinstance(listed, list) or not listed:
         raise _no_turns(value, kind)
-    turns: list[Turn] = []
+    beside = plain_text(value.get("system"))
+    turns: list[Turn] = [Turn("system", beside)] if beside else []
     for number, message in enumerate(listed, start=1):
         name = message.get(layout.who) if isinstance(message, dict) else None
         role = layout.roles.get(name) if isinstance(name, str) else None
@@ -80,7 +81,9 @@ def turns_of(value: Mapping[str, Any], kind: Kind, pictures: list[Any]) -> list[
         if role == "system":
             if number > 1:
                 raise RowError(f"turn {number} is from '{name}'", "a system turn comes first, and once")
-            turns += [Turn("system", text)] if text else []  # an empty one says nothing
+            if beside and text and text != beside:
+                raise RowError("the row has a 'system' and another system turn", "keep one of the two")
+            turns += [Turn("system", text)] if text and not beside else []  # an empty one says nothing
             continue
         asked = not turns or turns[-1].role != "user"
         if role != ("user" if asked else "assistant"):

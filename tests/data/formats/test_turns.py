@@ -29,6 +29,8 @@ def texts(value, kind):
     [
         (talk(("system", " S "), ("human", "q "), ("gpt", "a")), "llava"),
         (talk(("system", "S"), ("user", "q"), ("chatgpt", "a")), "sharegpt"),
+        ({**talk(("human", "q"), ("gpt", "a")), "system": " S "}, "sharegpt"),
+        ({**talk(("system", "S"), ("human", "q"), ("gpt", "a")), "system": "S"}, "llava"),
         (talk(("system", "S"), ("human", "q"), ("model", "a")), "sharegpt"),
         (chat(("developer", "S"), ("user", "q"), ("assistant", "a")), "messages"),
         (talk(("system", "S"), ("user", "q"), ("assistant", "a"), who="role", what="content"), "messages"),
@@ -76,6 +78,7 @@ BAD = [
     (talk(("human", "q"), ("gpt", ["a", "b"])), "llava", "of type list", "quotes"),
     (talk(("human", "q"), ("system", "s"), ("gpt", "a")), "llava", "turn 2 is from 'system'", "comes first"),
     (talk(("human", "q"), ("human", "r")), "llava", "turn 2 is from 'human', expected 'gpt'", "alternate"),
+    ({**talk(("system", "s"), ("human", "q")), "system": "t"}, "llava", "a 'system' and another system turn", "keep one"),
     (talk(("system", "s")), "llava", "the last turn is not an answer", "add the gpt turn"),
     (chat(("user", "q"), ("tool", "x")), "messages", "turn 2 is from 'tool'", "tool calls"),
     (chat(("user", [{"type": "audio"}]), ("assistant", "a")), "messages", "a part is of type 'audio'", "text and image"),
