@@ -6,7 +6,6 @@ seed, base, data, versions. What differs before the first new stage is named and
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -175,21 +174,12 @@ def open_branch(plan: Plan, parent: Run, *, runs_dir: Path, stages: int | None =
     def prepare(run: Run) -> JsonDict:
         tasks = [*start["plan_json"]["tasks"], *start["plan_json"]["forget_tasks"]]
         share(run.layout, parent.layout, folders[:count], tasks=tasks)
-        _tell_owners(run, parent, folders[:count])
+        run.tell_owners(folders[:count])
         return {"parent": str(parent.layout.root), "shared": folders[:count]}
 
     run = open_run(plan, runs_dir=runs_dir, prepare=prepare, **{**start, "new": True})
     run.notes.append(f"stages {', '.join(folders[:count])} are shared with {parent.layout.root}")
     return run
-
-
-def _tell_owners(run: Run, parent: Run, folders: list[str]) -> None:
-    """Note in every run that holds a shared stage who shares it, so that a rollback there can refuse."""
-    owners = {shared_from(run.layout, folder) or parent.layout.root for folder in folders}
-    for owner in sorted(owners):
-        path = os.path.relpath(run.layout.root.resolve(), owner.resolve())
-        if path not in [event["run"] for event in Run(owner).ledger.events("branched")]:
-            Run(owner).ledger.append("branched", run=path, stages=len(folders))
 
 
 # ---- both --------------------------------------------------------------------------------------------------------------

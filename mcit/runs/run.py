@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from mcit.runs.identity import FROZEN, Changes, config_changes, cures, differenc
 from mcit.runs.layout import REMOVED, RunLayout
 from mcit.runs.ledger import Ledger
 from mcit.runs.lock import RunLock
-from mcit.runs.shared import home
+from mcit.runs.shared import home, shared_from
 
 
 class Run:
@@ -126,6 +127,14 @@ class Run:
     def draft(self, folder: str, *, keep: int = 2, final: Path | None = None) -> StageDraft:
         """The draft of a stage that is not committed, to be entered with ``with``; a commit goes to `final`, if given."""
         return StageDraft(self.layout, folder, ledger=self.ledger, keep=keep, ranks=self.ranks, final=final)
+
+    def tell_owners(self, folders: Sequence[str]) -> None:
+        """Note in every run that holds a shared stage where this run is, so that a rollback there can refuse."""
+        for owner in sorted({found for folder in folders if (found := shared_from(self.layout, folder))}):
+            path = os.path.relpath(self.layout.root.resolve(), owner.resolve())
+            ledger = Ledger(RunLayout(owner).ledger)
+            if path not in [event["run"] for event in ledger.events("branched")]:
+                ledger.append("branched", run=path, stages=len(folders))
 
     # ---- at each start ----------------------------------------------------------------------------------------------
     def recover(self) -> None:
@@ -320,6 +329,7 @@ def open_run(
             run.check_same(
                 resolved=resolved, plan_json=plan_json, environment=environment, accept_changes=accept_changes
             )
+            run.tell_owners(run.committed())  # again: it may have been moved
         else:
             with explained(run.layout.root):
                 begun = prepare(run) if prepare else {}

@@ -6,7 +6,7 @@ import pytest
 
 from mcit.core.errors import ConfigError, StateError
 from mcit.runs.extend import branch_changes, common_stages, extendable, extension_changes, open_branch, open_or_extend
-from mcit.runs.rollback import rollback
+from mcit.runs.rollback import check, rollback
 from mcit.runs.run import Run, open_existing
 from tests.fakes.run_dir import environment, killed_at, opened, plan_content, resolved, stage_bytes, train, whole
 
@@ -355,3 +355,15 @@ def test_rolling_back_a_branch_takes_references_and_the_parent_cannot_be_rolled_
     with parent.locked():
         assert rollback(parent, 1) == ["stages/02-b"]
     assert seen_bytes(finish(opened(tmp_path, OTHER))) == stage_bytes(whole(tmp_path / "straight", OTHER))
+
+
+def test_a_branch_that_was_moved_is_known_to_the_parent_from_its_next_start(tmp_path):
+    parent = whole(tmp_path / "runs", THREE)
+    run = finish(branched(tmp_path / "other", OTHER, parent, stages=2))
+    (tmp_path / "moved").mkdir()
+    shutil.move(run.layout.root, tmp_path / "moved")
+    for _ in range(2):
+        opened(tmp_path / "moved", OTHER)
+        with pytest.raises(StateError, match=r"02-b is shared with .*moved"):
+            check(parent, 1)
+    assert len(parent.ledger.events("branched")) == 2
