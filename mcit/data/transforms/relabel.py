@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mcit.core.config import Config as BaseConfig
-from mcit.core.config import Field
+from mcit.core.config import Field, suggestion
+from mcit.core.errors import DataError
 from mcit.core.types import Row, Turn
 from mcit.data.transforms.base import RowTransform
 
@@ -26,7 +27,15 @@ class Relabel(RowTransform):
         """Style of the changed rows; None keeps theirs."""
 
     def apply(self, rows: Sequence[Row], *, seed: int) -> list[Row]:
-        """The rows with new answers; `meta["answer_before"]` keeps the old one."""
+        """The rows with new answers; `meta["answer_before"]` keeps the old one.
+
+        Raises DataError for an old answer that no training row has.
+        """
+        known = {row.answer for row in rows}
+        for old in self.config.answers:
+            if old not in known:
+                what = f"no training row has answer '{old}'"
+                raise DataError(what, where="transforms: relabel", fix=suggestion(old, known))
         draw = random.Random(seed).random
         return [self._changed(row) if draw() < self.config.share else row for row in rows]
 

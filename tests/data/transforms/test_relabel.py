@@ -1,5 +1,8 @@
 """Answers replaced by a table."""
 
+import pytest
+
+from mcit.core.errors import DataError
 from mcit.data.transforms.relabel import Relabel
 from tests.fakes.rows import row
 
@@ -18,3 +21,9 @@ def test_share_is_seeded():
     first, again, other = (relabel.apply(rows, seed=s) for s in (0, 0, 1))
     assert 240 < sum(r.answer == "no" for r in first) < 360
     assert first == again != other
+
+
+def test_an_old_answer_that_no_row_has_is_refused():
+    with pytest.raises(DataError, match="no training row has answer 'Cat'") as found:
+        Relabel(Relabel.Config(answers={"Cat": "dog"})).apply([row("q", "cat", id="a")], seed=0)
+    assert "cat" in found.value.problems[0].fix
