@@ -20,9 +20,12 @@ LONGEST = 16 << 20
 """Characters of one row, bytes of one line: no context takes more, a picture inside a row belongs into a file."""
 _PIECE = 1 << 20
 _BLANK = re.compile(r"[ \t\r\n]*")
-_ROW_START = re.compile(
-    r'\{\s*"(?:id|question_id|image|images|conversations|messages|text|task|style|source|meta)"\s*:'
-)
+_FIRST_KEYS = "id question_id image images conversations messages text task style source meta".split()
+"""Keys that a row begins with, beside those that the rows of the file begin with."""
+_INNER_KEYS = frozenset("from role type value content".split())
+"""Keys that parts of a row begin with."""
+_MOST_KEYS = 40
+_FIRST_KEY = re.compile(r'\{\s*"([^"\\]+)"\s*:')
 _KEPT = 256
 """Characters that are looked at again with the next piece when the start of a row is searched."""
 _CUT = 16
@@ -120,6 +123,7 @@ class _Window:
         self.text, self.at, self._counted, self.ended = "", 0, 0, False
         self.comma = False
         """Whether a comma follows the element that was decoded last."""
+        self._keys = list(_FIRST_KEYS)
 
     def more(self) -> bool:
         """Drop what is done with and read on; False at the end of the file."""
@@ -152,6 +156,7 @@ class _Window:
             start = self.line_of(self.at)
             try:
                 value, end, constants = self._json.at(self.text, self.at)
+                self._begins(next(iter(value), "") if isinstance(value, dict) else "")
                 after = _BLANK.match(self.text, end).end()  # type: ignore[union-attr]
                 if self.text[after : after + 1] in (",", "]") and after < len(self.text):
                     self.comma = self.text[after] == ","
@@ -174,16 +179,23 @@ class _Window:
         return fault.msg.startswith("Unterminated string") or fault.pos >= len(self.text.rstrip()) - _CUT
 
     def _malformed(self, fault: Exception) -> Element:
+        if begun := _FIRST_KEY.match(self.text, self.at):
+            self._begins(begun[1])
         bad = min(max(self.at, getattr(fault, "pos", self.at)), len(self.text))
         self.comma = False
         found = Element(self.line_of(bad), None, f"malformed JSON ({_reason(fault)})")
         self.at = max(bad, self.at + 1)
         return found
 
+    def _begins(self, key: str) -> None:
+        if key and key not in self._keys and key not in _INNER_KEYS and len(self._keys) < _MOST_KEYS:
+            self._keys.append(key)
+
     def to_next_row(self) -> bool:
         """Go to what looks like the start of a row; False when there is none."""
+        row_start = re.compile(rf'\{{\s*"(?:{"|".join(map(re.escape, self._keys))})"\s*:')
         while True:
-            found = _ROW_START.search(self.text, self.at)
+            found = row_start.search(self.text, self.at)
             if found:
                 self.at = found.start()
                 return True

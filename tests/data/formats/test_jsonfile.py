@@ -166,6 +166,17 @@ def test_a_row_that_never_ends_is_refused_and_the_next_one_read(tmp_path, monkey
     ]
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_rows_behind_a_malformed_one_are_read_whatever_they_begin_with(tmp_path, broken):
+    rows = [json.dumps({"question": f"q{k}", "answer": "a"}) for k in range(4)]
+    rows[broken] = rows[broken].replace(",", "")
+    found = read(write(tmp_path / "f.json", "[" + ",\n".join(rows) + "]"))
+    assert [value["question"] for _, value in found if isinstance(value, dict)] == [
+        f"q{k}" for k in range(4) if k != broken
+    ]
+    assert len(found) == 4
+
+
 def test_fast_enough_for_large_files(tmp_path):
     """20,000 rows on one line each within seconds: pieces, line counting and searching are linear."""
     path = write(tmp_path / "f.json", json.dumps([llava(f"r{k}") for k in range(20_000)], indent=0))
