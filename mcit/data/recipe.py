@@ -32,7 +32,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Generator = Callable[[str, int, int, Path], Iterator[dict[str, Any]]]
 
 _SOURCES = "mcit.data.sources"
-_VERSION = 2
+_VERSION = 3
 """Part of every digest: raised when the layout or meaning of a built folder changes."""
 
 
@@ -109,6 +109,13 @@ class SplitConfig(Config):
     """``image`` or ``meta.key`` keeps rows together that share it."""
     seed: int = 0
     """Seed of the choice."""
+
+    @field_validator("validation")
+    @classmethod
+    def _whole_rows(cls, value: float) -> float:
+        if value >= 1 and value != int(value):
+            raise ValueError("use a share below 1 or a whole number of rows")
+        return value
 
     @field_validator("by")
     @classmethod

@@ -51,8 +51,9 @@ def export_stage(
     """Export stages 1..`stage` of a run, or a combination of some of them, to `out` (below the run's exports by default).
 
     The same export found in `out` is left as it is, so a killed command can simply be run again. Raises ConfigError for
-    `max_rank` with another kind than adapter, StateError when the run was changed, when something else is in `out`, or
-    when the reloaded export differs from the trained model; nothing half-written stays behind.
+    `max_rank` with another kind than adapter and for a new folder among the run's own files, StateError when the run was
+    changed, when something else is in `out`, or when the reloaded export differs from the trained model; nothing half-written
+    stays behind.
     """
     if max_rank is not None and (kind != "adapter" or max_rank < 1):
         raise ConfigError("goes with --as adapter only, and is at least 1", where="--max-rank", fix="leave it out")
@@ -72,6 +73,10 @@ def export_stage(
         _noted(run, folder, stage=stage, kind=kind)  # unless a kill came before the line
         now = _card(run, source, same, stage=stage, combine=combine)
         return Export(folder, same, made=False, outdated=(folder / CARD).read_text(encoding="utf-8") != now)
+    home, inside = run.layout.root.resolve(), folder.resolve()
+    if inside.is_relative_to(home) and not inside.is_relative_to(run.layout.exports.resolve()):
+        fix = f"use a folder in {run.layout.exports}, or one outside the run"
+        raise ConfigError("lies among the run's own files", where=f"--out {folder}", fix=fix)
     remove_temporaries(folder.parent, of=folder.name)
     read_certificates(run)  # the card has them: one that is not this run's is refused before weights load
     batch = probe(load_processor(source.path, trust_remote_code=source.base.trust_remote_code))

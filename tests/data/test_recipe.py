@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from mcit.core.errors import ConfigError, DataError
-from mcit.data.recipe import find_generator, find_recipe, load_recipe, recipe_digest
+from mcit.data.recipe import SplitConfig, find_generator, find_recipe, load_recipe, recipe_digest
 from tests.fakes.recipes import recipe_file, rows
 
 
@@ -67,6 +67,12 @@ def test_all_problems_of_a_recipe_together(tmp_path):
     assert "sources[2].rows" in found and "did you mean 'subsample'?" in found["transforms[0].use"]
     assert "either rows or share" in found["transforms[1]"] and "required" in found["transforms[2].use"]
     assert "meta.<key>" in found["split.by"]
+
+
+def test_half_a_row_is_no_validation_split():
+    assert SplitConfig(validation=0.5).validation == 0.5 and SplitConfig(validation=2).validation == 2
+    with pytest.raises(ValueError, match="a whole number of rows"):
+        SplitConfig(validation=2.5)
 
 
 def test_unknown_generator_is_suggested(tmp_path):

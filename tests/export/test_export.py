@@ -165,6 +165,15 @@ def test_max_rank_goes_with_adapter_only(tmp_path):
             export_stage(run, stage=1, out=tmp_path / "out", **options)
 
 
+def test_a_folder_among_the_runs_own_files_is_refused(tmp_path):
+    run, _ = make_run(tmp_path, ("merge",))
+    for name in ("stages/02-mine", "mine"):
+        with pytest.raises(ConfigError, match="among the run's own files"):
+            export_stage(run, stage=1, kind="adapter", out=run.layout.root / name)
+        assert not (run.layout.root / name).exists()
+    assert export_stage(run, stage=1, kind="adapter", out=run.layout.exports / "mine").made
+
+
 def test_a_killed_export_is_whole_or_absent_and_runs_again(tmp_path, monkeypatch):
     """Only what writes is run: reloading and comparing need seconds and touch no file."""
     run, files = make_run(tmp_path, ("merge",))
