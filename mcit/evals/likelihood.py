@@ -179,10 +179,8 @@ def _packed(model: Any, batch: Batch, pack: Pack, device: torch.device) -> Model
 def _why_not(model: Any, batch: Batch, device: torch.device) -> str:
     """Why a model's rows are not packed, empty if they are; the first rows that it is asked are compared with padded ones."""
     if model not in _REFUSED:
-        reason, probe = (
-            refusal(model) if hasattr(model, "get_decoder") else "its decoder is not known",
-            like_probe(batch),
-        )
+        reason = refusal(model) if hasattr(model, "get_decoder") else "its decoder is not known"
+        probe = like_probe(batch)
         pack = None if reason else pack_rows(probe, whole=False, always=True)
         if pack is not None:
             try:
